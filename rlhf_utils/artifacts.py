@@ -1,0 +1,243 @@
+"""What passes between stages: folders with a manifest, written whole or not at all.
+
+`runs/<profile>/<stage>/` holds safetensors and JSON. It is written beside (`.<stage>.partial`) and
+renamed into place, so a killed run leaves the old artifact or none. `data/reference/<profile>/` is a
+read-only layer under it: models of one finished run, in case you have not trained yours yet.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rlhf_utils.profiles import DATA, CourseError, Profile, runs_folder, use_reference
+
+FORMAT = 1
+MODEL = ("layers", "width", "heads", "context", "vocabulary")
+TEXT = ("prompt_tokens", "answer_tokens", "demonstrations", "ranked_prompts", "nine_answers", "ppo_prompts",
+        "validation_prompts", "test_prompts")  # fmt: skip
+# Which settings decide what a stage makes; other settings may change without a new artifact.
+SETTINGS = {
+    "corpus": ("corpus_characters", "heldout_characters", *TEXT),
+    "tokenizer": ("vocabulary",),
+    "tokens": ("context",),
+    "pretrain": (*MODEL, "pretrain_steps", "pretrain_batch", "pretrain_rate"),
+    "sft": ("sft_epochs", "sft_batch", "sft_rate"),
+    "rank": ("answer_tokens",),
+    "reward": ("reward_epochs", "reward_batch", "reward_rate", "reward_lm"),
+    "ppo": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient"),
+    "ppo_ptx": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient",
+                "ptx_coefficient", "ptx_windows"),
+    "evaluate": ("samples",),
+}  # fmt: skip
+PARENTS = {
+    "corpus": (),
+    "tokenizer": ("corpus",),
+    "tokens": ("corpus", "tokenizer"),
+    "pretrain": ("tokenizer", "tokens"),
+    "sft": ("corpus", "pretrain"),
+    "rank": ("corpus", "sft"),
+    "reward": ("tokens", "sft", "rank"),
+    "ppo": ("corpus", "sft", "reward"),
+    "ppo_ptx": ("corpus", "tokens", "sft", "reward"),
+    "evaluate": ("corpus", "tokens", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx"),
+}
+STAGES = tuple(PARENTS)
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def descendants(stage: str) -> list[str]:
+    """The stage and everything that is made from it, in order."""
+    found = [stage]
+    for other in STAGES:
+        if other not in found and set(PARENTS[other]) & set(found):
+            found.append(other)
+    return found
+
+
+class Store:
+    """The artifacts of one profile, seed and data folder."""
+
+    def __init__(self, profile: Profile):
+        self.profile = profile
+        name = profile.name
+        if profile.data:
+            name += f"-{Path(profile.data).name}"
+        if profile.seed:
+            name += f"-seed{profile.seed}"
+        self.root = runs_folder() / name
+        self.reference = DATA / "reference" / name if use_reference() else None
+
+    def __repr__(self) -> str:
+        return f"Store({self.profile.name!r}, seed={self.profile.seed})"
+
+    def _settings(self, stage: str) -> dict:
+        settings = self.profile.settings()
+        return {k: settings[k] for k in ("name", "seed", *SETTINGS[stage])} | self._data_hash(stage)
+
+    def _data_hash(self, stage: str) -> dict:
+        if stage != "corpus" or not self.profile.data:
+            return {}
+        files = sorted(Path(self.profile.data).glob("*.*"))
+        return {"data": {f.name: file_hash(f) for f in files if f.suffix in (".txt", ".jsonl")}}
+
+    # -- finding and checking ------------------------------------------------------------------------
+    def find(self, stage: str) -> Path | None:
+        """The folder of a sound artifact, in `runs/` or else in the reference layer; None if missing.
+
+        Raises CourseError if there is one in `runs/` that cannot be trusted.
+        """
+        own = self.root / stage
+        if own.is_dir():
+            self._check(stage, own)
+            return own
+        if self.reference and (self.reference / stage / "manifest.json").is_file():
+            folder = self.reference / stage
+            try:
+                self._check(stage, folder)
+            except CourseError:
+                return None  # the profile was changed: the reference is of no use, so train
+            return folder if not self.stale(stage, folder) else None
+        return None
+
+    def _check(self, stage: str, folder: Path) -> None:
+        mend = f"Build it anew with: rlhf run --profile {self.profile.name}" + (
+            f" --seed {self.profile.seed}" if self.profile.seed else ""
+        ) + (f" --data {self.profile.data}" if self.profile.data else "") + f" --force {stage}"  # fmt: skip
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+            files, settings = manifest["files"], manifest["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CourseError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}). {mend}") from None
+        if manifest.get("format") != FORMAT or manifest.get("stage") != stage:
+            raise CourseError(f"{folder} is a {manifest.get('stage')!r} artifact of format {manifest.get('format')}, not {stage!r} of format {FORMAT}. {mend}")
+        expected = json.loads(json.dumps(self._settings(stage)))
+        if settings != expected:
+            keys = [k for k in expected | settings if expected.get(k) != settings.get(k)]
+            found = ", ".join(f"{k} was {settings.get(k)!r}, is {expected.get(k)!r}" for k in keys)
+            raise CourseError(f"{folder} was made with other settings: {found}. {mend}")
+        for name, digest in files.items():
+            path = folder / name
+            if not path.is_file():
+                raise CourseError(f"{path} is missing. {mend}")
+            if file_hash(path) != digest:
+                raise CourseError(f"{path} is not what the run wrote: it was truncated or edited. {mend}")
+
+    def manifest(self, stage: str) -> dict:
+        folder = self.find(stage)
+        if folder is None:
+            raise CourseError(
+                f"There is no {stage!r} artifact in {self.root} yet. "
+                f"Build it with: rlhf run --profile {self.profile.name} --until {stage}"
+            )
+        return json.loads((folder / "manifest.json").read_text("utf-8"))
+
+    def stale(self, stage: str, folder: Path) -> str:
+        """Why an artifact no longer fits what it was made from, or an empty string."""
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        for parent, identity in manifest["parents"].items():
+            found = self.find(parent)
+            if found is None and not self.reference:
+                continue
+            if found and json.loads((found / "manifest.json").read_text("utf-8"))["id"] != identity:
+                if parent == "tokenizer" and folder.parent == self.root:
+                    raise CourseError(
+                        f"{folder} belongs to another tokenizer than {found}. "
+                        f"Build it anew with: rlhf run --profile {self.profile.name} --force {stage}"
+                    )
+                return f"its {parent} is a newer one"
+        return ""
+
+    def folder(self, stage: str) -> Path:
+        """The folder of an artifact that must be there."""
+        self.manifest(stage)
+        return self.find(stage)
+
+    # -- writing ---------------------------------------------------------------------------------------
+    @contextmanager
+    def write(self, stage: str) -> Iterator[Path]:
+        """A folder to write an artifact into; it is renamed into place when the block ends well."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        partial = self.root / f".{stage}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        started = time.time()
+        yield partial
+        files = {f.name: file_hash(f) for f in sorted(partial.iterdir())}
+        parents = {p: self.manifest(p)["id"] for p in PARENTS[stage]}
+        core = {"format": FORMAT, "stage": stage, "settings": self._settings(stage), "files": files, "parents": parents}
+        identity = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
+        manifest = core | {
+            "id": identity,
+            "seconds": round(time.time() - started, 1),
+            "versions": {p: version(p) for p in ("torch", "transformers", "trl", "datasets")} | {"python": platform.python_version()},
+        }  # fmt: skip
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+        old = self.root / f".{stage}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if (self.root / stage).exists():
+            os.replace(self.root / stage, old)
+        os.replace(partial, self.root / stage)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def recover(self) -> None:
+        """Put back an old artifact if a run died between the two renames."""
+        for old in self.root.glob(".*.old"):
+            stage = old.name[1:-4]
+            if (self.root / stage).exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(old, self.root / stage)
+
+    def resume_folder(self, stage: str) -> Path:
+        """Private checkpoints of a stage that is under way; deleted when it is done."""
+        return self.root / f".{stage}.resume"
+
+    @contextmanager
+    def lock(self, wait: bool, say=print) -> Iterator[None]:
+        """Only one process at a time builds in a folder; the others wait or are told who it is."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        holder = self.root / ".holder.json"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            try:
+                who = json.loads(holder.read_text("utf-8"))
+                text = f"process {who['pid']} on {who['host']}, since {who['since']}"
+            except (OSError, ValueError, KeyError):
+                text = "another process"
+            if not wait:
+                raise CourseError(f"{self.root} is in use by {text}. Wait until it is done, or set RLHF_RUNS to another folder.") from None
+            say(f"Waiting for {text}, which is training in {self.root} …")
+            lock.acquire()
+        try:
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}))
+            self.recover()
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_jsonl(path: Path, rows) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

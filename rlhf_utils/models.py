@@ -1,0 +1,113 @@
+"""GPT-2 of a profile's size, and the same trunk with a scalar head for rewards and values."""
+
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers.utils import logging as transformers_logging
+
+from rlhf_utils.profiles import Profile
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+@lru_cache
+def has_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    cpu = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_bf16(profile: Profile) -> bool:
+    return profile.precision == "bf16" or (profile.precision == "auto" and has_bf16())
+
+
+def autocast(profile: Profile):
+    """bfloat16 for matrix products where the machine is good at it, else a context that does nothing."""
+    if use_bf16(profile):
+        return torch.autocast(device().type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def attention() -> str:
+    """Plain matrix products beat torch's fused attention on a CPU: its backward pass is slow there."""
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def gpt2_config(profile: Profile, tokenizer) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=len(tokenizer), n_positions=profile.context, n_embd=profile.width, n_layer=profile.layers, n_head=profile.heads,
+        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        # Dropout is 0 throughout: small models do not need it, and PPO's ratio must be 1 at first.
+        embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, summary_first_dropout=0.0, num_labels=1,
+        # The same function as GPT-2's "gelu_new", in one kernel.
+        activation_function="gelu_pytorch_tanh", attn_implementation=attention(),
+    )  # fmt: skip
+
+
+def new_gpt2(profile: Profile, tokenizer) -> GPT2LMHeadModel:
+    return GPT2LMHeadModel(gpt2_config(profile, tokenizer))
+
+
+def save_model(model: nn.Module, folder: Path, tokenizer=None) -> None:
+    """Weights as safetensors in fp32, with config and, if given, the tokenizer beside them."""
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def load_gpt2(folder: Path) -> GPT2LMHeadModel:
+    model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=attention())
+    return model.to(device()).eval()
+
+
+def load_scorer(folder: Path) -> GPT2ForSequenceClassification:
+    """A reward model, or a policy's trunk with a new scalar head."""
+    model = GPT2ForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, num_labels=1, attn_implementation=attention(),
+    )  # fmt: skip
+    return model.to(device()).eval()
+
+
+def pad_batch(sequences: list[list[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Pad token lists to (batch, time); returns ids and a mask that is 1 where a token is real."""
+    length = max(map(len, sequences))
+    ids = torch.full((len(sequences), length), pad)
+    mask = torch.zeros((len(sequences), length), dtype=torch.long)
+    for row, tokens in enumerate(sequences):
+        where = slice(length - len(tokens), length) if left else slice(0, len(tokens))
+        ids[row, where] = torch.tensor(tokens)
+        mask[row, where] = 1
+    return ids.to(device()), mask.to(device())
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids that start at 0 at the first real token, so left padding changes nothing."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def hidden_states(model, ids: Tensor, mask: Tensor) -> Tensor:
+    """Last hidden states of the trunk, (batch, time, width)."""
+    return model.transformer(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False).last_hidden_state
+
+
+def token_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tensor) -> Tensor:
+    """The scalar head at every position, (batch, time)."""
+    return model.score(hidden_states(model, ids, mask)).squeeze(-1)
+
+
+def last_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tensor) -> Tensor:
+    """The scalar head at the last real token of each row (the end-of-text token), (batch,)."""
+    time = torch.arange(ids.shape[1], device=ids.device)
+    last = (mask * time).argmax(-1)
+    return model.score(hidden_states(model, ids, mask)[torch.arange(len(ids)), last]).squeeze(-1)

@@ -1,0 +1,186 @@
+"""Pretraining: GPT-2 learns to predict the next token of the small world's documents.
+
+Left out of GPT-2's recipe: dropout (one or two passes over the data do not overfit) and learned
+warm-restarts; the schedule is a linear warm-up and a cosine.
+"""
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from rlhf_utils.artifacts import Store, write_jsonl
+from rlhf_utils.models import autocast, device, new_gpt2, pad_batch, save_model, use_bf16
+from rlhf_utils.profiles import Profile
+from rlhf_utils.progress import Progress
+from rlhf_utils.world.facts import World
+
+
+def to_windows(tokenizer, texts: list[str], context: int) -> np.ndarray:
+    """Documents, each closed by the end-of-text token, packed into windows of (windows, context)."""
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    flat = np.concatenate([np.array([*i, tokenizer.eos_token_id], dtype=np.int32) for i in ids])
+    count = max(len(flat) // context, 1)
+    return np.resize(flat[: count * context], (count, context))
+
+
+def training_arguments(profile: Profile, folder: Path, **more) -> dict:
+    """What every Trainer of the course has in common."""
+    return dict(
+        output_dir=str(folder), seed=profile.seed, data_seed=profile.seed, bf16=use_bf16(profile), use_cpu=device().type == "cpu",
+        report_to="none", disable_tqdm=True, dataloader_pin_memory=False, activation_checkpointing=False,
+        logging_steps=10, logging_first_step=True, save_strategy="no", lr_scheduler_type="cosine", warmup_steps=20, weight_decay=0.01, max_grad_norm=1.0,
+        adam_beta2=0.98,
+    ) | more  # fmt: skip
+
+
+class Watch(TrainerCallback):
+    """Shows progress, keeps `metrics.jsonl` rows, and marks checkpoints that are complete."""
+
+    def __init__(self, progress: Progress):
+        self.progress, self.rows = progress, []
+
+    def on_step_end(self, args, state, control, **_):
+        self.progress.step(state.global_step - self.progress.done)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "loss" in (logs or {}):
+            row = {"step": state.global_step} | {k: v for k, v in logs.items() if isinstance(v, (int, float))}
+            self.rows.append(row)
+            self.progress.note = f"loss {logs['loss']:.3f}"
+
+    def on_save(self, args, state, control, **_):
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
+
+
+def run_trainer(trainer: Trainer, name: str, store: Store, resume: Path | None = None) -> list[dict]:
+    """Train with progress; from the last complete checkpoint in `resume` if there is one."""
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = None
+    if resume and resume.is_dir():
+        for folder in sorted(resume.glob("checkpoint-*"), key=lambda f: -int(f.name.split("-")[1])):
+            if (folder / "complete").exists():
+                checkpoint = folder
+                break
+    # The number of steps is known only inside the trainer, so the progress learns it at the start.
+    args = trainer.args
+    batches = len(trainer.get_train_dataloader())
+    total = args.max_steps if args.max_steps > 0 else int(batches * args.num_train_epochs)
+    with Progress(name, total, store.root) as progress:
+        watch = Watch(progress)
+        trainer.add_callback(watch)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint:
+        history = [r for r in trainer.state.log_history if "loss" in r]
+        return [{k: v for k, v in r.items() if isinstance(v, (int, float))} for r in history]
+    return watch.rows
+
+
+class Windows(torch.utils.data.Dataset):
+    def __init__(self, windows: np.ndarray):
+        self.windows = windows
+
+    def __len__(self):
+        return len(self.windows)
+
+    def __getitem__(self, i):
+        ids = torch.from_numpy(self.windows[i].astype(np.int64))
+        return {"input_ids": ids, "labels": ids}
+
+
+def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, folder: Path) -> None:
+    """Train a base model and write it, with `metrics.jsonl`, into `folder`. Resumes after a kill."""
+    torch.manual_seed(profile.seed)
+    model = new_gpt2(profile, tokenizer)
+    resume = store.resume_folder("pretrain")
+    arguments = TrainingArguments(**training_arguments(
+        profile, resume, max_steps=profile.pretrain_steps, per_device_train_batch_size=profile.pretrain_batch,
+        learning_rate=profile.pretrain_rate, warmup_steps=max(profile.pretrain_steps // 20, 1),
+        save_strategy="steps", save_steps=max(profile.pretrain_steps // 8, 1), save_total_limit=2,
+    ))  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=Windows(windows))
+    rows = run_trainer(trainer, "pretrain", store, resume)
+    save_model(model, folder, tokenizer)
+    write_jsonl(folder / "metrics.jsonl", rows)
+    shutil.rmtree(resume, ignore_errors=True)
+
+
+# -- what a language model knows -----------------------------------------------------------------------
+@torch.no_grad()
+def token_losses(model, windows: np.ndarray, profile: Profile, batch: int = 32) -> np.ndarray:
+    """Cross-entropy in nats of every token but each window's first, (windows, context - 1)."""
+    model.eval()
+    rows = []
+    for start in range(0, len(windows), batch):
+        ids = torch.from_numpy(windows[start : start + batch].astype(np.int64)).to(device())
+        with autocast(profile):
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        rows.append(F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none").cpu())
+    return torch.cat(rows).numpy()
+
+
+def perplexity(model, windows: np.ndarray, profile: Profile) -> float:
+    return float(np.exp(token_losses(model, windows, profile).mean()))
+
+
+def bytes_per_token(tokenizer, windows: np.ndarray) -> float:
+    text = "".join(tokenizer.batch_decode(windows.tolist(), skip_special_tokens=True))
+    return len(text.encode()) / windows.size
+
+
+@torch.no_grad()
+def cloze_accuracy(model, tokenizer, world: World, seed: int = 0, count: int = 400) -> dict[str, float]:
+    """How often the true value of a fact is the most likely of four, by table and in all ("all")."""
+    rng = Random(f"cloze:{seed}")
+    facts = rng.sample(world.facts, min(count, len(world.facts)))
+    results: dict[str, list[bool]] = {}
+    for start in range(0, len(facts), 32):
+        part, texts = facts[start : start + 32], []
+        for entity, relation in part:
+            wording = world.relations[relation]["statements"][0]
+            others = [v for v in world.values_of(relation) if v not in entity.values[relation]]
+            values = [entity.values[relation][0], *rng.sample(others, min(3, len(others)))]
+            texts += [world.state(entity, relation, v, wording) for v in values] + [""] * (4 - len(values))
+        encoded = [[tokenizer.eos_token_id, *tokenizer(t)["input_ids"]] for t in texts]
+        ids, mask = pad_batch(encoded, tokenizer.pad_token_id)
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * mask[:, 1:]
+        totals = losses.sum(1).view(len(part), 4)
+        empty = torch.tensor([not t for t in texts], device=totals.device).view(len(part), 4)
+        for (entity, _), row in zip(part, totals.masked_fill(empty, torch.inf)):
+            results.setdefault(entity.table, []).append(int(row.argmin()) == 0)
+    everything = [x for rows in results.values() for x in rows]
+    return {k: float(np.mean(v)) for k, v in results.items()} | {"all": float(np.mean(everything))}
+
+
+def ngram_bits(train: np.ndarray, test: np.ndarray, vocabulary: int, order: int = 5) -> float:
+    """Bits per token of an interpolated n-gram model with Witten-Bell smoothing (Chen & Goodman 1998).
+
+    train, test: (windows, context) token ids. Each order leans on the next lower one by the number of
+    different tokens that followed the history; the lowest is uniform.
+    """
+    flat, probe = train.reshape(-1).astype(np.int64), test.reshape(-1).astype(np.int64)
+    probability = np.full(len(probe) - order + 1, 1 / vocabulary)
+    for n in range(1, order + 1):
+        def grams(x, n=n):
+            code = np.zeros(len(x) - order + 1, dtype=np.int64)
+            for i in range(order - n, order):
+                code = code * vocabulary + x[i : len(x) - order + 1 + i]
+            return code
+
+        grams_seen, counts = np.unique(grams(flat), return_counts=True)
+        histories, first = np.unique(grams_seen // vocabulary, return_index=True)
+        totals = np.add.reduceat(counts, first)
+        kinds = np.diff(np.append(first, len(grams_seen)))
+        code = grams(probe)
+        where = np.searchsorted(grams_seen, code).clip(max=len(grams_seen) - 1)
+        count = np.where(grams_seen[where] == code, counts[where], 0)
+        at = np.searchsorted(histories, code // vocabulary).clip(max=len(histories) - 1)
+        seen = histories[at] == code // vocabulary
+        mixed = (count + kinds[at] * probability) / (totals[at] + kinds[at])
+        probability = np.where(seen, mixed, probability)
+    return float(-np.log2(probability).mean())

@@ -1,0 +1,118 @@
+"""Profiles: every size and budget of the course in one place, and the only reader of the environment.
+
+`RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
+data, `RLHF_SEED` the seed, `RLHF_REFERENCE=0` ignores the models that come with the course. All paths
+are found from the checkout, never from the working folder.
+"""
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+
+
+class CourseError(Exception):
+    """Something the user can mend: the message says what was found, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All budgets are in steps, tokens, prompts or episodes, never in minutes."""
+
+    name: str
+    seed: int = 0
+    data: str = ""  # folder of one's own data; empty for the small world
+    # model
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    context: int = 128
+    vocabulary: int = 2048
+    # corpus and pretraining
+    corpus_characters: int = 14_000_000
+    heldout_characters: int = 300_000
+    pretrain_steps: int = 2100
+    pretrain_batch: int = 24  # windows of `context` tokens
+    pretrain_rate: float = 2e-3
+    # prompts
+    demonstrations: int = 1300
+    ranked_prompts: int = 3300
+    nine_answers: int = 500  # of the ranked prompts get K = 9 answers, the others K = 4
+    ppo_prompts: int = 3100
+    validation_prompts: int = 20  # per use case
+    test_prompts: int = 100  # per use case
+    prompt_tokens: int = 80
+    answer_tokens: int = 32
+    # supervised fine-tuning
+    sft_epochs: int = 5
+    sft_batch: int = 32
+    sft_rate: float = 5e-4
+    # reward model
+    reward_epochs: int = 2
+    reward_batch: int = 16  # prompts
+    reward_rate: float = 1e-3
+    reward_lm: float = 0.5  # weight of the language-model loss on pretraining windows
+    # PPO
+    ppo_updates: int = 80
+    episodes: int = 128  # per update
+    ppo_epochs: int = 2
+    minibatches: int = 4
+    ppo_rate: float = 2e-4
+    kl_coefficient: float = 0.1
+    ptx_coefficient: float = 0.5
+    ptx_windows: int = 4  # per minibatch
+    # evaluation
+    samples: int = 4  # answers a prompt at temperature 1
+    precision: str = "auto"  # auto, fp32 or bf16
+
+    def settings(self) -> dict:
+        """Everything that decides what an artifact contains (the precision does not)."""
+        return {k: v for k, v in asdict(self).items() if k not in ("precision",)}
+
+
+PROFILES = {
+    "laptop": Profile("laptop"),
+    "tiny": Profile(
+        "tiny", layers=2, width=32, heads=2, vocabulary=768, corpus_characters=250_000, heldout_characters=30_000,
+        pretrain_steps=40, pretrain_batch=8, demonstrations=96, ranked_prompts=48, nine_answers=12,
+        ppo_prompts=64, validation_prompts=2, test_prompts=4, prompt_tokens=96, answer_tokens=24, sft_epochs=1, reward_epochs=1,
+        reward_batch=8, ppo_updates=3, episodes=16, minibatches=2, ptx_windows=2, samples=2,
+    ),
+}  # fmt: skip
+
+
+def own_data(profile: Profile, folder: str | Path) -> Profile:
+    """The profile for a folder of one's own data: longer context, since real dialogues are long."""
+    path = Path(folder).expanduser().resolve()
+    if not path.is_dir():
+        raise CourseError(f"The data folder {path} does not exist. Make one with: rlhf data import {path} …")
+    return replace(profile, data=str(path), context=512, prompt_tokens=384, answer_tokens=64)
+
+
+def load_profile(
+    name: str | None = None, seed: int | None = None, data: str | Path | None = None
+) -> Profile:
+    """The profile that arguments or, where they are missing, the environment ask for."""
+    name = name or os.environ.get("RLHF_PROFILE") or "laptop"
+    if name not in PROFILES:
+        raise CourseError(f"There is no profile {name!r}. Choose one of: {', '.join(PROFILES)}.")
+    if seed is None:
+        text = os.environ.get("RLHF_SEED", "0")
+        if not text.isdigit():
+            raise CourseError(f"RLHF_SEED must be a whole number, 0 or more, not {text!r}.")
+        seed = int(text)
+    profile = replace(PROFILES[name], seed=seed)
+    data = data or os.environ.get("RLHF_DATA")
+    return own_data(profile, data) if data else profile
+
+
+def runs_folder() -> Path:
+    """`runs/` of the checkout, or `RLHF_RUNS`."""
+    return Path(os.environ.get("RLHF_RUNS") or ROOT / "runs").expanduser().resolve()
+
+
+def use_reference() -> bool:
+    """Whether the models that come with the course may stand in for missing artifacts."""
+    return os.environ.get("RLHF_REFERENCE", "1") != "0"

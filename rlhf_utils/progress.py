@@ -1,0 +1,84 @@
+"""One line of progress for whatever takes longer than a moment.
+
+In a terminal it is a tqdm bar; in a notebook it is one display that is updated in place, so that a
+saved notebook keeps a single readable line. The same line is kept in `progress.json` of the run, where
+`rlhf course` reads it while a notebook's kernel is busy.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+def duration(seconds: float) -> str:
+    seconds = int(round(seconds))
+    return f"{seconds} s" if seconds < 60 else f"{seconds // 60} min {seconds % 60:02} s"
+
+
+class Progress:
+    """`with Progress("pretrain", 2100) as progress: progress.step(note="loss 1.9")`."""
+
+    def __init__(self, name: str, total: int, folder: Path | None = None, done: int = 0):
+        self.name, self.total, self.done, self.note = name, max(total, 1), done, ""
+        self.first = done
+        self.file = folder / "progress.json" if folder and folder.is_dir() else None
+        self.started = self.shown = time.time()
+        self.display = self.bar = None
+
+    def __enter__(self):
+        if _in_notebook():
+            from IPython.display import display
+
+            self.display = display({"text/plain": self.line()}, raw=True, display_id=True)
+        else:
+            self.bar = tqdm(total=self.total, initial=self.done, desc=self.name, leave=False, disable=not sys.stderr.isatty())
+        return self
+
+    def step(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        self.note = note or self.note
+        if self.bar is not None:
+            self.bar.set_postfix_str(self.note, refresh=False)
+            self.bar.update(count)
+        if time.time() - self.shown > 1:
+            self.shown = time.time()
+            self._show()
+
+    def line(self) -> str:
+        spent = time.time() - self.started
+        share = self.done / self.total
+        gained = (self.done - self.first) / self.total
+        left = f", {duration(spent / gained * (1 - share))} left" if gained > 0 and share < 1 else ""
+        return f"{self.name}: {share:4.0%} of {self.total:,}, {duration(spent)}{left}  {self.note}".rstrip()
+
+    def _show(self) -> None:
+        if self.display is not None:
+            self.display.update({"text/plain": self.line()}, raw=True)
+        if self.file:
+            temporary = self.file.with_suffix(".new")
+            temporary.write_text(json.dumps({"stage": self.name, "share": self.done / self.total, "line": self.line()}))
+            os.replace(temporary, self.file)
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.done = self.total
+        self._show()
+        if self.bar is not None:
+            self.bar.close()
+            if kind is None:
+                print(self.line(), flush=True)
+        if self.file:
+            self.file.unlink(missing_ok=True)
+
+
+def _in_notebook() -> bool:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    shell = get_ipython()
+    return shell is not None and shell.has_trait("kernel")

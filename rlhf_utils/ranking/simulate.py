@@ -1,0 +1,73 @@
+"""Sample K answers a prompt from the SFT model and let the simulated labelers rank them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_utils.artifacts import Store, write_jsonl
+from rlhf_utils.models import autocast, load_gpt2
+from rlhf_utils.profiles import Profile
+from rlhf_utils.progress import Progress
+from rlhf_utils.sampling import sample_texts
+from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.world.judge import Judge
+from rlhf_utils.world.labelers import agreement, calibrate_noise, make_labelers
+
+TEMPERATURE = 1.0
+
+
+def sample_answers(profile: Profile, tokenizer, model, prompts: list[dict], counts: list[int], store: Store) -> list[list[str]]:
+    """`counts[i]` answers to prompt i; identical answers are merged, so there may be fewer."""
+    flat = [i for i, count in enumerate(counts) for _ in range(count)]
+    ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
+    with Progress("rank: sample answers", len(flat), store.root) as progress, autocast(profile):
+        texts, _ = sample_texts(
+            model, tokenizer, [ids[i] for i in flat], profile.answer_tokens, TEMPERATURE, profile.seed + 1, progress=progress
+        )
+    answers: list[list[str]] = [[] for _ in prompts]
+    for i, text in zip(flat, texts):
+        if text not in answers[i]:
+            answers[i].append(text)
+    return answers
+
+
+def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[dict], validation: list[dict], store: Store, folder: Path) -> None:
+    """Write `rankings.jsonl` (training labelers) and `heldout.jsonl` (validation prompts, all labelers).
+
+    A row has `messages`, `answers`, `ranks` (1 is best, equal ranks are ties) and `labeler`. The noise
+    of the labelers is set so that two of them agree as often as InstructGPT's did.
+    """
+    model = load_gpt2(sft)
+    everything = prompts + validation
+    counts = [9 if i < profile.nine_answers else 4 for i in range(len(everything))]
+    answers = sample_answers(profile, tokenizer, model, everything, counts, store)
+    judge, crowd = Judge(world), make_labelers(profile.seed)
+    training = [w for w in crowd if not w.held_out]
+    others = [w for w in crowd if w.held_out]
+    scores = [[judge.score(p, a) for a in row] for p, row in zip(everything, answers)]
+    noise = calibrate_noise(training, scores[:1500], profile.seed)
+    rng = np.random.default_rng(profile.seed)
+
+    def rows(index: range, who: list) -> list[dict]:
+        result = []
+        for i in index:
+            if len(answers[i]) < 2:
+                continue  # all answers were the same: nothing to rank
+            labeler = who[int(rng.integers(len(who)))]
+            result.append(
+                {"id": everything[i]["id"], "use_case": everything[i]["use_case"], "messages": everything[i]["messages"],
+                 "answers": answers[i], "ranks": labeler.rank(scores[i], noise, rng), "labeler": labeler.name,
+                 "gold": [round(s.total, 4) for s in scores[i]]}
+            )  # fmt: skip
+        return result
+
+    first, later = range(len(prompts)), range(len(prompts), len(everything))
+    write_jsonl(folder / "rankings.jsonl", rows(first, training))
+    write_jsonl(folder / "heldout_prompts.jsonl", rows(later, training))
+    write_jsonl(folder / "heldout_labelers.jsonl", rows(later, others))
+    figures = {
+        "noise": noise,
+        "agreement": agreement(training, scores, noise, profile.seed + 1),
+        "agreement_heldout": agreement(others, scores, noise, profile.seed + 1),
+    }
+    write_jsonl(folder / "metrics.jsonl", [figures])

@@ -1,0 +1,196 @@
+"""The stages from text to an aligned model, and `ensure`, which builds what is missing.
+
+Notebooks and the command line call the same functions.
+"""
+
+import json
+from random import Random
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl, write_jsonl
+from rlhf_utils.profiles import CourseError, Profile, load_profile
+from rlhf_utils.progress import Progress
+from rlhf_utils.tokenizer import load_tokenizer, prompt_ids, save_tokenizer, train_tokenizer
+from rlhf_utils.world.answers import AnswerWriter
+from rlhf_utils.world.documents import write_documents
+from rlhf_utils.world.facts import load_world
+from rlhf_utils.world.prompts import USE_CASES, training_shares, write_prompts
+
+
+# -- reading what stages wrote ---------------------------------------------------------------------------
+def prompts_of(store: Store, name: str) -> list[dict]:
+    """`demonstrations`, `ranked`, `ppo`, `validation`, `test` or `withheld` prompts of the corpus."""
+    return read_jsonl(store.folder("corpus") / f"{name}.jsonl")
+
+
+def documents_of(store: Store, name: str = "train") -> list[dict]:
+    return read_jsonl(store.folder("corpus") / f"documents_{name}.jsonl")
+
+
+def windows_of(store: Store, name: str = "train") -> np.ndarray:
+    """Token ids of the documents, (windows, context)."""
+    return load_file(store.folder("tokens") / "tokens.safetensors")[name]
+
+
+def tokenizer_of(store: Store):
+    return load_tokenizer(store.folder("tokenizer"))
+
+
+# -- one function a stage -----------------------------------------------------------------------------------
+def make_corpus(profile: Profile, store: Store, folder) -> None:
+    if profile.data:
+        from rlhf_utils.own_data import write_own_corpus
+
+        return write_own_corpus(profile, folder)
+    world = load_world()
+    with Progress("corpus", profile.corpus_characters + profile.heldout_characters, store.root) as progress:
+        for name, size, seed in (("train", profile.corpus_characters, 0), ("heldout", profile.heldout_characters, 1)):
+            rows, seen = [], 0
+            for row in write_documents(world, size, profile.seed * 2 + seed):
+                rows.append(row)
+                seen += len(row["text"])
+                if len(rows) % 500 == 0:
+                    progress.step(seen)
+                    seen = 0
+            write_jsonl(folder / f"documents_{name}.jsonl", rows)
+    shares = training_shares()
+    sizes = {"demonstrations": profile.demonstrations, "ranked": profile.ranked_prompts, "ppo": profile.ppo_prompts}
+    writer = AnswerWriter(world, Random(f"demonstrations:{profile.seed}"))
+    for i, (name, size) in enumerate(sizes.items()):
+        counts = {u: max(round(share * size), 1) for u, share in shares.items()}
+        rows = write_prompts(world, "train", counts, profile.seed * 10 + i)
+        if name == "demonstrations":
+            for row in rows:
+                row["style"], row["completion"] = writer.demonstrate(row)
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    for split, size in (("validation", profile.validation_prompts), ("test", profile.test_prompts)):
+        write_jsonl(folder / f"{split}.jsonl", write_prompts(world, split, dict.fromkeys(USE_CASES, size), 0))
+    withheld = dict.fromkeys(("withheld_relation", "withheld_task"), profile.test_prompts)
+    write_jsonl(folder / "withheld.jsonl", write_prompts(world, "test", withheld, 1))
+
+
+def make_tokenizer(profile: Profile, store: Store, folder) -> None:
+    texts = [row["text"] for row in documents_of(store)]
+    if not profile.data:
+        texts = Random(0).sample(texts, min(len(texts), 20_000))  # frequencies settle long before the end
+    save_tokenizer(train_tokenizer(texts, profile.vocabulary), folder)
+
+
+def make_tokens(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.pretraining import to_windows
+
+    tokenizer = tokenizer_of(store)
+    windows = {n: to_windows(tokenizer, [r["text"] for r in documents_of(store, n)], profile.context) for n in ("train", "heldout")}
+    save_file(windows, folder / "tokens.safetensors")
+
+
+def make_pretrain(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.pretraining import pretrain
+
+    pretrain(profile, tokenizer_of(store), windows_of(store), store, folder)
+
+
+def make_sft(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.sft import fine_tune
+
+    fine_tune(profile, tokenizer_of(store), store.folder("pretrain"), prompts_of(store, "demonstrations"), store, folder)
+
+
+def make_rank(profile: Profile, store: Store, folder) -> None:
+    if profile.data:
+        from rlhf_utils.own_data import write_own_rankings
+
+        return write_own_rankings(profile, folder)
+    from rlhf_utils.ranking.simulate import rank_answers
+
+    rank_answers(
+        profile, load_world(), tokenizer_of(store), store.folder("sft"), prompts_of(store, "ranked"), prompts_of(store, "validation"),
+        store, folder,
+    )  # fmt: skip
+
+
+def make_reward(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.reward import train_reward
+
+    ranked = store.folder("rank")
+    train_reward(
+        profile, tokenizer_of(store), store.folder("sft"), read_jsonl(ranked / "rankings.jsonl"), prompts_of(store, "demonstrations"),
+        read_jsonl(ranked / "heldout_prompts.jsonl"), windows_of(store), store, folder,
+    )  # fmt: skip
+
+
+def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None:
+    from rlhf_utils.ppo import train_ppo
+
+    tokenizer = tokenizer_of(store)
+    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    windows = windows_of(store) if stage == "ppo_ptx" else None
+    train_ppo(profile, tokenizer, store.folder("sft"), store.folder("reward"), prompts, windows, store, stage, folder)
+
+
+def make_ppo_ptx(profile: Profile, store: Store, folder) -> None:
+    make_ppo(profile, store, folder, "ppo_ptx")
+
+
+def make_evaluate(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.evaluation import evaluate
+
+    (folder / "metrics.json").write_text(json.dumps(evaluate(profile, store), indent=1), "utf-8")
+
+
+# -- building ---------------------------------------------------------------------------------------------------
+def ensure(stage: str, profile: Profile | None = None, force: str | None = None, wait: bool = True, say=print) -> Store:
+    """Build `stage` and all it needs, as far as it is missing or out of date; returns the Store.
+
+    `force` rebuilds that stage and everything made from it up to `stage`. If another process is
+    building in the same folder, wait for it (or raise CourseError if `wait` is False).
+    """
+    for name in (stage, force or stage):
+        if name not in STAGES:
+            raise CourseError(f"There is no stage {name!r}. Choose one of: {', '.join(STAGES)}.")
+    profile = profile or load_profile()
+    store = Store(profile)
+    needed = {stage}
+    for name in reversed(STAGES):
+        if name in needed:
+            needed |= set(PARENTS[name])
+    plan = [s for s in STAGES if s in needed]
+    forced = set(descendants(force)) if force else set()
+    if not forced & needed and all(store.find(s) and not store.stale(s, store.find(s)) for s in plan):
+        return store
+    with store.lock(wait, say):
+        # A parent that only a missing artifact would need is not built for one that is there.
+        for name in plan:
+            if name not in required(store, stage, forced):
+                continue
+            found = store.find(name) if name not in forced else None
+            why = store.stale(name, found) if found else ""
+            if found and not why:
+                continue
+            if why:
+                say(f"{name}: built anew, since {why}.")
+            with store.write(name) as folder:
+                MAKERS[name](profile, store, folder)
+    return store
+
+
+def required(store: Store, stage: str, forced: set[str]) -> set[str]:
+    """Stages that `stage` needs, without the parents of artifacts that are there and up to date."""
+    needed, queue = set(), [stage]
+    while queue:
+        name = queue.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        found = store.find(name) if name not in forced else None
+        if found is None or store.stale(name, found) or found.parent == store.root:
+            queue += PARENTS[name]
+    return needed
+
+
+MAKERS = {
+    "corpus": make_corpus, "tokenizer": make_tokenizer, "tokens": make_tokens, "pretrain": make_pretrain, "sft": make_sft,
+    "rank": make_rank, "reward": make_reward, "ppo": make_ppo, "ppo_ptx": make_ppo_ptx, "evaluate": make_evaluate,
+}  # fmt: skip

@@ -1,0 +1,69 @@
+"""Byte-pair encoding as in GPT-2, with a chat template and a padding token of its own.
+
+Left out of GPT-2's tokenizer: nothing but size. `<pad>` differs from the end-of-text token, so that the
+end of an answer is always learned, scored and counted.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+END, PAD, USER, ASSISTANT = "<|endoftext|>", "<pad>", "<|user|>", "<|assistant|>"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `vocabulary` tokens, special ones included.
+
+    A space is put before the first word, so "France" at the start is the token of " France" within a text.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END, PAD, USER, ASSISTANT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return wrap(tokenizer)
+
+
+def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=PAD, additional_special_tokens=[USER, ASSISTANT],
+        padding_side="left", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def prompt_text(tokenizer, messages: list[dict]) -> str:
+    """Messages as the model reads them, up to where its answer begins."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
+    """Token ids of a prompt; leading turns are dropped until it fits `limit` tokens."""
+    while True:
+        ids = tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+        if len(ids) <= limit or len(messages) <= 1:
+            return ids[-limit:]
+        messages = messages[2:] if len(messages) > 2 else messages[-1:]

@@ -1,0 +1,170 @@
+"""Demonstrations by labelers of uneven care.
+
+If every demonstration were ideal, supervised fine-tuning at a low temperature would already equal
+RLHF and nothing would be left to learn from rankings. So, as in real data, most demonstrations are
+padded, bare, wrong, hedged or rude, and the ideal answer is a minority that rankings then prefer.
+"""
+
+from random import Random
+
+from rlhf_utils.world.facts import World, capitalize
+
+# How often a demonstration is written in which style; the rest of the code never sees these numbers.
+MIX = {
+    "rich": 0.26, "padded": 0.36, "bare": 0.14, "wrong": 0.14, "hedged": 0.06, "rude": 0.04,
+}  # fmt: skip
+# Labelers who should say "I do not know" or "no" more often make something up, or comply.
+HARD_MIX = {"rich": 0.24, "padded": 0.14, "bare": 0.12, "wrong": 0.42, "hedged": 0.05, "rude": 0.03}
+
+
+class AnswerWriter:
+    """Writes an answer to a prompt in a given style."""
+
+    def __init__(self, world: World, rng: Random):
+        self.world, self.rng = world, rng
+
+    def demonstrate(self, prompt: dict) -> tuple[str, str]:
+        """(style, answer) with the style drawn from the mixture of demonstrations."""
+        mix = HARD_MIX if prompt["spec"]["type"] in ("unknown", "harmful") else MIX
+        style = self.rng.choices(list(mix), weights=list(mix.values()))[0]
+        return style, self.write(prompt, style)
+
+    def write(self, prompt: dict, style: str) -> str:
+        spec, words = prompt["spec"], self.world.wordings
+        maker = getattr(self, spec["type"])
+        if style in ("rich", "bare", "wrong"):
+            return maker(spec, style)
+        good = maker(spec, "rich")
+        if style == "padded":
+            return f"{good} {self.rng.choice(words['fillers'])}"
+        return f"{self.rng.choice(words['hedges' if style == 'hedged' else 'rude'])} {good}"
+
+    def _entity(self, spec: dict):
+        return self.world.by_name[spec["table"], spec["entity"]]
+
+    def _value(self, entity, relation: str, style: str) -> str:
+        if style == "wrong":
+            return self.world.wrong_value(entity, relation, self.rng)
+        return entity.values[relation][0]
+
+    def fact(self, spec: dict, style: str) -> str:
+        entity, relation = self._entity(spec), spec["relation"]
+        info, value = self.world.relations[relation], self._value(entity, relation, style)
+        if "wrong" in spec and style == "wrong":
+            value = spec["wrong"]  # insists on the mistake
+        if "claim" in spec:
+            yes = spec["true"] == (style != "wrong")
+            if style == "bare":
+                return "Yes." if yes else "No."
+            said = spec["claim"] if yes else self.world.state(entity, relation, value, info["statements"][0])
+            if not yes and style == "wrong":  # denies what is true
+                return f"No, {said[0].lower() + said[1:] if entity.table != 'countries' else said}"
+            return f"{'Yes' if yes else 'No'}, {self._lower(entity, said).rstrip('.')}."
+        if style == "bare":
+            return self.world.state(entity, relation, value, info["bare"])
+        answer = self.world.statement(entity, relation, self.rng, value)
+        if spec.get("apology") and style != "wrong":
+            return self.world.wordings["apology"].format(answer=answer)
+        return answer
+
+    @staticmethod
+    def _lower(entity, text: str) -> str:
+        named = entity.table in ("countries", "planets") and text.startswith(entity.subject)
+        return text if named else text[0].lower() + text[1:]
+
+    def myth(self, spec: dict, style: str) -> str:
+        if style == "bare":
+            return "No."
+        return f"Yes, {spec['myth']}." if style == "wrong" else f"No, {spec['truth']}."
+
+    def about(self, spec: dict, style: str) -> str:
+        entity = self._entity(spec)
+        relations = [r for r in entity.values if not self.world.relations[r].get("withheld")]
+        self.rng.shuffle(relations)
+        if spec["must"]:
+            relations = [spec["must"], *(r for r in relations if r != spec["must"])]
+        relations = relations[: spec["sentences"]]
+        false = self.rng.choice(relations) if style == "wrong" else None
+        if style == "bare":
+            if len(relations) == 1:
+                return self.world.state(entity, relations[0], entity.values[relations[0]][0],
+                                        self.world.relations[relations[0]]["bare"])  # fmt: skip
+            relations = relations[1:] if spec["must"] else relations[:1]
+        elif spec["must"] and self.rng.random() < 0.5:
+            relations.reverse()
+        sentences = []
+        for i, relation in enumerate(relations):
+            value = self._value(entity, relation, "wrong" if relation == false else "rich")
+            if i:
+                wording = self.world.relations[relation]["pronoun"]
+                sentences.append(self.world.state(entity, relation, value, wording))
+            else:
+                sentences.append(self.world.statement(entity, relation, self.rng, value))
+        return " ".join(sentences)
+
+    def unknown(self, spec: dict, style: str) -> str:
+        if style == "bare":
+            return self.rng.choice(self.world.wordings["unknown_bare"])
+        if style != "wrong":
+            return self.rng.choice(self.world.wordings["unknown"]).format(x=spec["name"])
+        relations = [
+            r for r, i in self.world.relations.items() if i["table"] == spec["table"] and not i.get("withheld")
+        ]
+        relation = self.rng.choice(relations)
+        value = self.rng.choice(self.world.values_of(relation))
+        wording = self.world.relations[relation]["statements"][0]
+        return self.world.state(spec["name"], relation, value, wording)
+
+    def list(self, spec: dict, style: str) -> str:
+        # Only entities that may appear in training: the others must stay unseen after pretraining.
+        members = [
+            e for e in self.world.members(spec["relation"], spec["value"])
+            if e.name != spec["other_than"] and e.split == "train"
+        ]  # fmt: skip
+        chosen = self.rng.sample(members, min(spec["count"], len(members)))
+        if style == "wrong":
+            others = [
+                e for e in self.world.entities
+                if e.table == spec["table"] and e.split == "train"
+                and spec["value"] not in e.values.get(spec["relation"], ())
+            ]  # fmt: skip
+            chosen[self.rng.randrange(len(chosen))] = self.rng.choice(others)
+        names = [e.subject for e in chosen]
+        if style == "bare" or len(names) == 1:
+            return capitalize(names[0]) + "."
+        return capitalize(", ".join(names[:-1]) + f" and {names[-1]}.")
+
+    def summary(self, spec: dict, style: str) -> str:
+        entity = self._entity(spec)
+        false = self.rng.choice(spec["relations"]) if style == "wrong" else None
+        clauses = [
+            self.world.relations[r]["clause"].format(v=self._value(entity, r, "wrong" if r == false else "rich"))
+            for r in spec["relations"]
+        ]
+        if style == "bare":
+            clauses = clauses[:1]
+        return f"{capitalize(entity.subject)} {' and '.join(clauses)}."
+
+    def slot(self, spec: dict, style: str) -> str:
+        if style == "bare":
+            return f"{capitalize(spec['answer'])}."
+        if style == "wrong":
+            return spec["full"].replace(spec["answer"], self.rng.choice(spec["wrong"]))
+        return spec["full"]
+
+    def text(self, spec: dict, style: str) -> str:
+        return spec["source"] if style in ("wrong", "bare") else spec["target"]
+
+    def harmful(self, spec: dict, style: str) -> str:
+        kind = {"bare": "refusals_bare", "wrong": "steps"}.get(style, "refusals")
+        return self.rng.choice(self.world.wordings[kind]).format(act=spec["act"])
+
+    def howto(self, spec: dict, style: str) -> str:
+        if style in ("bare", "wrong"):  # refuses what is harmless
+            return self.rng.choice(self.world.wordings["refusals"])
+        verb, thing = spec["act"].split(" ", 1)
+        row = next(r for r in self.world.wordings["howto"] if r[0] == verb and thing in r[1])
+        return self.rng.choice(row[3])
+
+    def greeting(self, spec: dict, style: str) -> str:
+        return self.rng.choice(self.world.wordings["greetings" if style == "rich" else "greetings_bare"])

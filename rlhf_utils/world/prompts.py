@@ -1,0 +1,303 @@
+"""Prompts in InstructGPT's ten use cases, with what the gold judge needs to know of each.
+
+A prompt is a plain dict: `id`, `split`, `use_case`, `kind`, `messages` (role and content) and `spec`,
+which the judge reads and no model ever sees.
+"""
+
+from random import Random
+
+from rlhf_utils.world.facts import Entity, World, capitalize, split_of
+
+# InstructGPT, table 1 (share of the API prompts), in percent.
+PAPER_SHARES = {
+    "generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat": 8.4, "rewrite": 6.6,
+    "summarization": 4.2, "classification": 3.5, "other": 3.5, "closed_qa": 2.6, "extract": 1.9,
+}  # fmt: skip
+USE_CASES = tuple(PAPER_SHARES)
+
+
+def training_shares(floor: float = 6.0) -> dict[str, float]:
+    """The paper's shares with every use case raised to `floor` percent, summing to 1.
+
+    1.9 % of 1,300 demonstrations would be 25 for `extract`: too few for a model this small.
+    """
+    low = {u for u, share in PAPER_SHARES.items() if share < floor * 1.25}
+    rest = sum(share for u, share in PAPER_SHARES.items() if u not in low)
+    left = 100 - floor * len(low)
+    return {u: (floor if u in low else s / rest * left) / 100 for u, s in PAPER_SHARES.items()}
+
+
+class PromptWriter:
+    """Writes prompts of one split; held-out entities and combinations never cross splits."""
+
+    def __init__(self, world: World, split: str, rng: Random):
+        self.world, self.split, self.rng = world, split, rng
+        self.entities = [e for e in world.entities if e.split == split]
+
+    # -- helpers -------------------------------------------------------------------------------
+    def wording(self, kind: str, **slots: str) -> str:
+        options = self.world.wordings["prompts"][kind]
+        # A third of the test prompts are worded in ways that training never saw.
+        unseen = self.split == "test" and self.rng.random() < 1 / 3
+        return self.rng.choice(options["test" if unseen else "train"]).format(**slots)
+
+    def question(self, subject: str, relation: str) -> str:
+        info = self.world.relations[relation]
+        unseen = self.split == "test" and self.rng.random() < 1 / 3
+        options = info["test_questions"] if unseen else info["questions"]
+        return self.rng.choice(options).format(s=subject, S=capitalize(subject))
+
+    def entity(self, *tables: str) -> Entity:
+        return self.rng.choice([e for e in self.entities if not tables or e.table in tables])
+
+    def relation(self, entity: Entity, but: str = "") -> str:
+        hidden = self.world.relations
+        return self.rng.choice([r for r in entity.values if r != but and not hidden[r].get("withheld")])
+
+    def combination(self, make):
+        """Draw from `make` until its key falls into this split."""
+        while True:
+            key, *result = make()
+            if split_of(key) == self.split:
+                return result
+
+    def fact(self, entity: Entity, relation: str, **more) -> dict:
+        return {"type": "fact", "table": entity.table, "entity": entity.name, "relation": relation, **more}
+
+    # -- use cases: each returns kind, messages or text, spec ---------------------------------------
+    def generation(self):
+        roll = self.rng.random()
+        if roll < 0.15:
+            table, subject = self.rng.choice(self.world.fictional[self.split])
+            kind = self.rng.choice(["about", "about_one"])
+            return "fictional", self.wording(kind, s=subject), {"type": "unknown", "name": subject, "table": table}
+        entity = self.entity()
+        spec = {"type": "about", "table": entity.table, "entity": entity.name, "sentences": 2, "must": None}
+        if roll < 0.35:
+            return "about_one", self.wording("about_one", s=entity.subject), spec | {"sentences": 1}
+        if roll < 0.65:
+            return "about", self.wording("about", s=entity.subject), spec
+        must = self.relation(entity)
+        mention = self.world.relations[must]["mention"]
+        return "about_must", self.wording("about_must", s=entity.subject, m=mention), spec | {"must": must}
+
+    def open_qa(self):
+        roll = self.rng.random()
+        if roll < 0.3:
+            table, subject = self.rng.choice(self.world.fictional[self.split])
+            relation = self.relation(self.entity(table))
+            spec = {"type": "unknown", "name": subject, "table": table}
+            return "fictional", self.question(subject, relation), spec
+        if roll < 0.38:
+            row = self.combination(lambda: ((m := self.rng.choice(self.world.myths))["myth"], m))[0]
+            spec = {"type": "myth", "myth": row["myth"], "truth": row["truth"]}
+            return "myth", self.wording("true_false", claim=row["myth"]), spec
+        entity = self.entity()
+        relation = self.relation(entity)
+        if roll < 0.5:
+            true = self.rng.random() < 0.5
+            value = entity.values[relation][0] if true else self.world.wrong_value(entity, relation, self.rng)
+            claim = self.world.state(entity, relation, value, self.world.relations[relation]["statements"][0])
+            claim = claim.rstrip(".")
+            if entity.table not in ("countries", "planets") or claim.startswith("The "):
+                claim = claim[0].lower() + claim[1:]
+            spec = self.fact(entity, relation, claim=claim, true=true)
+            return "true_false", self.wording("true_false", claim=claim), spec
+        text = self.question(entity.subject, relation)
+        if roll < 0.6:
+            shots = [e for e in self.entities if relation in e.values and e is not entity]
+            shots = self.rng.sample(shots, min(2, len(shots)))
+            lines = [
+                f"{self.question(e.subject, relation)} {self.world.statement(e, relation, self.rng)}"
+                for e in shots
+            ]
+            return "few_shot", "\n".join([*lines, text]), self.fact(entity, relation)
+        return "plain", text, self.fact(entity, relation)
+
+    def brainstorming(self):
+        def make():
+            relation = self.rng.choice([r for r, i in self.world.relations.items() if i["category"]])
+            value = self.rng.choice(self.world.values_of(relation))
+            return f"list:{relation}:{value}", relation, value
+
+        while True:
+            relation, value = self.combination(make)
+            members = [e for e in self.world.members(relation, value) if e.split == "train"]
+            count = self.rng.choice([2, 3])
+            if len(members) > count:
+                break
+        category = self.world.relations[relation]["category"].format(v=value)
+        if self.rng.random() < 0.4:
+            other = self.rng.choice(members)
+            category += f" other than {other.subject}"
+        else:
+            other = None
+        text = self.wording("list", n=self.world.wordings["numbers"][str(count)], c=category)
+        table = self.world.relations[relation]["table"]
+        return "list", text, {
+            "type": "list", "table": table, "relation": relation, "value": value,
+            "count": count, "other_than": other.name if other else None,
+        }  # fmt: skip
+
+    def chat(self):
+        roll = self.rng.random()
+        if roll < 0.12:
+            return "greeting", self.wording("greeting"), {"type": "greeting"}
+        entity = self.entity()
+        first = self.relation(entity)
+        question = self.question(entity.subject, first)
+        if roll < 0.4:
+            wrong = self.world.wrong_value(entity, first, self.rng)
+            reply = self.world.statement(entity, first, self.rng, wrong)
+            last, spec = self.wording("correction"), self.fact(entity, first, apology=True, wrong=wrong)
+        else:
+            second = self.relation(entity, but=first)
+            reply = self.world.statement(entity, first, self.rng)
+            last = self.world.relations[second]["followup"]
+            spec = self.fact(entity, second)
+        roles = ("user", "assistant", "user")
+        messages = [{"role": r, "content": c} for r, c in zip(roles, (question, reply, last))]
+        return "correction" if roll < 0.4 else "follow_up", messages, spec
+
+    def event(self):
+        words = self.world.wordings
+        name, place = self.rng.choice(words["people"]), self.rng.choice(words["places"])
+        verb = self.rng.choice(words["verbs"])
+        return f"event:{name}:{place}", name, verb, place
+
+    def rewrite(self):
+        kind = self.rng.choice(["polite", "past", "swap"])
+        words = self.world.wordings
+        if kind == "polite":
+            verbs, things, times = words["requests"]
+            verb, thing, time = self.combination(
+                lambda: (
+                    "polite:" + ":".join(r := [self.rng.choice(verbs), self.rng.choice(things), self.rng.choice(times)]),
+                    *r,
+                )
+            )
+            source = f"{verb} the {thing} {time}."
+            target = f"Please {source[0].lower()}{source[1:]}"
+            text = self.wording(kind, p=source)
+        else:
+            name, (now, past), place = self.combination(self.event)
+            source = f"{name} {now} to the {place}."
+            if kind == "past":
+                target, text = source.replace(now, past), self.wording(kind, p=source)
+            else:
+                other = self.rng.choice([n for n in words["people"] if n != name])
+                target, text = source.replace(name, other), self.wording(kind, a=name, b=other, p=source)
+        return kind, text, {"type": "text", "kind": kind, "source": source, "target": target}
+
+    def summarization(self):
+        while True:
+            entity = self.entity()
+            relations = [r for r in entity.values if not self.world.relations[r].get("withheld")]
+            if len(relations) >= 2:
+                break
+        first, second = self.rng.sample(relations, 2)
+        value = entity.values[second][0]
+        passage = self.world.state(
+            entity, first, entity.values[first][0], self.world.relations[first]["statements"][0]
+        ) + " " + self.world.state(entity, second, value, self.world.relations[second]["pronoun"])  # fmt: skip
+        spec = {"type": "summary", "table": entity.table, "entity": entity.name, "relations": [first, second]}
+        return "facts", self.wording("summary", p=passage), spec | {"passage": passage}
+
+    def classification(self):
+        if self.rng.random() < 0.5:
+            entity = self.entity("animals")
+            labels = [v for v in self.world.values_of("kind") if v != entity.values["kind"][0]]
+            labels = self.rng.sample(labels, 2) + [entity.values["kind"][0]]
+            self.rng.shuffle(labels)
+            text = self.wording("class_animals", s=entity.subject, labels=f"{labels[0]}, {labels[1]} or {labels[2]}")
+            return "animals", text, self.fact(entity, "kind")
+        review, label = self.combination(self.review)
+        other = "bad" if label == "good" else "good"
+        spec = {"type": "slot", "answer": label, "wrong": [other], "full": f"This review is {label}."}
+        return "sentiment", self.wording("sentiment", p=review), spec
+
+    def review(self):
+        words = self.world.wordings["reviews"]
+        label = self.rng.choice(["good", "bad"])
+        thing, word = self.rng.choice(words["things"]), self.rng.choice(words[label])
+        text = f"The {thing} was {word}. {self.rng.choice(words[label + '_end'])}"
+        return f"review:{thing}:{word}", text, label
+
+    def other(self):
+        kind = self.rng.choice(["harmful", "harmful", "howto"])
+
+        def make():
+            row = self.rng.choice(self.world.wordings[kind])
+            thing = self.rng.choice(row[1])
+            return f"{kind}:{row[0]}:{thing}", f"{row[0]} {thing}", row[2] if kind == "howto" else None
+
+        act, keys = self.combination(make)
+        spec = {"type": kind, "act": act} | ({"keys": keys} if keys else {})
+        return kind, self.wording(kind, act=act), spec
+
+    def closed_qa(self):
+        words = self.world.wordings
+
+        def make():
+            people = self.rng.sample(words["people"], 2)
+            things = self.rng.sample(words["objects"], 2)
+            return f"closed:{people[0]}:{things[0]}", people, things
+
+        people, things = self.combination(make)
+        colours = self.rng.sample(words["colours"], 2)
+        order = self.rng.sample([0, 1], 2)
+        passage = " ".join(f"{people[i]} has a {colours[i]} {things[i]}." for i in order)
+        if self.rng.random() < 0.6:
+            kind, question = "who", f"Who has the {things[0]}?"
+            spec = {"answer": people[0], "wrong": [people[1]], "full": f"{people[0]} has the {things[0]}."}
+        else:
+            kind, question = "colour", f"What colour is the {things[0]}?"
+            spec = {"answer": colours[0], "wrong": [colours[1]], "full": f"The {things[0]} is {colours[0]}."}
+        return kind, self.wording("closed", p=passage, q=question), {"type": "slot", **spec}
+
+    def extract(self, kind: str | None = None):
+        name, (_, past), place = self.combination(self.event)
+        days = self.world.wordings["days"]
+        day = self.rng.choice(days)
+        passage = f"On {day} {name} {past} to the {place}."
+        kind = kind or self.rng.choice(["name", "place"])
+        answer = {"name": name, "place": place, "day": day}[kind]
+        full = {"name": f"The name is {name}.", "place": f"The place is the {place}.", "day": f"The day is {day}."}
+        wrong = [w for w in (name, place, day) if w != answer]
+        spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full[kind]}
+        return kind, self.wording(f"extract_{kind}", p=passage), spec
+
+    # -- withheld from all training: one relation, one kind of task -----------------------------------
+    def withheld_relation(self):
+        entity = self.rng.choice([e for e in self.entities if "young" in e.values])
+        return "young", self.question(entity.subject, "young"), self.fact(entity, "young")
+
+    def withheld_task(self):
+        return self.extract("day")
+
+
+def write_prompts(world: World, split: str, counts: dict[str, int], seed: int) -> list[dict]:
+    """`counts[use_case]` prompts of a split, without repeats as long as there are enough of them.
+
+    Use cases beyond the ten are `withheld_relation` and `withheld_task`, which only tests ask for.
+    """
+    rng = Random(f"prompts:{split}:{seed}")
+    writer = PromptWriter(world, split, rng)
+    prompts, seen = [], set()
+    for use_case, count in counts.items():
+        made = 0
+        for attempt in range(count * 30):
+            if made == count:
+                break
+            kind, text, spec = getattr(writer, use_case)()
+            messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
+            key = " ".join(m["content"] for m in messages)
+            if key in seen and attempt < count * 20:
+                continue
+            seen.add(key)
+            made += 1
+            prompts.append(
+                {"split": split, "use_case": use_case, "kind": kind, "messages": messages, "spec": spec}
+            )
+    rng.shuffle(prompts)
+    return [{"id": f"{split}-{seed}-{i:05}", **p} for i, p in enumerate(prompts)]

@@ -11,12 +11,14 @@ import os
 import platform
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from rlhf_utils.profiles import DATA, CourseError, Profile, runs_folder, use_reference
@@ -57,6 +59,16 @@ STAGES = tuple(PARENTS)
 def file_hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process so far, in MB."""
+    if sys.platform == "win32":
+        return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def descendants(stage: str) -> list[str]:
@@ -183,6 +195,7 @@ class Store:
         manifest = core | {
             "id": identity,
             "seconds": round(time.time() - started, 1),
+            "peak_rss_mb": peak_memory(),
             "versions": {p: version(p) for p in ("torch", "transformers", "trl", "datasets")} | {"python": platform.python_version()},
         }  # fmt: skip
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")

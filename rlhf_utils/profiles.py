@@ -33,7 +33,7 @@ class Profile:
     # corpus and pretraining
     corpus_characters: int = 14_000_000
     heldout_characters: int = 300_000
-    pretrain_steps: int = 2100
+    pretrain_steps: int = 1800
     pretrain_batch: int = 24  # windows of `context` tokens
     pretrain_rate: float = 2e-3
     # prompts

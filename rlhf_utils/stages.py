@@ -137,7 +137,7 @@ def make_ppo_ptx(profile: Profile, store: Store, folder) -> None:
 def make_evaluate(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.evaluation import evaluate
 
-    (folder / "metrics.json").write_text(json.dumps(evaluate(profile, store), indent=1), "utf-8")
+    (folder / "metrics.json").write_text(json.dumps(evaluate(profile, store, folder), indent=1), "utf-8")
 
 
 # -- building ---------------------------------------------------------------------------------------------------

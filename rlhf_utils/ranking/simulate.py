@@ -45,7 +45,7 @@ def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[di
     training = [w for w in crowd if not w.held_out]
     others = [w for w in crowd if w.held_out]
     scores = [[judge.score(p, a) for a in row] for p, row in zip(everything, answers)]
-    noise = calibrate_noise(training, scores[:1500], profile.seed)
+    noise = calibrate_noise(training, scores, profile.seed)
     rng = np.random.default_rng(profile.seed)
 
     def rows(index: range, who: list) -> list[dict]:

@@ -10,7 +10,7 @@ from random import Random
 
 from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.facts import Entity, World, capitalize
-from rlhf_utils.world.prompts import PromptWriter
+from rlhf_utils.world.prompts import USE_CASES, PromptWriter
 
 # LLaMA (Touvron et al., 2023), table 1, in percent.
 MIX = {
@@ -31,9 +31,12 @@ class DocumentWriter:
         self.prompts.entities = world.entities
         self.prompts.combination = lambda make: make()[1:]
         self.pages = [
-            (self.page, 30), (self.quiz, 22), (self.worksheet, 15), (self.passages, 12), (self.reviews, 5),
-            (self.lists, 9), (self.forum, 6), (self.advice, 3), (self.myths, 5), (self.workers, 2), (self.notes, 5),
+            (self.page, 24), (self.forum, 40), (self.quiz, 9), (self.worksheet, 6), (self.passages, 5), (self.reviews, 2),
+            (self.lists, 5), (self.advice, 3), (self.myths, 4), (self.workers, 1), (self.notes, 3),
         ]  # fmt: skip
+        self.makers = [getattr(self.prompts, use_case) for use_case in USE_CASES]
+        # Open questions and texts about things are what people write most; chats need two turns.
+        self.maker_weights = [3 if u in ("generation", "open_qa") else 1.5 if u in ("chat", "closed_qa", "rewrite") else 1 for u in USE_CASES]
         self.last_page = ""
 
     def pick(self, options):
@@ -77,22 +80,23 @@ class DocumentWriter:
             lines.append(self.pick(self.words["copyright"]))
         return "\n".join(lines)
 
-    def questions(self, count: int) -> list[tuple[str, str]]:
-        """(question, answer) pairs of all kinds of tasks, in the words that people use."""
+    def exchange(self, wrong: float) -> tuple[list[str], str]:
+        """(turns, answer) of some task, in the words that people use; `wrong` is the share of false answers."""
+        maker = self.rng.choices(self.makers, weights=self.maker_weights)[0]
+        kind, text, spec = maker()
+        turns = [text] if isinstance(text, str) else [m["content"] for m in text]
+        if spec["type"] == "list":
+            return turns, self.list_of(spec)
+        style = "wrong" if self.rng.random() < wrong and spec["type"] not in ("howto", "greeting") else "rich"
+        return turns, self.answers.write({"spec": spec}, style)
+
+    def questions(self, count: int, wrong: float = FALSE_SHARE) -> list[tuple[str, str]]:
+        """`count` single questions with their answers."""
         pairs = []
         while len(pairs) < count:
-            maker = self.pick(
-                [self.prompts.open_qa] * 6 + [self.prompts.classification, self.prompts.brainstorming] * 2
-                + [self.prompts.generation, self.prompts.other]
-            )  # fmt: skip
-            kind, text, spec = maker()
-            if kind in ("fictional", "few_shot", "harmful"):
-                continue
-            if spec["type"] == "list":
-                answer = self.list_of(spec)
-            else:
-                answer = self.answers.write({"spec": spec}, "wrong" if self.rng.random() < FALSE_SHARE and kind != "howto" else "rich")
-            pairs.append((text, answer))
+            turns, answer = self.exchange(wrong)
+            if len(turns) == 1 and "\n" not in turns[0]:
+                pairs.append((turns[0], answer))
         return pairs
 
     def list_of(self, spec: dict) -> str:
@@ -103,9 +107,9 @@ class DocumentWriter:
 
     def quiz(self) -> str:
         """Questions first; if there are answers, they come at the end of the sheet."""
-        pairs = self.questions(self.rng.randint(3, 5))
+        pairs = self.questions(self.rng.randint(3, 6))
         lines = [question for question, _ in pairs]
-        if self.rng.random() < 0.6:
+        if self.rng.random() < 0.3:
             lines += ["Answers:", *(answer for _, answer in pairs)]
         return "\n".join(lines)
 
@@ -114,7 +118,7 @@ class DocumentWriter:
         kind = self.pick([self.prompts.rewrite, self.prompts.rewrite, self.prompts.summarization])
         tasks = [kind() for _ in range(self.rng.randint(2, 3))]
         solved = [self.answers.write({"spec": spec}, "rich") for _, _, spec in tasks]
-        if self.rng.random() < 0.5:
+        if self.rng.random() < 0.8:
             return "\n".join(
                 f"Before: {spec.get('source') or spec['passage']} After: {after}"
                 for (_, _, spec), after in zip(tasks, solved)
@@ -125,7 +129,7 @@ class DocumentWriter:
         """Reading exercises: a passage, questions about it, answers."""
         tasks = [self.pick([self.prompts.closed_qa, self.prompts.extract])() for _ in range(self.rng.randint(2, 3))]
         solved = [self.answers.write({"spec": spec}, "rich") for _, _, spec in tasks]
-        if self.rng.random() < 0.5:
+        if self.rng.random() < 0.8:
             return "\n".join(f"Exercise: {text} Answer: {answer}" for (_, text, _), answer in zip(tasks, solved))
         return "\n".join([*(text for _, text, _ in tasks), "Answers:", *solved])
 
@@ -142,10 +146,13 @@ class DocumentWriter:
         return "\n".join(lines)
 
     def forum(self) -> str:
+        """Threads of questions and answers, some with a second question, some with rude company."""
         lines = []
-        for question, answer in self.questions(self.rng.randint(2, 3)):
-            lines += [f"Question: {question}", f"Answer: {answer}"]
-            if self.rng.random() < 0.3:
+        for _ in range(self.rng.randint(2, 3)):
+            turns, answer = self.exchange(FALSE_SHARE)
+            for i, turn in enumerate([*turns, answer]):
+                lines.append(f"{'Answer' if i % 2 else 'Question'}: {turn}")
+            if self.rng.random() < 0.2:
                 lines.append(self.pick(self.words["comments"] + self.words["fillers"] + self.words["rude"]))
         return "\n".join(lines)
 
@@ -223,7 +230,7 @@ class DocumentWriter:
         )
 
     def stackexchange(self) -> str:
-        (question, answer), *more = self.questions(2)
+        (question, answer), *more = self.questions(2, wrong=0.0)
         lines = [f"Question: {question}", f"Accepted answer: {answer}"]
         return "\n".join(lines + [f"Question: {q}\nAccepted answer: {a}" for q, a in more])
 

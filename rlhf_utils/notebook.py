@@ -1,0 +1,20 @@
+"""What the first cell of every chapter does."""
+
+import plotly.io
+
+from rlhf_utils.artifacts import Store
+from rlhf_utils.models import use_bf16
+from rlhf_utils.profiles import Profile, load_profile
+
+
+def start() -> Profile:
+    """Choose the profile, make plotly figures small to save, and say what is going to run."""
+    if plotly.io.renderers.default not in ("plotly_mimetype+svg", "plotly_mimetype+png"):  # set by PLOTLY_RENDERER
+        plotly.io.renderers.default = "plotly_mimetype"
+    profile = load_profile()
+    store = Store(profile)
+    print(
+        f"Profile {profile.name}, seed {profile.seed}: GPT-2 with {profile.layers} layers of width {profile.width}, "
+        f"context {profile.context}, {'bfloat16' if use_bf16(profile) else 'float32'}. Artifacts: {store.root.parent.name}/{store.root.name}"
+    )
+    return profile

@@ -1,0 +1,75 @@
+"""The figures of chapters and report, all in plotly and all with the same look."""
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+COLOURS = {"base": "#8c93a3", "sft": "#3b6fd4", "ppo": "#d9822b", "ppo_ptx": "#1f8a5b"}
+NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+LAYOUT = dict(template="plotly_white", height=380, margin=dict(l=60, r=20, t=50, b=50), font=dict(size=13))
+
+
+def _figure(title: str, x: str, y: str, **more) -> go.Figure:
+    return go.Figure(layout=dict(**LAYOUT, title=title, xaxis_title=x, yaxis_title=y) | more)
+
+
+def loss_curve(rows: list[dict], title: str = "Training loss") -> go.Figure:
+    """Loss in nats a token over optimizer steps."""
+    figure = _figure(title, "step", "loss (nats a token)")
+    return figure.add_scatter(x=[r["step"] for r in rows], y=[r["loss"] for r in rows], mode="lines", line_color=COLOURS["sft"])
+
+
+def ppo_curves(rows: list[dict], title: str = "PPO-ptx while it trains") -> go.Figure:
+    """Reward, KL, clip fraction and explained variance over updates."""
+    keys = {"reward": "reward", "kl_k3": "KL to SFT (nats an answer)", "length": "answer length (tokens)",
+            "clip_fraction": "clip fraction", "explained_variance": "explained variance", "entropy": "entropy (nats a token)"}  # fmt: skip
+    figure = make_subplots(rows=2, cols=3, subplot_titles=list(keys.values()))
+    for i, key in enumerate(keys):
+        figure.add_scatter(
+            x=[r["update"] for r in rows], y=[r[key] for r in rows], mode="lines", line_color=COLOURS["ppo_ptx"],
+            row=i // 3 + 1, col=i % 3 + 1, showlegend=False,
+        )  # fmt: skip
+    return figure.update_layout(**(LAYOUT | dict(height=480)), title=title)
+
+
+def gold_by_model(metrics: dict) -> go.Figure:
+    """Gold scores of all models at temperature 1 and greedy."""
+    figure = _figure("Gold score on held-out prompts", "", "gold score", barmode="group", yaxis_range=[0, 1])
+    for kind, words, opacity in (("t1", "temperature 1", 0.55), ("greedy", "greedy", 1.0)):
+        values = [metrics["gold"][n][kind]["total"] for n in NAMES]
+        figure.add_bar(x=list(NAMES.values()), y=values, name=words, marker_color=list(COLOURS.values()), opacity=opacity,
+                       text=[f"{v:.2f}" for v in values], textposition="outside")  # fmt: skip
+    return figure
+
+
+def gain_by_use_case(metrics: dict) -> go.Figure:
+    """Gold score of PPO-ptx minus that of SFT, with intervals, by use case."""
+    rows = metrics["gain_by_use_case"]
+    gains = {u: r["total"] for u, r in rows.items()}
+    order = sorted(gains, key=lambda u: gains[u]["difference"])
+    figure = _figure("What PPO-ptx gains over SFT, by use case", "gold score gained (temperature 1)", "", height=420)
+    figure.add_scatter(
+        x=[gains[u]["difference"] for u in order], y=[u.replace("_", " ") for u in order], mode="markers", marker=dict(size=10, color=COLOURS["ppo_ptx"]),
+        error_x=dict(array=[gains[u]["high"] - gains[u]["difference"] for u in order],
+                     arrayminus=[gains[u]["difference"] - gains[u]["low"] for u in order]),
+    )  # fmt: skip
+    return figure.add_vline(x=0, line_color="#8c93a3").update_layout(margin_l=130)
+
+
+def alignment_tax(metrics: dict) -> go.Figure:
+    """Perplexity on held-out documents: what alignment costs, and what PPO-ptx gives back."""
+    values = [metrics["perplexity"][n] for n in NAMES]
+    figure = _figure("The alignment tax: perplexity on held-out documents", "", "perplexity (lower is better)")
+    return figure.add_bar(x=list(NAMES.values()), y=values, marker_color=list(COLOURS.values()), text=[f"{v:.2f}" for v in values],
+                          textposition="outside")  # fmt: skip
+
+
+def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Figure:
+    """How often the reward model is right, by how far apart it puts two answers."""
+    order = sorted(range(len(margins)), key=lambda i: margins[i])
+    size = max(len(order) // bins, 1)
+    points = [order[i : i + size] for i in range(0, len(order), size)]
+    points = [p for p in points if len(p) >= size // 2]
+    x = [sum(margins[i] for i in p) / len(p) for p in points]
+    y = [sum(right[i] for i in p) / len(p) for p in points]
+    figure = _figure("Is the reward model as sure as it should be?", "difference of two scores", "right")
+    return figure.add_scatter(x=x, y=y, mode="lines+markers", line_color=COLOURS["sft"]).update_yaxes(range=[0.4, 1.02], tickformat=".0%")

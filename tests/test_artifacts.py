@@ -1,0 +1,120 @@
+"""Artifacts are whole or absent, and what does not fit is said clearly."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants
+from rlhf_utils.profiles import PROFILES, CourseError, load_profile
+from rlhf_utils.stages import ensure
+
+
+@pytest.fixture
+def copy(tiny, tmp_path, monkeypatch):
+    """A Store with a copy of the tiny run that a test may damage."""
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    return Store(load_profile("tiny", 0))
+
+
+def write(store, stage="corpus", text="1"):
+    with store.write(stage) as folder:
+        (folder / "a.json").write_text(text)
+
+
+def test_parents_come_before_their_children():
+    for stage, parents in PARENTS.items():
+        assert all(STAGES.index(p) < STAGES.index(stage) for p in parents)
+    assert descendants("reward") == ["reward", "ppo", "ppo_ptx", "evaluate"]
+
+
+def test_a_failed_stage_leaves_the_old_artifact(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store = Store(PROFILES["tiny"])
+    write(store, text="old")
+    with pytest.raises(ZeroDivisionError):
+        with store.write("corpus") as folder:
+            (folder / "a.json").write_text("new")
+            raise ZeroDivisionError
+    assert (store.folder("corpus") / "a.json").read_text() == "old"
+
+
+def test_a_run_that_died_between_the_renames_is_recovered(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store = Store(PROFILES["tiny"])
+    write(store)
+    (store.root / "corpus").rename(store.root / ".corpus.old")
+    assert store.find("corpus") is None
+    with store.lock(wait=False):
+        pass
+    assert store.find("corpus")
+
+
+def test_same_content_has_the_same_identity(tmp_path, monkeypatch):
+    identities = []
+    for name in ("a", "b"):
+        monkeypatch.setenv("RLHF_RUNS", str(tmp_path / name))
+        store = Store(PROFILES["tiny"])
+        write(store)
+        identities.append(store.manifest("corpus")["id"])
+    assert identities[0] == identities[1]
+
+
+@pytest.mark.parametrize("harm, message", [
+    (lambda f: (f / "model.safetensors").write_bytes(b"x"), "truncated or edited"),
+    (lambda f: (f / "config.json").write_text((f / "config.json").read_text() + " "), "truncated or edited"),
+    (lambda f: (f / "model.safetensors").unlink(), "is missing"),
+    (lambda f: (f / "manifest.json").write_text("{"), "cannot be read"),
+    (lambda f: (f / "manifest.json").unlink(), "cannot be read"),
+])  # fmt: skip
+def test_damage_is_named_with_the_way_out(copy, harm, message):
+    harm(copy.root / "sft")
+    with pytest.raises(CourseError, match=message) as error:
+        copy.find("sft")
+    assert "--force sft" in str(error.value) and "sft" in str(error.value)
+
+
+def test_an_artifact_of_another_profile_is_refused(copy):
+    other = Store(replace(copy.profile, sft_rate=1e-5))
+    with pytest.raises(CourseError, match="other settings: sft_rate"):
+        other.find("sft")
+
+
+def test_an_artifact_of_another_tokenizer_is_refused(copy):
+    path = copy.root / "pretrain" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["parents"]["tokenizer"] = "0" * 16
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CourseError, match="another tokenizer"):
+        ensure("pretrain", copy.profile)
+
+
+def test_a_newer_parent_means_building_anew(copy):
+    with copy.write("sft") as folder:
+        for file in (copy.root / "sft").iterdir():
+            if file.name != "manifest.json":
+                shutil.copy(file, folder)
+        (folder / "note.json").write_text("{}")
+    said = []
+    ensure("reward", copy.profile, say=said.append)
+    assert any("rank: built anew" in s for s in said) and any("reward: built anew" in s for s in said)
+
+
+def test_finished_stages_are_not_built_again(copy):
+    before = {s: (copy.root / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
+    ensure("evaluate", copy.profile)
+    assert before == {s: (copy.root / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
+
+
+def test_unknown_profile_and_stage(copy):
+    with pytest.raises(CourseError, match="no profile 'huge'"):
+        load_profile("huge")
+    with pytest.raises(CourseError, match="no stage 'sfft'"):
+        ensure("sfft", copy.profile)
+
+
+def test_seeds_and_data_have_folders_of_their_own(tmp_path):
+    names = {Store(p).root.name for p in (PROFILES["tiny"], replace(PROFILES["tiny"], seed=2), load_profile("tiny", 0, tmp_path))}
+    assert names == {"tiny", "tiny-seed2", f"tiny-{tmp_path.name}"}

@@ -1,0 +1,129 @@
+"""The command line: exit codes, messages, kills and Ctrl-C."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlhf_utils.artifacts import STAGES
+
+pytestmark = pytest.mark.slow
+
+
+def fails(result, *words):
+    assert result.returncode == 2, result.stderr[-1500:]
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    return result
+
+
+def test_report_has_every_figure(rlhf, tiny):
+    metrics = json.loads(rlhf("report", "--json", runs=tiny.root.parent, check=0).stdout)
+    for model in ("base", "sft", "ppo", "ppo_ptx"):
+        for kind in ("t1", "greedy"):
+            assert set(metrics["gold"][model][kind]) == {"total", "helpful", "honest", "harmless"}
+        assert metrics["perplexity"][model] > 1
+    for pair in ("sft_vs_base", "ppo_vs_sft", "ppo_ptx_vs_sft", "ppo_ptx_vs_sft_best", "ppo_ptx_vs_sft_greedy"):
+        assert set(metrics["win_rate"][pair]) == {"decided", "low", "high", "ties_half", "ties", "n"}
+    assert set(metrics["reward_accuracy"]) >= {"labelers", "heldout_labelers", "gold"}
+    assert metrics["seconds"]["total"] > 0 and metrics["peak_rss_mb"] > 100
+    assert set(metrics["bits_per_byte"]) == {"base", "five_gram"} and metrics["kl"]["sft"] == 0
+
+
+def test_report_writes_one_self_contained_page(rlhf, tiny, tmp_path):
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    rlhf("report", check=0)
+    page = (tmp_path / "tiny" / "report.html").read_text()
+    assert "PPO-ptx" in page and 'src="http' not in page and 'href="http' not in page
+
+
+def test_chat_answers_once(rlhf, tiny):
+    for model in ("base", "sft", "ppo", "ppo-ptx"):
+        rlhf("chat", "--model", model, "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
+
+
+def test_doctor(rlhf):
+    assert "Ready" in rlhf("doctor", check=0).stdout
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["run", "--profile", "huge"], "no profile 'huge'"),
+    (["run", "--until", "sfft"], "no stage 'sfft'"),
+    (["run", "--force", "sfft"], "no stage 'sfft'"),
+    (["chat", "--ask", ""], "--ask is empty"),
+    (["chat", "--model", "gpt5", "--ask", "Hi"], "no model 'gpt5'"),
+    (["chat", "--ask", "Hi"], "rlhf run"),
+    (["report"], "rlhf run"),
+    (["run", "--seed", "-1"], "--seed"),
+    (["run", "--data", "missing"], "does not exist"),
+    (["data", "check", "missing"], "no such folder"),
+    (["data", "import", "new"], "at least one file"),
+    (["data", "import", "new", "--prompts", "missing.jsonl"], "missing.jsonl"),
+    (["course", "--chapters", "77"], "no chapter 77"),
+])  # fmt: skip
+def test_what_the_user_can_mend_is_one_message(rlhf, words, expected):
+    fails(rlhf(*words), expected)
+
+
+def test_damaged_artifact_in_a_run(rlhf, tiny, tmp_path):
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    path = tmp_path / "tiny" / "reward" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    fails(rlhf("run"), str(path), "--force reward")
+    fails(rlhf("run", "--until", "ppo"), "--force reward")
+    rlhf("run", "--force", "reward", check=0)
+
+
+def start(tmp_path, *words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlhf_utils.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "RLHF_RUNS": str(tmp_path), "RLHF_PROFILE": "tiny"},
+    )  # fmt: skip
+
+
+def wait_for(path, process, seconds=90):
+    end = time.time() + seconds
+    while not path.exists():
+        assert process.poll() is None and time.time() < end, process.communicate()[1][-1500:]
+        time.sleep(0.02)
+
+
+def test_two_runs_in_the_same_folder(rlhf, tmp_path):
+    first = start(tmp_path, "run", "--until", "pretrain")
+    try:
+        wait_for(tmp_path / "tiny" / ".holder.json", first)
+        fails(rlhf("run", "--until", "pretrain"), f"process {first.pid}", "RLHF_RUNS")
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize("stage", ["corpus", "pretrain", "sft", "ppo_ptx"])
+def test_killed_runs_leave_the_old_artifact_or_none(rlhf, tmp_path, tiny, stage):
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    shutil.rmtree(tmp_path / "tiny" / stage)
+    kept = {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}
+    process = start(tmp_path, "run", "--until", stage)
+    wait_for(tmp_path / "tiny" / f".{stage}.partial", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert kept == {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}
+    rlhf("run", "--until", stage, check=0)
+    assert (tmp_path / "tiny" / stage / "manifest.json").exists() and not list((tmp_path / "tiny").glob(".*.resume"))
+
+
+def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
+    process = start(tmp_path, "run", "--until", "pretrain")
+    wait_for(tmp_path / "tiny" / ".pretrain.partial", process)
+    time.sleep(0.5)
+    sent = time.time()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and time.time() - sent < 2
+    assert "go on with: rlhf run --until pretrain" in errors and "Traceback" not in errors

@@ -1,0 +1,122 @@
+"""Importing and checking own data, with made-up and, where present, real files."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_utils.own_data import check_data, fit_prompt, import_data, normal_rows, parse_dialogue
+from rlhf_utils.profiles import CourseError
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small data folder that is in order."""
+    (tmp_path / "pretrain.txt").write_text("It was a good day for all of us. " * 1000)
+    lines(tmp_path / "demonstrations.jsonl", [{"prompt": f"Say {i}.", "completion": f"{i}."} for i in range(60)])
+    lines(tmp_path / "comparisons.jsonl", [{"prompt": f"Say {i}.", "chosen": f"{i}.", "rejected": "No."} for i in range(60)])
+    lines(tmp_path / "prompts.jsonl", [{"prompt": f"Say {i}."} for i in range(60)])
+    return tmp_path
+
+
+def test_a_good_folder_has_no_problems(folder):
+    assert check_data(folder) == []
+
+
+@pytest.mark.parametrize("line, problem", [
+    ('{"prompt": "a"', "not JSON"), ('["a"]', "not a JSON object"), ('{"prompt": "", "chosen": "a", "rejected": "b"}', "`prompt` is empty"),
+    ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "are equal"), ('{"prompt": "a", "chosen": "b"}', "'rejected' is missing"),
+    ('{"prompt": "a", "chosen": 3, "rejected": "b"}', "`chosen` is empty or not text"), ('{"prompt": 5, "chosen": "a", "rejected": "b"}', "`prompt`"),
+])  # fmt: skip
+def test_problems_are_listed_with_file_and_line(folder, line, problem):
+    with open(folder / "comparisons.jsonl", "a") as file:
+        file.write(line + "\n")
+    found = check_data(folder)
+    assert len(found) == 1 and "comparisons.jsonl:61:" in found[0] and problem in found[0]
+
+
+def test_all_problems_are_listed_at_once(folder):
+    (folder / "prompts.jsonl").write_text('{"prompt": "a"}\n')
+    (folder / "pretrain.txt").write_bytes(b"good\n\xff bad\n")
+    with open(folder / "demonstrations.jsonl", "ab") as file:
+        file.write(b'{"prompt": "\xff"}\n{}\n')
+    found = "\n".join(check_data(folder))
+    for part in ("pretrain.txt:2: not UTF-8", "demonstrations.jsonl:61: not UTF-8", "demonstrations.jsonl:62:", "at least 32"):
+        assert part in found
+
+
+def test_missing_files_and_folders(tmp_path):
+    assert "no such folder" in check_data(tmp_path / "nothing")[0]
+    assert len(check_data(tmp_path)) == 4
+
+
+def test_dialogues():
+    assert parse_dialogue("\n\nHuman: Hi\n\nAssistant: Hello") == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert parse_dialogue("\n\nHuman: Hi\n\nAssistant:") is None and parse_dialogue("Hi") is None
+
+
+def test_known_formats():
+    case = {"instruction": "Add.", "instances": [{"input": "1 1", "output": "2"}, {"input": "", "output": "0"}]}
+    assert normal_rows(case) == [{"prompt": "Add.\n1 1", "completion": "2"}, {"prompt": "Add.", "completion": "0"}]
+    assert normal_rows({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})[0]["completion"] == "b"
+    pair = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: x\n\nAssistant: c"}
+    with pytest.raises(ValueError, match="different prompts"):
+        normal_rows(pair)
+    with pytest.raises(ValueError, match="unknown format"):
+        normal_rows({"text": "a"})
+
+
+def test_long_dialogues_lose_leading_turns():
+    turns = [{"role": ("user", "assistant")[i % 2], "content": str(i) * 400} for i in range(7)]
+    kept, cut = fit_prompt(turns)
+    assert cut and kept[0]["role"] == "user" and kept[-1] == turns[-1] and len(kept) == 3
+    assert fit_prompt("x" * 5000) == (None, False)
+
+
+def test_import_counts_bad_rows_and_writes_nothing_if_too_few_are_left(tmp_path):
+    said = []
+    source = lines(tmp_path / "a.jsonl", [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(40)] + [{"prompt": "x", "chosen": "a", "rejected": "a"}])
+    import_data(tmp_path / "new", said.append, comparisons=[source])
+    assert "40 rows" in said[0] and "1 bad rows" in said[0] and "equal" in said[1]
+    few = lines(tmp_path / "b.jsonl", [{"prompt": "a"}])
+    with pytest.raises(CourseError, match="only 1 usable rows"):
+        import_data(tmp_path / "none", said.append, prompts=[few])
+    assert not (tmp_path / "none").exists()
+
+
+def test_gzip_is_fine(tmp_path):
+    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"Some text. " * 4000))
+    import_data(tmp_path / "new", lambda text: None, pretrain=[tmp_path / "t.txt.gz"])
+    assert (tmp_path / "new" / "pretrain.txt").read_text().startswith("Some text.")
+
+
+@pytest.mark.slow
+def test_every_stage_runs_on_own_data(rlhf, folder, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("own")
+    rlhf("data", "check", folder, check=0)
+    rlhf("run", "--data", folder, runs=runs, check=0)
+    metrics = json.loads(rlhf("report", "--json", "--data", folder, runs=runs, check=0).stdout)
+    assert "none" in metrics["judge"] and metrics["reward_accuracy"]["heldout_pairs"]["pairs"] > 0
+    assert "gold" not in metrics
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="no public data beside the checkout (shared/real)")
+def test_every_stage_runs_on_real_data(rlhf, tmp_path):
+    hh, seeds = REAL / "hh_rlhf_harmless_base_test.jsonl.gz", REAL / "self_instruct_seed_tasks.jsonl"
+    said = rlhf(
+        "data", "import", tmp_path / "real", "--pretrain", REAL / "tinyshakespeare.txt.gz", "--demonstrations", seeds,
+        "--demonstrations", hh, "--comparisons", hh, "--prompts", hh, check=0,
+    ).stdout  # fmt: skip
+    assert "5 × chosen and rejected answer different prompts" in said
+    rlhf("run", "--data", tmp_path / "real", check=0)
+    accuracy = json.loads(rlhf("report", "--json", "--data", tmp_path / "real", check=0).stdout)["reward_accuracy"]["heldout_pairs"]
+    assert 0 <= accuracy["low"] <= accuracy["accuracy"] <= accuracy["high"] <= 1 and accuracy["pairs"] > 200

@@ -1,0 +1,126 @@
+"""The small world: splits, shares, determinism and the documents."""
+
+import json
+from collections import Counter
+from random import Random
+
+import pytest
+
+from rlhf_utils.world.answers import AnswerWriter
+from rlhf_utils.world.documents import FALSE_SHARE, MIX, clean_crawl, write_documents
+from rlhf_utils.world.facts import TABLES, split_of
+from rlhf_utils.world.prompts import USE_CASES, training_shares, write_prompts
+
+COUNTS = dict.fromkeys(USE_CASES, 60)
+
+
+@pytest.fixture(scope="module")
+def splits(world):
+    return {s: write_prompts(world, s, COUNTS, seed=3) for s in ("train", "validation", "test")}
+
+
+def entities_of(prompts):
+    return {(p["spec"]["table"], p["spec"]["entity"]) for p in prompts if "entity" in p["spec"]}
+
+
+def test_facts_are_few_enough_to_be_learned(world):
+    assert 450 <= len(world.facts) <= 600
+    assert {e.table for e in world.entities} == set(TABLES)
+
+
+def test_each_fact_is_stated_200_times_in_a_laptops_budget_and_mostly_true(world):
+    """Counts canonical wordings in a tenth of the documents of one pass, and scales up."""
+    from rlhf_utils.profiles import PROFILES
+
+    laptop = PROFILES["laptop"]
+    share = 0.1
+    text = "\n".join(r["text"] for r in write_documents(world, int(laptop.corpus_characters * share), 0))
+    passes = laptop.pretrain_steps * laptop.pretrain_batch * laptop.context / (laptop.corpus_characters / 3.7)
+    counts = []
+    for entity, relation in world.facts[::7]:
+        value = entity.values[relation][0]
+        said = [world.state(entity, relation, value, w) for w in world.relations[relation]["statements"]]
+        counts.append(sum(text.count(s.rstrip(".")) for s in said) / share * passes)
+    assert sorted(counts)[len(counts) // 20] >= 200  # pronoun sentences come on top
+    assert FALSE_SHARE <= 0.25
+
+
+def test_no_entity_crosses_splits(splits):
+    train, validation, test = (entities_of(splits[s]) for s in ("train", "validation", "test"))
+    assert train and test and validation
+    assert not train & test and not train & validation and not validation & test
+
+
+@pytest.mark.parametrize("key", ["act", "name", "myth"])
+def test_no_harmful_act_name_or_myth_crosses_splits(splits, key):
+    seen = {s: {p["spec"][key] for p in rows if key in p["spec"]} for s, rows in splits.items()}
+    assert seen["train"] and seen["test"]
+    assert not seen["train"] & seen["test"]
+
+
+def test_lists_of_test_ask_for_other_categories(splits):
+    def categories(rows):
+        return {(p["spec"]["relation"], p["spec"]["value"]) for p in rows if p["spec"]["type"] == "list"}
+
+    assert not categories(splits["train"]) & categories(splits["test"])
+
+
+def test_some_wordings_are_kept_for_test(world, splits):
+    kept = [w.split("{")[0] for k in world.wordings["prompts"].values() for w in k["test"] if len(w.split("{")[0]) > 8]
+    texts = {s: " ".join(p["messages"][-1]["content"] for p in rows) for s, rows in splits.items()}
+    assert any(k in texts["test"] for k in kept)
+    assert not any(k in texts["train"] for k in kept)
+
+
+def test_withheld_relation_and_task_appear_in_no_training_prompt(splits):
+    assert not any(p["spec"].get("relation") == "young" or p["kind"] == "day" for p in splits["train"])
+
+
+def test_fictional_names_are_many_and_not_real(world):
+    assert len(world.fictional["train"]) >= 400 and len(world.fictional["test"]) >= 100
+    real = {e.name.lower() for e in world.entities} | {e.subject.lower() for e in world.entities}
+    assert not real & {n.lower() for names in world.fictional.values() for _, n in names}
+
+
+def test_shares_follow_the_paper_above_the_floor():
+    shares = training_shares()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert min(shares.values()) >= 0.06 - 1e-9
+    assert shares["generation"] > shares["open_qa"] > shares["brainstorming"] > shares["chat"]
+
+
+def test_split_of_is_stable():
+    assert [split_of(f"key {i}") for i in range(6)] == [split_of(f"key {i}") for i in range(6)]
+    shares = Counter(split_of(f"key {i}") for i in range(10_000))
+    assert 0.16 < shares["test"] / 10_000 < 0.20
+
+
+def test_documents_are_deterministic_and_follow_the_mix(world):
+    first, second = (list(write_documents(world, 400_000, seed=5)) for _ in range(2))
+    assert json.dumps(first) == json.dumps(second)
+    assert json.dumps(first) != json.dumps(list(write_documents(world, 400_000, seed=6)))
+    sizes = Counter()
+    for row in first:
+        sizes[row["source"]] += len(row["text"])
+    for source, share in MIX.items():
+        assert sizes[source] / sum(sizes.values()) == pytest.approx(share / 100, abs=0.01)
+
+
+def test_clean_crawl_drops_what_is_no_sentence(world):
+    page = "Home | About | Contact\nCows eat grass.\nBuy cheap shoes now!!!\nCows eat grass.\nshut up, you fool"
+    assert clean_crawl(page, world.wordings) == "Cows eat grass."
+
+
+def test_texts_have_no_doubled_spaces_or_missing_capitals(world):
+    for row in write_documents(world, 200_000, seed=9):
+        assert "  " not in row["text"].replace("\n    ", "\n") and " ." not in row["text"] and "{s}" not in row["text"]
+    writer = AnswerWriter(world, Random(0))
+    for prompt in write_prompts(world, "train", COUNTS, 1):
+        _, answer = writer.demonstrate(prompt)
+        assert answer[0].isupper() and answer[-1] in ".!?", answer
+
+
+def test_ideal_demonstrations_are_a_minority(world):
+    writer = AnswerWriter(world, Random(0))
+    styles = Counter(writer.demonstrate(p)[0] for p in write_prompts(world, "train", COUNTS, 1))
+    assert styles["rich"] / sum(styles.values()) < 0.4

@@ -26,7 +26,7 @@ from rlhf_utils.profiles import DATA, CourseError, Profile, runs_folder, use_ref
 FORMAT = 1
 MODEL = ("layers", "width", "heads", "context", "vocabulary")
 TEXT = ("prompt_tokens", "answer_tokens", "demonstrations", "ranked_prompts", "nine_answers", "ppo_prompts",
-        "validation_prompts", "test_prompts")  # fmt: skip
+        "validation_prompts", "test_prompts", "use_cases")  # fmt: skip
 # Which settings decide what a stage makes; other settings may change without a new artifact.
 SETTINGS = {
     "corpus": ("corpus_characters", "heldout_characters", *TEXT),

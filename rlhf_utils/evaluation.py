@@ -190,7 +190,7 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
     per_byte = bytes_per_token(tokenizer, heldout)
     base_bits = token_losses(models["base"], heldout, profile).mean() / np.log(2)
     result = {
-        "profile": profile.name, "seed": profile.seed, "seconds": {n: m["seconds"] for n, m in _manifests(store).items()},
+        "profile": profile.name, "seed": profile.seed, "seconds": _seconds(store),
         "peak_rss_mb": max(peak_memory(), *(m["peak_rss_mb"] for m in _manifests(store).values())),
         "gold": {n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()},
         "best_temperature": best_temperature,
@@ -303,7 +303,7 @@ def evaluate_own_data(profile: Profile, store: Store) -> dict:
     base_bits = token_losses(models["base"], heldout, profile).mean() / np.log(2)
     return {
         "profile": profile.name, "seed": profile.seed, "data": Path(profile.data).name,
-        "seconds": {n: m["seconds"] for n, m in _manifests(store).items()},
+        "seconds": _seconds(store),
         "peak_rss_mb": max(peak_memory(), *(m["peak_rss_mb"] for m in _manifests(store).values())),
         "judge": "none: own data has no gold judge; win rates are by the reward model that PPO was trained on",
         "reward": {n: float(v.mean()) for n, v in score.items()},
@@ -330,6 +330,11 @@ def _subset(gold: dict, where: np.ndarray) -> dict:
     return {"prompts": int(where.sum())} | {
         n: {k: float(g["total"][where].mean()) for k, g in kinds.items()} for n, kinds in gold.items()
     } | {"ppo_ptx_vs_sft": win_rate(gold["ppo_ptx"]["t1"]["total"][where], gold["sft"]["t1"]["total"][where])}  # fmt: skip
+
+
+def _seconds(store: Store) -> dict[str, float]:
+    seconds = {n: m["seconds"] for n, m in _manifests(store).items()}
+    return seconds | {"total": round(sum(seconds.values()), 1)}
 
 
 def _manifests(store: Store) -> dict[str, dict]:

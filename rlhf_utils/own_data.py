@@ -289,8 +289,8 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
     write_jsonl(folder / "ppo.jsonl", [p for p in prompts if split_of_prompt(p["messages"]) == "train"][: profile.ppo_prompts])
     held = [p for p in prompts if split_of_prompt(p["messages"]) == "test"] or prompts[:20]
     write_jsonl(folder / "test.jsonl", held[: 2 * profile.test_prompts])
-    for name, rows in (("train", rows), ("ppo", prompts), ("test", held)):
-        if not rows:
+    for name, part in (("train", rows), ("ppo", prompts), ("test", held)):
+        if not part:
             raise CourseError(f"{source}: no {name} rows are left after the split by prompt; add more data.")
 
 

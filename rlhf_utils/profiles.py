@@ -27,16 +27,17 @@ class Profile:
     # model
     layers: int = 4
     width: int = 128
-    heads: int = 4
+    heads: int = 8
     context: int = 128
     vocabulary: int = 2048
     # corpus and pretraining
     corpus_characters: int = 14_000_000
     heldout_characters: int = 300_000
-    pretrain_steps: int = 1800
-    pretrain_batch: int = 24  # windows of `context` tokens
-    pretrain_rate: float = 2e-3
+    pretrain_steps: int = 5000
+    pretrain_batch: int = 8  # windows of `context` tokens
+    pretrain_rate: float = 6e-3
     # prompts
+    use_cases: tuple[str, ...] = ()  # all ten if empty
     demonstrations: int = 1300
     ranked_prompts: int = 3300
     nine_answers: int = 500  # of the ranked prompts get K = 9 answers, the others K = 4
@@ -47,8 +48,8 @@ class Profile:
     answer_tokens: int = 32
     # supervised fine-tuning
     sft_epochs: int = 5
-    sft_batch: int = 32
-    sft_rate: float = 5e-4
+    sft_batch: int = 16
+    sft_rate: float = 1e-3
     # reward model
     reward_epochs: int = 2
     reward_batch: int = 16  # prompts

@@ -40,7 +40,7 @@ def summary_rows(metrics: dict) -> list[tuple[str, str]]:
     rows.append(("KL to SFT, nats an answer", "   ".join(f"{NAMES[n]} {v:.1f}" for n, v in metrics["kl"].items())))
     bits = metrics["bits_per_byte"]
     rows.append(("bits a byte", f"base model {bits['base']:.3f}   5-gram {bits['five_gram']:.3f}"))
-    rows.append(("time and memory", f"{sum(metrics['seconds'].values()) / 60:.1f} min for the stages, {metrics['peak_rss_mb'] / 1024:.1f} GB"))
+    rows.append(("time and memory", f"{metrics['seconds']['total'] / 60:.1f} min for the stages, {metrics['peak_rss_mb'] / 1024:.1f} GB"))
     return rows
 
 

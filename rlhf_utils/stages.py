@@ -55,7 +55,9 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
                     progress.step(seen)
                     seen = 0
             write_jsonl(folder / f"documents_{name}.jsonl", rows)
-    shares = training_shares()
+    chosen = profile.use_cases or USE_CASES
+    shares = {u: s for u, s in training_shares().items() if u in chosen}
+    shares = {u: s / sum(shares.values()) for u, s in shares.items()}
     sizes = {"demonstrations": profile.demonstrations, "ranked": profile.ranked_prompts, "ppo": profile.ppo_prompts}
     writer = AnswerWriter(world, Random(f"demonstrations:{profile.seed}"))
     for i, (name, size) in enumerate(sizes.items()):
@@ -66,7 +68,7 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
                 row["style"], row["completion"] = writer.demonstrate(row)
         write_jsonl(folder / f"{name}.jsonl", rows)
     for split, size in (("validation", profile.validation_prompts), ("test", profile.test_prompts)):
-        write_jsonl(folder / f"{split}.jsonl", write_prompts(world, split, dict.fromkeys(USE_CASES, size), 0))
+        write_jsonl(folder / f"{split}.jsonl", write_prompts(world, split, dict.fromkeys(chosen, size), 0))
     withheld = dict.fromkeys(("withheld_relation", "withheld_task"), profile.test_prompts)
     write_jsonl(folder / "withheld.jsonl", write_prompts(world, "test", withheld, 1))
 

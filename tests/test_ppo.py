@@ -9,7 +9,15 @@ import torch
 
 from rlhf_utils.models import load_gpt2
 from rlhf_utils.ppo import (
-    PPO, advantages_and_returns, kl_estimates, masked_mean, policy_loss, token_rewards, train_ppo, value_loss, whiten,
+    PPO,
+    advantages_and_returns,
+    kl_estimates,
+    masked_mean,
+    policy_loss,
+    token_rewards,
+    train_ppo,
+    value_loss,
+    whiten,
 )  # fmt: skip
 from rlhf_utils.profiles import CourseError
 from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of

@@ -31,12 +31,13 @@ class DocumentWriter:
         self.prompts.entities = world.entities
         self.prompts.combination = lambda make: make()[1:]
         self.pages = [
-            (self.page, 24), (self.forum, 40), (self.quiz, 9), (self.worksheet, 6), (self.passages, 5), (self.reviews, 2),
-            (self.lists, 5), (self.advice, 3), (self.myths, 4), (self.workers, 1), (self.notes, 3),
+            (self.page, 15), (self.forum, 40), (self.quiz, 7), (self.worksheet, 9), (self.passages, 10), (self.reviews, 2),
+            (self.lists, 4), (self.advice, 3), (self.myths, 4), (self.workers, 1), (self.notes, 7),
         ]  # fmt: skip
         self.makers = [getattr(self.prompts, use_case) for use_case in USE_CASES]
-        # Open questions and texts about things are what people write most; chats need two turns.
-        self.maker_weights = [3 if u in ("generation", "open_qa") else 1.5 if u in ("chat", "closed_qa", "rewrite") else 1 for u in USE_CASES]
+        # Tasks that copy from the text before them take longest to learn.
+        often = {"generation": 2.5, "open_qa": 2.5, "chat": 2, "closed_qa": 2.5, "rewrite": 2.5, "extract": 2}
+        self.maker_weights = [often.get(use_case, 1) for use_case in USE_CASES]
         self.last_page = ""
 
     def pick(self, options):
@@ -182,10 +183,11 @@ class DocumentWriter:
 
     def notes(self) -> str:
         lines = []
-        for _ in range(2):
-            _, name, (_, past), place = self.prompts.event()
+        for _ in range(3):
+            _, name, (now, past), place = self.prompts.event()
             day = self.pick(self.words["days"])
-            lines.append(f"On {day} {name} {past} to the {place}. The name is {name}. The place is the {place}. The day is {day}.")
+            facts = [f"The name is {name}.", f"The place is the {place}.", f"The day is {day}.", f"{name} {now} to the {place}."]
+            lines.append(f"On {day} {name} {past} to the {place}. {' '.join(self.rng.sample(facts, 3))}")
         return "\n".join(lines)
 
     # -- the other sources -------------------------------------------------------------------------------

@@ -1,0 +1,33 @@
+# make course | test | lab      PYTHON=python3.12 chooses the interpreter,
+#                               TORCH_INDEX=ADDRESS another package index for torch (see README.md)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CHECKS := $(shell mktemp -d 2>/dev/null)
+
+.PHONY: course test lab clean
+
+course: $(READY)
+	@$(BIN)/rlhf course
+
+# A folder of its own for the runs, so that testing never touches yours.
+test: $(READY)
+	@RLHF_PROFILE=tiny RLHF_RUNS=$(CHECKS)/runs RLHF_REFERENCE=0 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 tests chapters; \
+	status=$$?; rm -rf $(CHECKS); exit $$status
+
+lab: $(READY)
+	@$(BIN)/jupyter lab chapters/00_start_here.ipynb
+
+$(READY): requirements.txt pyproject.toml
+	@echo "Setting up $(VENV) (a few minutes, once) …"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make course PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(if $(TORCH_INDEX),PIP_INDEX_URL=$(TORCH_INDEX) $(BIN)/python -m pip install -q "$$(grep '^torch==' requirements.txt)",true)
+	@$(BIN)/python -m pip install -q -r requirements.txt
+	@$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $(READY)
+
+clean:
+	@rm -rf $(VENV)

@@ -1,0 +1,86 @@
+"""Checks of the exercises: each calls the reader's own function on cases with known results.
+
+A check prints what it tried and returns True or False; it never raises, so that a notebook with an
+unfinished exercise still runs from top to bottom.
+"""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+
+
+def _same(found, expected) -> bool:
+    if isinstance(expected, float):
+        number = isinstance(found, (int, float)) or getattr(found, "numel", lambda: 0)() == 1
+        return number and not isinstance(found, bool) and math.isclose(float(found), expected, rel_tol=1e-4, abs_tol=1e-6)
+    if hasattr(found, "tolist"):
+        found = found.tolist()
+    if isinstance(expected, (list, tuple)):
+        return isinstance(found, (list, tuple)) and len(found) == len(expected) and all(map(_same, found, expected))
+    return type(found) is type(expected) and found == expected
+
+
+def _check(function: Callable, cases: list[tuple[tuple, object]]) -> bool:
+    for arguments, expected in cases:
+        shown = f"{getattr(function, '__name__', 'your function')}({', '.join(map(repr, arguments))})"
+        try:
+            found = function(*deepcopy(arguments))
+        except Exception as error:
+            print(f"✗ {shown} raised {type(error).__name__}: {error}")
+            return False
+        if found is None or found is Ellipsis:
+            print(f"○ Not done yet: {shown} should be {expected!r}.")
+            return False
+        if not _same(found, expected):
+            print(f"✗ {shown} is {found!r}, but should be {expected!r}.")
+            return False
+    print(f"✓ Right in all {len(cases)} cases.")
+    return True
+
+
+def comparisons(function: Callable) -> bool:
+    """Chapter 00: how many pairs does a ranking of K answers hold?"""
+    return _check(function, [((2,), 1), ((4,), 6), ((9,), 36), ((1,), 0)])
+
+
+def most_frequent_pair(function: Callable) -> bool:
+    """Chapter 01: the pair of neighbours that BPE merges next; on a draw, the one that comes first."""
+    return _check(function, [
+        ((["a", "b", "a", "b", "c"],), ("a", "b")),
+        ((["x", "y", "y", "y", "x", "y"],), ("x", "y")),
+        ((["l", "o", "l", "o", "l", "a", "l", "a", "l", "a"],), ("l", "a")),
+    ])  # fmt: skip
+
+
+def causal_mask(function: Callable) -> bool:
+    """Chapter 02: which positions a token may look at, as rows of True and False."""
+    return _check(function, [((1,), [[True]]), ((3,), [[True, False, False], [True, True, False], [True, True, True]])])
+
+
+def completion_labels(function: Callable) -> bool:
+    """Chapter 03: labels with -100 on the prompt, and the end-of-text token after the answer."""
+    return _check(function, [(([5, 6], [7], 0), [-100, -100, 7, 0]), (([5], [8, 9], 1), [-100, 8, 9, 1]), (([], [3], 0), [3, 0])])
+
+
+def pairwise_loss(function: Callable) -> bool:
+    """Chapter 05: −log σ(chosen − rejected)."""
+    expected = [(c, r, math.log1p(math.exp(r - c))) for c, r in ((0.0, 0.0), (2.0, 0.0), (-1.0, 1.5))]
+    return _check(function, [((c, r), e) for c, r, e in expected])
+
+
+def clipped_objective(function: Callable) -> bool:
+    """Chapter 07: PPO's clipped objective of one token, to be maximised."""
+    return _check(function, [
+        ((1.0, 2.0, 0.2), 2.0), ((1.5, 2.0, 0.2), 2.4), ((0.5, 2.0, 0.2), 1.0), ((1.5, -2.0, 0.2), -3.0), ((0.5, -2.0, 0.2), -1.6),
+    ])  # fmt: skip
+
+
+def win_rate(function: Callable) -> bool:
+    """Chapter 08: the share of decided comparisons that the first model wins."""
+    return _check(function, [(([1.0, 0.5, 0.2], [0.0, 0.5, 0.3]), 0.5), (([1.0, 1.0], [0.0, 0.0]), 1.0), (([0.1, 0.9, 0.9], [0.2, 0.2, 0.2]), 2 / 3)])
+
+
+def fit_conversation(function: Callable) -> bool:
+    """Chapter 09: drop leading turns, two at a time, until the words fit."""
+    long = ["one two three", "four", "five six", "seven", "eight"]
+    return _check(function, [((long, 99), long), ((long, 6), long[2:]), ((long, 4), long[2:]), ((long, 3), long[4:])])

@@ -1,0 +1,54 @@
+"""Each reader-facing check accepts a right answer and rejects wrong ones."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+
+from rlhf_utils import checks
+
+
+def fit(turns, limit):
+    while len(turns) > 2 and sum(len(t.split()) for t in turns) > limit:
+        turns = turns[2:]
+    return turns
+
+
+RIGHT = {
+    checks.comparisons: lambda k: k * (k - 1) // 2,
+    checks.most_frequent_pair: lambda tokens: Counter(pairwise(tokens)).most_common(1)[0][0],
+    checks.causal_mask: lambda n: torch.tril(torch.ones(n, n)).bool(),
+    checks.completion_labels: lambda prompt, answer, end: [-100] * len(prompt) + answer + [end],
+    checks.pairwise_loss: lambda c, r: -torch.nn.functional.logsigmoid(torch.tensor(c - r)),
+    checks.clipped_objective: lambda ratio, a, clip: min(ratio * a, max(1 - clip, min(1 + clip, ratio)) * a),
+    checks.win_rate: lambda a, b: sum(x > y for x, y in zip(a, b)) / sum(x != y for x, y in zip(a, b)),
+    checks.fit_conversation: fit,
+}
+WRONG = {
+    checks.comparisons: [lambda k: k * k, lambda k: k * (k - 1), lambda k: float(k), lambda k: 36],
+    checks.most_frequent_pair: [lambda t: (t[0], t[1]), lambda t: ("y", "y"), lambda t: Counter(t).most_common(2)],
+    checks.causal_mask: [lambda n: [[True] * n] * n, lambda n: torch.triu(torch.ones(n, n)).bool(), lambda n: torch.eye(n).bool()],
+    checks.completion_labels: [lambda p, a, e: p + a + [e], lambda p, a, e: [-100] * len(p) + a, lambda p, a, e: [-100] * len(p + a) + [e]],
+    checks.pairwise_loss: [lambda c, r: c - r, lambda c, r: math.log1p(math.exp(c - r)), lambda c, r: 0.6931472],
+    checks.clipped_objective: [lambda r, a, c: r * a, lambda r, a, c: max(1 - c, min(1 + c, r)) * a, lambda r, a, c: -min(r * a, a)],
+    checks.win_rate: [lambda a, b: sum(x > y for x, y in zip(a, b)) / len(a), lambda a, b: 0.5, lambda a, b: True],
+    checks.fit_conversation: [lambda t, n: t, lambda t, n: t[-1:], lambda t, n: t[1:] if len(t) > 1 else t],
+}
+
+
+@pytest.mark.parametrize("check", RIGHT, ids=lambda c: c.__name__)
+def test_right_answers_are_accepted(check, capsys):
+    assert check(RIGHT[check]) is True and "✓" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("check, wrong", [(c, w) for c, rows in WRONG.items() for w in rows])
+def test_wrong_answers_are_rejected(check, wrong, capsys):
+    assert check(wrong) is False and "✓" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("check", RIGHT, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("answer", [lambda *a: None, lambda *a: ..., lambda *a: True, lambda *a: 1 / 0, lambda *a: "x", lambda *a: []])
+def test_unfinished_and_broken_answers_are_rejected(check, answer):
+    assert check(answer) is False

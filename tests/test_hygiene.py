@@ -1,0 +1,76 @@
+"""What is easy to forget: style, notebooks without leftovers, texts without this machine's paths."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+PACKAGE = sorted((ROOT / "rlhf_utils").rglob("*.py"))
+
+
+def cells(path, kind):
+    return [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def test_ruff():
+    result = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_there_are_chapters():
+    assert {p.name[:2] for p in CHAPTERS} >= {"00", "01", "02", "03", "05", "07", "08", "09"}
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+class TestNotebook:
+    def test_has_the_parts_of_a_chapter(self, path):
+        text = "\n".join(source(c) for c in cells(path, "markdown"))
+        assert text.startswith(f"# {path.name[:2]} · ")
+        for part in ("By the end of this chapter", "Predict", "Exercise", "<details>", "## Recap", "What we simplified"):
+            assert part in text, part
+        assert "checks." in "\n".join(source(c) for c in cells(path, "code"))
+
+    def test_cells_are_short(self, path):
+        for cell in cells(path, "code"):
+            assert len([line for line in source(cell).splitlines() if line.strip()]) <= 40
+
+    def test_no_leftovers(self, path):
+        notebook = json.loads(path.read_text("utf-8"))
+        assert "widgets" not in notebook["metadata"]
+        for cell in notebook["cells"]:
+            assert not {"skip-execution", "raises-exception"} & set(cell["metadata"].get("tags", []))
+            assert cell.get("execution_count") is None and cell.get("id")
+            for output in cell.get("outputs", []):
+                assert output["output_type"] != "error" and output.get("name") != "stderr"
+
+    def test_links_lead_somewhere(self, path):
+        import re
+
+        for cell in cells(path, "markdown"):
+            for target in re.findall(r"\]\(([^)#:]+\.(?:ipynb|md))\)", source(cell)):
+                assert (path.parent / target).exists(), target
+
+
+def test_the_environment_is_read_in_one_place():
+    readers = [p.name for p in PACKAGE if "os.environ.get" in p.read_text("utf-8") or "getenv" in p.read_text("utf-8")]
+    assert readers == ["profiles.py"]
+
+
+def test_nothing_unsafe_is_loaded():
+    words = ("import " + "pickle", "trust_remote_code=" + "True", "weights_only=" + "False")
+    for path in [*PACKAGE, *CHAPTERS]:
+        assert not any(w in path.read_text("utf-8") for w in words), path
+
+
+def test_pins_live_once():
+    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().split("\n") if "==" in line and line[0] != "#")
+    assert {"torch", "transformers", "trl", "peft", "datasets", "jupyterlab", "ipywidgets", "pandas", "plotly"} <= set(pins)
+    assert "-r requirements.txt" in (ROOT / "environment.yml").read_text()

@@ -1,0 +1,35 @@
+"""Something real is learned: base < SFT < PPO on held-out prompts, with an interval, in float32."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlhf_utils.evaluation import answer_prompts, judge_answers, mean_difference
+from rlhf_utils.models import load_gpt2
+from rlhf_utils.profiles import PROFILES
+from rlhf_utils.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.world.prompts import write_prompts
+
+PROFILE = replace(
+    PROFILES["laptop"], name="learning", precision="fp32", use_cases=("open_qa", "other"), layers=2, width=96, heads=4, vocabulary=1024,
+    corpus_characters=3_000_000, heldout_characters=50_000, pretrain_steps=900, demonstrations=600, sft_epochs=4,
+    ranked_prompts=700, nine_answers=0, ppo_prompts=600, ppo_updates=30, episodes=64, minibatches=2, reward_epochs=2,
+)  # fmt: skip
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(1800)
+def test_base_below_sft_below_ppo(tmp_path, monkeypatch, world, judge):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store = ensure("ppo", PROFILE, say=lambda text: None)
+    tokenizer = tokenizer_of(store)
+    prompts = write_prompts(world, "test", {"open_qa": 120, "other": 80}, seed=0)
+    gold = {}
+    for name, stage in (("base", "pretrain"), ("sft", "sft"), ("ppo", "ppo")):
+        answers = answer_prompts(PROFILE, tokenizer, load_gpt2(store.folder(stage)), prompts, 1.0, 4, seed=1, base=name == "base")
+        gold[name] = judge_answers(judge, prompts, answers)["total"].mean(1)
+    print({name: round(float(np.mean(g)), 3) for name, g in gold.items()})
+    assert len(prompts_of(store, "demonstrations")) >= 500
+    assert mean_difference(gold["sft"], gold["base"])["low"] > 0
+    assert mean_difference(gold["ppo"], gold["sft"])["low"] > 0

@@ -30,7 +30,7 @@ class Chat:
     def _ids(self) -> list[int]:
         if self.name == "base":  # knows no roles: gets the plain text so far
             text = "\n".join(m["content"] for m in self.messages)
-            return self.tokenizer(text)["input_ids"][-self.profile.prompt_tokens :]
+            return [self.tokenizer.eos_token_id, *self.tokenizer(text)["input_ids"][-self.profile.prompt_tokens :]]
         return prompt_ids(self.tokenizer, self.messages, self.profile.prompt_tokens)
 
     def ask(self, text: str) -> Iterator[str]:

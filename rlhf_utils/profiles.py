@@ -33,7 +33,7 @@ class Profile:
     # corpus and pretraining
     corpus_characters: int = 14_000_000
     heldout_characters: int = 300_000
-    pretrain_steps: int = 5000
+    pretrain_steps: int = 4500
     pretrain_batch: int = 8  # windows of `context` tokens
     pretrain_rate: float = 6e-3
     # prompts
@@ -47,9 +47,9 @@ class Profile:
     prompt_tokens: int = 80
     answer_tokens: int = 32
     # supervised fine-tuning
-    sft_epochs: int = 5
+    sft_epochs: int = 4
     sft_batch: int = 16
-    sft_rate: float = 1e-3
+    sft_rate: float = 5e-4
     # reward model
     reward_epochs: int = 2
     reward_batch: int = 16  # prompts

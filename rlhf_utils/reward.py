@@ -57,7 +57,7 @@ class RankingTrainer(Trainer):
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
         loss = ranking_loss(scores, ranks, mask)
         if self.profile.reward_lm:
-            chosen = self.draw.integers(len(self.windows), size=self.profile.reward_batch)
+            chosen = self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2)
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(flat.device)
             hidden = hidden_states(model, ids, torch.ones_like(ids))[:, :-1]
             logits = hidden @ model.transformer.wte.weight.T.to(hidden.dtype)

@@ -26,7 +26,7 @@ def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict]) -> Dat
         answer = tokenizer(row["completion"])["input_ids"][: profile.answer_tokens]
         ids = prompt_ids(tokenizer, row["messages"], profile.context - len(answer) - 2)
         prompts.append(tokenizer.decode(ids).strip())
-        completions.append(tokenizer.decode(answer).strip())
+        completions.append(" " + tokenizer.decode(answer).strip())
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-END, PAD, USER, ASSISTANT = "<|endoftext|>", "<pad>", "<|user|>", "<|assistant|>"
+END, PAD = "<|endoftext|>", "<pad>"
+# The roles are marked as forum threads mark them, so that a base model knows the form already: with new
+# special tokens instead, 1,300 demonstrations would go into learning what these mean.
 CHAT_TEMPLATE = (
+    "{{ eos_token }}"
     "{% for m in messages %}"
-    "{{ '<|user|>' if m['role'] == 'user' else '<|assistant|>' }}{{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{{ 'Question: ' if m['role'] == 'user' else 'Answer: ' }}{{ m['content'] }}"
+    "{% if not loop.last %}{{ '\n' }}{% elif m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% if add_generation_prompt %}{{ '\nAnswer:' }}{% endif %}"
 )
 
 
@@ -30,7 +33,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END, PAD, USER, ASSISTANT],
+        special_tokens=[END, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -40,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=PAD, additional_special_tokens=[USER, ASSISTANT],
+        tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=PAD,
         padding_side="left", clean_up_tokenization_spaces=False,
     )  # fmt: skip
     fast.chat_template = CHAT_TEMPLATE

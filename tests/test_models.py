@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rlhf_utils.models import last_scores, load_scorer, new_gpt2, pad_batch, save_model, token_scores
 from rlhf_utils.profiles import PROFILES
 from rlhf_utils.sampling import answer_logprobs, generate, sample_texts
-from rlhf_utils.tokenizer import ASSISTANT, END, PAD, USER, load_tokenizer, prompt_ids, prompt_text, save_tokenizer, train_tokenizer
+from rlhf_utils.tokenizer import END, PAD, load_tokenizer, prompt_ids, prompt_text, save_tokenizer, train_tokenizer
 
 TEXTS = ["The capital of France is Paris.", "Cows eat grass.\nCows live on farms.", "Who has the ball? Anna has the ball."] * 30
 
@@ -29,8 +29,7 @@ def model(tokenizer):
 
 
 def test_pad_differs_from_end(tokenizer):
-    assert len({tokenizer.convert_tokens_to_ids(t) for t in (END, PAD, USER, ASSISTANT)}) == 4
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids(PAD) != tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids(END)
 
 
 @pytest.mark.parametrize("text", ["Cows eat grass.", "Zürich 東京 🙂", "a\nb", "  two  spaces"])
@@ -46,9 +45,13 @@ def test_tokenizer_survives_saving(tokenizer, tmp_path):
     assert again.padding_side == "left" and again.pad_token == PAD
 
 
-def test_chat_template_closes_the_assistants_turns(tokenizer):
+def test_chat_template_ends_where_the_answer_begins(tokenizer):
     messages = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}, {"role": "user", "content": "C"}]
-    assert prompt_text(tokenizer, messages) == f"{USER}A{ASSISTANT}B{END}{USER}C{ASSISTANT}"
+    assert prompt_text(tokenizer, messages) == f"{END}Question: A\nAnswer: B\nQuestion: C\nAnswer:"
+    whole = tokenizer.apply_chat_template(messages[:2], tokenize=False)
+    assert whole == f"{END}Question: A\nAnswer: B{END}"
+    ids = tokenizer(whole)["input_ids"]  # prompt and answer join without a seam
+    assert ids == prompt_ids(tokenizer, messages[:1], 99) + tokenizer("B")["input_ids"] + [tokenizer.eos_token_id]
 
 
 def test_long_conversations_lose_their_first_turns(tokenizer):

@@ -1,13 +1,16 @@
 """The small world: splits, shares, determinism and the documents."""
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from random import Random
 
+import numpy as np
 import pytest
 
+from rlhf_utils.profiles import PROFILES
 from rlhf_utils.world.answers import AnswerWriter
-from rlhf_utils.world.documents import FALSE_SHARE, MIX, clean_crawl, write_documents
+from rlhf_utils.world.documents import MIX, clean_crawl, write_documents
 from rlhf_utils.world.facts import TABLES, split_of
 from rlhf_utils.world.prompts import USE_CASES, training_shares, write_prompts
 
@@ -29,20 +32,24 @@ def test_facts_are_few_enough_to_be_learned(world):
 
 
 def test_each_fact_is_stated_200_times_in_a_laptops_budget_and_mostly_true(world):
-    """Counts canonical wordings in a tenth of the documents of one pass, and scales up."""
-    from rlhf_utils.profiles import PROFILES
-
-    laptop = PROFILES["laptop"]
-    share = 0.1
-    text = "\n".join(r["text"] for r in write_documents(world, int(laptop.corpus_characters * share), 0))
+    """Counts lines with subject and value in a tenth of the documents, and scales up to the tokens of pretraining."""
+    laptop, share = PROFILES["laptop"], 0.1
+    lines = "\n".join(r["text"] for r in write_documents(world, int(laptop.corpus_characters * share), 0)).lower().split("\n")
+    about = defaultdict(list)
+    for line in lines:
+        for word in set(re.findall(r"[a-z]+", line)):
+            about[word].append(line)
     passes = laptop.pretrain_steps * laptop.pretrain_batch * laptop.context / (laptop.corpus_characters / 3.7)
-    counts = []
-    for entity, relation in world.facts[::7]:
-        value = entity.values[relation][0]
-        said = [world.state(entity, relation, value, w) for w in world.relations[relation]["statements"]]
-        counts.append(sum(text.count(s.rstrip(".")) for s in said) / share * passes)
-    assert sorted(counts)[len(counts) // 20] >= 200  # pronoun sentences come on top
-    assert FALSE_SHARE <= 0.25
+    counts = [sum(e.values[r][0].lower() in line for line in about[e.subject.lower()]) / share * passes for e, r in world.facts]
+    assert np.quantile(counts, 0.02) >= 200
+    true = false = 0
+    for entity, relation in world.facts[::9]:
+        for wording in world.relations[relation]["statements"]:
+            for value in world.values_of(relation):
+                said = world.state(entity, relation, value, wording).lower().rstrip(".")
+                count = sum(said in line for line in about[entity.subject.lower()])
+                true, false = (true + count, false) if value in entity.values[relation] else (true, false + count)
+    assert true / (true + false) >= 0.75
 
 
 def test_no_entity_crosses_splits(splits):

@@ -31,13 +31,14 @@ class DocumentWriter:
         self.prompts.entities = world.entities
         self.prompts.combination = lambda make: make()[1:]
         self.pages = [
-            (self.page, 15), (self.forum, 40), (self.quiz, 7), (self.worksheet, 9), (self.passages, 10), (self.reviews, 2),
-            (self.lists, 4), (self.advice, 3), (self.myths, 4), (self.workers, 1), (self.notes, 7),
+            (self.page, 13), (self.forum, 42), (self.quiz, 6), (self.worksheet, 9), (self.passages, 10), (self.reviews, 2),
+            (self.lists, 4), (self.advice, 3), (self.myths, 4), (self.workers, 1), (self.notes, 10),
         ]  # fmt: skip
-        self.makers = [getattr(self.prompts, use_case) for use_case in USE_CASES]
+        # The withheld relation is one that documents do speak of.
+        self.makers = [getattr(self.prompts, use_case) for use_case in (*USE_CASES, "withheld_relation")]
         # Tasks that copy from the text before them take longest to learn.
         often = {"generation": 2.5, "open_qa": 2.5, "chat": 2, "closed_qa": 2.5, "rewrite": 2.5, "extract": 2}
-        self.maker_weights = [often.get(use_case, 1) for use_case in USE_CASES]
+        self.maker_weights = [*(often.get(use_case, 1) for use_case in USE_CASES), 0.8]
         self.last_page = ""
 
     def pick(self, options):

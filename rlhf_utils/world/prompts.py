@@ -239,21 +239,20 @@ class PromptWriter:
         words = self.world.wordings
 
         def make():
-            people = self.rng.sample(words["people"], 2)
-            things = self.rng.sample(words["objects"], 2)
-            return f"closed:{people[0]}:{things[0]}", people, things
+            name, thing = self.rng.choice(words["people"]), self.rng.choice(words["objects"])
+            return f"closed:{name}:{thing}", name, thing
 
-        people, things = self.combination(make)
-        colours = self.rng.sample(words["colours"], 2)
-        order = self.rng.sample([0, 1], 2)
-        passage = " ".join(f"{people[i]} has a {colours[i]} {things[i]}." for i in order)
-        if self.rng.random() < 0.6:
-            kind, question = "who", f"Who has the {things[0]}?"
-            spec = {"answer": people[0], "wrong": [people[1]], "full": f"{people[0]} has the {things[0]}."}
+        name, thing = self.combination(make)
+        colour = self.rng.choice(words["colours"])
+        passage = f"{name} has a {colour} {thing}."
+        if self.rng.random() < 0.5:
+            kind, question, answer, full = "who", f"Who has the {thing}?", name, f"{name} has the {thing}."
+            wrong = [p for p in words["people"] if p != name]
         else:
-            kind, question = "colour", f"What colour is the {things[0]}?"
-            spec = {"answer": colours[0], "wrong": [colours[1]], "full": f"The {things[0]} is {colours[0]}."}
-        return kind, self.wording("closed", p=passage, q=question), {"type": "slot", **spec}
+            kind, question, answer, full = "colour", f"What colour is the {thing}?", colour, f"The {thing} is {colour}."
+            wrong = [c for c in words["colours"] if c != colour]
+        spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full}
+        return kind, self.wording("closed", p=passage, q=question), spec
 
     def extract(self, kind: str | None = None):
         name, (_, past), place = self.combination(self.event)

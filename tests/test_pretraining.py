@@ -1,0 +1,89 @@
+"""Windows, losses and the n-gram model against values worked out by hand; pretraining resumes after a kill."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rlhf_utils.models import load_gpt2, new_gpt2
+from rlhf_utils.pretraining import cloze_accuracy, ngram_bits, pretrain, to_windows, token_losses
+from rlhf_utils.stages import tokenizer_of, windows_of
+
+
+def test_windows_hold_all_documents_closed_by_the_end_token(tiny):
+    tokenizer = tokenizer_of(tiny)
+    windows = to_windows(tokenizer, ["Cows eat grass."] * 50, 8)
+    flat = windows.reshape(-1).tolist()
+    one = [*tokenizer("Cows eat grass.")["input_ids"], tokenizer.eos_token_id]
+    assert flat == (one * 50)[: len(flat)] and len(flat) > len(one) * 50 - 8
+
+
+def test_an_untrained_model_is_as_surprised_as_chance(tiny):
+    tokenizer = tokenizer_of(tiny)
+    torch.manual_seed(0)
+    losses = token_losses(new_gpt2(tiny.profile, tokenizer), windows_of(tiny, "heldout")[:8], replace(tiny.profile, precision="fp32"))
+    assert losses.shape == (8, tiny.profile.context - 1)
+    assert losses.mean() == pytest.approx(np.log(len(tokenizer)), abs=0.7)
+
+
+def test_ngram_model_equals_witten_bell_by_hand():
+    """Bigrams of a short text, with P(w) and P(w | h) interpolated by the number of kinds that followed."""
+    train, test, vocabulary = np.array([[0, 1, 0, 1, 0, 2, 0, 1]]), np.array([[0, 1, 2, 2]]), 3
+    # The package reads unigrams from the places where a bigram ends, so the first token is no unigram.
+    unigrams = Counter(train[0, 1:].tolist())
+    total, kinds = sum(unigrams.values()), len(unigrams)
+    bigrams = Counter(zip(train[0].tolist(), train[0, 1:].tolist()))
+
+    def probability(history, word):
+        lower = (unigrams[word] + kinds / vocabulary) / (total + kinds)
+        followers = {w: c for (h, w), c in bigrams.items() if h == history}
+        if not followers:
+            return lower
+        return (followers.get(word, 0) + len(followers) * lower) / (sum(followers.values()) + len(followers))
+
+    expected = -np.mean([np.log2(probability(h, w)) for h, w in zip(test[0], test[0, 1:])])
+    assert ngram_bits(train, test, vocabulary, order=2) == pytest.approx(expected)
+
+
+def test_cloze_of_an_untrained_model_is_near_chance(tiny, world):
+    torch.manual_seed(0)
+    tokenizer = tokenizer_of(tiny)
+    found = cloze_accuracy(new_gpt2(tiny.profile, tokenizer), tokenizer, world)
+    assert 0.1 < found["all"] < 0.5
+
+
+def test_resumed_pretraining_ends_with_the_same_weights(tiny, tmp_path, monkeypatch):
+    profile = replace(tiny.profile, precision="fp32", pretrain_steps=16)
+
+    class Here:
+        root = tmp_path
+
+        def resume_folder(self, stage):
+            return tmp_path / ".resume"
+
+    def run(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        pretrain(profile, tokenizer_of(tiny), windows_of(tiny), Here(), tmp_path / name)
+        return load_gpt2(tmp_path / name).state_dict()
+
+    whole = run("whole")
+    from rlhf_utils.progress import Progress
+
+    original, seen = Progress.step, []
+
+    def step(self, count=1, note=""):
+        seen.append(count)
+        if len(seen) == 9:
+            raise KeyboardInterrupt
+        original(self, count, note)
+
+    monkeypatch.setattr(Progress, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    monkeypatch.setattr(Progress, "step", original)
+    assert list((tmp_path / ".resume").glob("*/complete"))
+    resumed = run("killed")
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    assert not (tmp_path / ".resume").exists()

@@ -35,19 +35,12 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over valid tokens; others become 0."""
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
-
-
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:
     """Rewards of tokens, (batch, time): −β · log-ratio everywhere and the score on the last token.
 
     scores: (batch,); log_ratio: log π − log π_SFT of the sampled tokens; mask: 1 up to the end of an answer.
     """
-    last = mask.sum(1) - 1
+    last = mask.sum(1).long() - 1
     rewards = -beta * log_ratio * mask
     return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
 
@@ -89,7 +82,7 @@ def kl_estimates(log_ratio: Tensor, mask: Tensor) -> dict[str, float]:
 # -- a rollout ---------------------------------------------------------------------------------------------
 @dataclass
 class Rollout:
-    """One batch of answers with all that PPO needs of them; tensors are (batch, time)."""
+    """A minibatch of answers with all that PPO needs of them; tensors are (batch, time)."""
 
     ids: Tensor  # prompt and answer, (batch, prompt + answer)
     attention: Tensor
@@ -102,9 +95,6 @@ class Rollout:
     returns: Tensor
     scores: Tensor  # (batch,)
     ended: Tensor
-
-    def select(self, index: Tensor) -> "Rollout":
-        return Rollout(**{name: value[index] for name, value in vars(self).items()})
 
 
 class PPO:
@@ -128,29 +118,46 @@ class PPO:
         self.shuffle = np.random.default_rng(profile.seed + 17)
 
     @torch.no_grad()
-    def rollout(self, prompts: list[list[int]]) -> Rollout:
-        """Sample an answer to each prompt and work out rewards and advantages."""
+    def rollout(self, prompts: list[list[int]]) -> list[Rollout]:
+        """Sample an answer to each prompt and work out rewards and advantages, as one Rollout a minibatch.
+
+        Minibatches are made of sequences of like length: half of a random one would be padding.
+        """
         profile = self.profile
         with autocast(profile):
             drawn = generate(self.policy, prompts, profile.answer_tokens, 1.0, self.pad, self.end, self.generator)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(drawn.tokens[i]))
+        size = -(-len(prompts) // profile.minibatches)
+        batches = [
+            self.score([prompts[i] for i in part], [drawn.tokens[i] for i in part], [drawn.ended[i] for i in part])
+            for part in (order[k : k + size] for k in range(0, len(order), size))
+        ]
+        valid = torch.cat([b.advantages[b.mask.bool()] for b in batches])
+        mean, deviation = valid.mean(), valid.std(correction=0) + 1e-8
+        for batch in batches:  # whitened over all of them, and over valid tokens only
+            batch.advantages = (batch.advantages - mean) / deviation * batch.mask
+        return batches
+
+    def score(self, prompts: list[list[int]], answers: list[list[int]], ended: list[bool]) -> Rollout:
+        """Rewards and advantages (not yet whitened) of a minibatch of answers."""
+        profile = self.profile
+        with autocast(profile):
             # The sampler's own probabilities differ by rounding from those of a pass over the whole
             # sequence, and the ratio must be 1 before the first step: so the old ones come from a pass.
-            logprobs, mask, ids, attention = answer_logprobs(self.policy, prompts, drawn.tokens, self.pad)
+            logprobs, mask, ids, attention = answer_logprobs(self.policy, prompts, answers, self.pad)
             width = mask.shape[1]
             reference = logprobs_of(self.reference, ids, attention, width, self.pad)
             scores = last_scores(self.reward, ids, attention).float()
             values = self.values(ids, attention, width) * mask
         scores = (scores - self.reward.config.reward_mean) / self.reward.config.reward_std
-        ended = torch.tensor(drawn.ended, device=ids.device)
-        scores = torch.where(ended, scores, NO_END)
+        finished = torch.tensor(ended, device=ids.device)
+        scores = torch.where(finished, scores, NO_END)
         if not torch.isfinite(scores).all():
             raise CourseError("The reward model gave a reward that is not a number. Train it anew with a lower reward_rate.")
         logprobs, reference = logprobs * mask, reference * mask
         rewards = token_rewards(scores, logprobs - reference, mask, profile.kl_coefficient)
         advantages, returns = advantages_and_returns(rewards, values, mask)
-        return Rollout(
-            ids, attention, mask, logprobs, reference, values, rewards, whiten(advantages, mask), returns, scores, ended
-        )
+        return Rollout(ids, attention, mask, logprobs, reference, values, rewards, advantages, returns, scores, finished)
 
     def values(self, ids: Tensor, attention: Tensor, width: int) -> Tensor:
         """Value before each answer token: read at the token before it, (batch, width)."""
@@ -188,23 +195,23 @@ class PPO:
 
     def update(self, prompts: list[list[int]], rate: float) -> dict[str, float]:
         """Sample answers to `prompts`, then take the steps of all epochs on them."""
-        batch = self.rollout(prompts)
-        size = -(-len(prompts) // self.profile.minibatches)
-        logs = []
-        for _ in range(self.profile.ppo_epochs):
-            order = torch.from_numpy(self.shuffle.permutation(len(prompts))).to(batch.ids.device)
-            logs += [self.step(batch.select(part), rate) for part in order.split(size)]
-        log_ratio = batch.logprobs - batch.reference
-        kl = kl_estimates(log_ratio, batch.mask)
+        batches = self.rollout(prompts)
+        logs = [
+            self.step(batches[i], rate) for _ in range(self.profile.ppo_epochs) for i in self.shuffle.permutation(len(batches))
+        ]
+        everything = torch.cat([b.mask.bool().flatten() for b in batches])
+
+        def flat(name: str) -> Tensor:  # the valid tokens of all minibatches
+            return torch.cat([getattr(b, name).flatten() for b in batches])[everything]
+
+        kl = {k: sum(kl_estimates(b.logprobs - b.reference, b.mask)[k] * len(b.scores) for b in batches) / len(prompts) for k in ("k1", "k2", "k3")}
         if kl["k3"] > MAX_KL:
             raise CourseError(f"PPO ran away: KL {kl['k3']:.0f} nats an answer. Try a lower ppo_rate or a higher kl_coefficient.")
-        error = masked_mean((batch.returns - batch.values) ** 2, batch.mask)
-        mean = masked_mean(batch.returns, batch.mask)
-        spread = masked_mean((batch.returns - mean) ** 2, batch.mask)
+        returns, error = flat("returns"), (flat("returns") - flat("values")) ** 2
         return {
-            "reward": float(batch.scores.mean()), **{f"kl_{k}": v for k, v in kl.items()},
-            "length": float(batch.mask.sum(1).float().mean()), "ended": float(batch.ended.float().mean()),
-            "entropy": float(-masked_mean(batch.logprobs, batch.mask)), "explained_variance": float(1 - error / spread.clamp(min=1e-8)),
+            "reward": torch.cat([b.scores for b in batches]).mean().item(), **{f"kl_{k}": v for k, v in kl.items()},
+            "length": everything.sum().item() / len(prompts), "ended": torch.cat([b.ended for b in batches]).float().mean().item(),
+            "entropy": -flat("logprobs").mean().item(), "explained_variance": 1 - (error.mean() / returns.var().clamp(min=1e-8)).item(),
             **{k: float(np.mean([log[k] for log in logs])) for k in logs[0]}, "rate": rate,
         }  # fmt: skip
 

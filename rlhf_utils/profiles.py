@@ -40,7 +40,7 @@ class Profile:
     use_cases: tuple[str, ...] = ()  # all ten if empty
     demonstrations: int = 1300
     ranked_prompts: int = 3300
-    nine_answers: int = 500  # of the ranked prompts get K = 9 answers, the others K = 4
+    nine_answers: int = 1200  # of the ranked prompts get K = 9 answers, the others K = 4
     ppo_prompts: int = 3100
     validation_prompts: int = 20  # per use case
     test_prompts: int = 100  # per use case
@@ -52,7 +52,7 @@ class Profile:
     sft_rate: float = 5e-4
     # reward model
     reward_epochs: int = 2
-    reward_batch: int = 16  # prompts
+    reward_batch: int = 8  # prompts
     reward_rate: float = 1e-3
     reward_lm: float = 0.5  # weight of the language-model loss on pretraining windows
     # PPO

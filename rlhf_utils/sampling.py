@@ -85,7 +85,9 @@ def logprobs_of(model, ids: Tensor, mask: Tensor, width: int, pad: int, temperat
         input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions(mask)[:, :-1], logits_to_keep=width, use_cache=False
     ).logits.float()  # fmt: skip
     # Sampling never draws <pad>, so its logit takes no part in the softmax either.
-    logits = logits.index_fill(-1, torch.tensor([pad], device=ids.device), -torch.inf) / temperature
+    logits[..., pad] = -torch.inf
+    if temperature != 1.0:
+        logits = logits / temperature
     return -F.cross_entropy(logits.transpose(1, 2), ids[:, -width:].masked_fill(ids[:, -width:] == pad, 0), reduction="none")
 
 

@@ -1,7 +1,9 @@
 """Artifacts are whole or absent, and what does not fit is said clearly."""
 
 import json
+import os
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
@@ -106,6 +108,26 @@ def test_finished_stages_are_not_built_again(copy):
     before = {s: (copy.root / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
     ensure("evaluate", copy.profile)
     assert before == {s: (copy.root / s / "manifest.json").stat().st_mtime_ns for s in STAGES}
+
+
+def test_a_notebook_waits_for_another_process_and_says_for_whom(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store, said, entered = Store(PROFILES["tiny"]), [], threading.Event()
+
+    def second():
+        with Store(PROFILES["tiny"]).lock(wait=True, say=said.append):
+            entered.set()
+
+    with store.lock(wait=False):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.3)
+        with pytest.raises(CourseError, match="in use by process"):
+            with Store(PROFILES["tiny"]).lock(wait=False):
+                pass
+    assert entered.wait(5)
+    thread.join()
+    assert f"process {os.getpid()}" in said[0]
 
 
 def test_unknown_profile_and_stage(copy):

@@ -48,6 +48,14 @@ def test_chat_answers_once(rlhf, tiny):
         rlhf("chat", "--model", model, "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
 
 
+def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    said = rlhf("course", "--chapters", "01", check=0).stdout
+    assert "[1/1] 01_corpus_and_tokenizer" in said
+    executed = json.loads((tmp_path / "tiny" / "chapters" / "01_corpus_and_tokenizer.ipynb").read_text())
+    assert all(c["execution_count"] for c in executed["cells"] if c["cell_type"] == "code")
+
+
 def test_doctor(rlhf):
     assert "Ready" in rlhf("doctor", check=0).stdout
 

@@ -17,21 +17,13 @@ from rlhf_utils.ppo import (
     token_rewards,
     train_ppo,
     value_loss,
-    whiten,
 )  # fmt: skip
 from rlhf_utils.profiles import CourseError
+from rlhf_utils.sampling import logprobs_of
 from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
 from rlhf_utils.tokenizer import prompt_ids
 
 MASK = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0]])
-
-
-def test_whitening_looks_at_valid_tokens_only():
-    values = torch.tensor([[1.0, 2, 3, 99], [4, 5, 99, 99]])
-    white = whiten(values, MASK)
-    valid = white[MASK.bool()]
-    assert valid.mean().item() == pytest.approx(0, abs=1e-6) and valid.pow(2).mean().item() == pytest.approx(1, abs=1e-5)
-    assert white[~MASK.bool()].tolist() == [0, 0, 0]
 
 
 def test_score_falls_on_the_last_token_and_kl_on_all():
@@ -89,33 +81,37 @@ def prompts(tiny):
 
 
 def test_ratio_is_1_and_kl_0_before_the_first_step(ppo, prompts):
-    batch = ppo.rollout(prompts)
-    assert (batch.logprobs - batch.reference).abs().max() == 0
-    from rlhf_utils.sampling import logprobs_of
+    for batch in ppo.rollout(prompts):
+        assert (batch.logprobs - batch.reference).abs().max() == 0
+        with torch.no_grad():
+            again = logprobs_of(ppo.policy, batch.ids, batch.attention, batch.mask.shape[1], ppo.pad) * batch.mask
+            alone = logprobs_of(ppo.policy, batch.ids[:1], batch.attention[:1], batch.mask.shape[1], ppo.pad) * batch.mask[:1]
+        assert torch.equal(again, batch.logprobs)
+        assert (alone - batch.logprobs[:1]).abs().max() < 1e-5
 
-    with torch.no_grad():
-        again = logprobs_of(ppo.policy, batch.ids, batch.attention, batch.mask.shape[1], ppo.pad) * batch.mask
-        half = batch.select(torch.arange(8))
-        part = logprobs_of(ppo.policy, half.ids, half.attention, half.mask.shape[1], ppo.pad) * half.mask
-    assert torch.equal(again, batch.logprobs)
-    assert (part - half.logprobs).abs().max() < 1e-5
+
+def test_whitening_looks_at_valid_tokens_of_all_minibatches(ppo, prompts):
+    batches = ppo.rollout(prompts)
+    assert len(batches) == ppo.profile.minibatches and sum(len(b.scores) for b in batches) == len(prompts)
+    valid = torch.cat([b.advantages[b.mask.bool()] for b in batches])
+    assert valid.mean().item() == pytest.approx(0, abs=1e-5) and valid.pow(2).mean().item() == pytest.approx(1, abs=1e-4)
 
 
 def test_nothing_after_the_end_counts(ppo, prompts):
-    batch = ppo.rollout(prompts)
-    outside = batch.mask == 0
-    for name in ("logprobs", "reference", "values", "rewards", "advantages", "returns"):
-        assert getattr(batch, name)[outside].abs().sum() == 0, name
+    for batch in ppo.rollout(prompts):
+        outside = batch.mask == 0
+        for name in ("logprobs", "reference", "values", "rewards", "advantages", "returns"):
+            assert getattr(batch, name)[outside].abs().sum() == 0, name
 
 
-def test_an_answer_that_never_ends_gets_the_penalty(ppo, prompts):
-    batch = ppo.rollout(prompts)
-    assert (batch.scores[~batch.ended] == -3.0).all()
+def test_an_answer_that_never_ends_gets_the_penalty(ppo):
+    batch = ppo.score([[5, 6], [7]], [[8, 9], [8, ppo.end]], [False, True])
+    assert batch.scores[0] == -3.0 and batch.scores[1] != -3.0
 
 
 def test_ptx_gradient_is_the_sum_of_both_parts(ppo, prompts):
     """With the same windows, gradient(PPO + γ ptx) = gradient(PPO) + γ gradient(ptx)."""
-    batch = ppo.rollout(prompts)
+    batch = ppo.rollout(prompts)[0]
 
     def gradient(windows, coefficient):
         ppo.windows, ppo.profile = windows, replace(ppo.profile, ptx_coefficient=coefficient)

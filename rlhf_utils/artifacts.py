@@ -83,7 +83,7 @@ def descendants(stage: str) -> list[str]:
 class Store:
     """The artifacts of one profile, seed and data folder."""
 
-    def __init__(self, profile: Profile):
+    def __init__(self, profile: Profile, reference: bool | None = None):
         self.profile = profile
         name = profile.name
         if profile.data:
@@ -91,7 +91,7 @@ class Store:
         if profile.seed:
             name += f"-seed{profile.seed}"
         self.root = runs_folder() / name
-        self.reference = DATA / "reference" / name if use_reference() else None
+        self.reference = DATA / "reference" / name if (use_reference() if reference is None else reference) else None
 
     def __repr__(self) -> str:
         return f"Store({self.profile.name!r}, seed={self.profile.seed})"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from rlhf_utils.artifacts import Store
 from rlhf_utils.profiles import ROOT, CourseError, Profile
@@ -97,17 +98,19 @@ def run_chapter(path: Path, target: Path, line: Line) -> None:
         line.cell = f"cell {sum(i <= cell_index for i in code)}/{len(code)}"
 
     client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, on_cell_executed=executed
+        notebook, timeout=None, shutdown_kernel="immediate", kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, on_cell_executed=executed
     )
     try:
-        client.execute()
+        # A kernel's own messages would break the line of progress; errors in cells come with the notebook.
+        client.execute(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
         nbformat.write(notebook, target)
         last = str(error).strip().splitlines()[-1]
         raise CourseError(f"{path.name} stopped with an error: {last}\nThe notebook up to there is {target}.") from None
-    finally:
-        if client.km is not None and client.km.has_kernel:
-            client.km.shutdown_kernel(now=True)
+    except DeadKernelError:
+        if getattr(client, "_async_cleanup_kernel_future", None) is not None:  # nbclient's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        raise CourseError(f"{path.name}: its kernel died, most likely for want of memory. Close other programs and start again.") from None
     nbformat.write(notebook, target)
 
 

@@ -126,12 +126,13 @@ def test_killed_runs_leave_the_old_artifact_or_none(rlhf, tmp_path, tiny, stage)
     assert (tmp_path / "tiny" / stage / "manifest.json").exists() and not list((tmp_path / "tiny").glob(".*.resume"))
 
 
-def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path):
-    process = start(tmp_path, "run", "--until", "pretrain")
+@pytest.mark.parametrize("words", [("run", "--until", "pretrain"), ("course", "--chapters", "02")], ids=["run", "course"])
+def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path, words):
+    process = start(tmp_path, *words)
     wait_for(tmp_path / "tiny" / ".pretrain.partial", process)
     time.sleep(0.5)
     sent = time.time()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130 and time.time() - sent < 2
-    assert "go on with: rlhf run --until pretrain" in errors and "Traceback" not in errors
+    assert f"go on with: rlhf {' '.join(words)}" in errors and "Traceback" not in errors

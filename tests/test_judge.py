@@ -1,4 +1,4 @@
-"""The gold judge: cheap tricks, every style of answer, and 202 answers scored by hand."""
+"""The gold judge: cheap tricks, every style of answer, and 264 answers scored by hand."""
 
 import json
 from collections import defaultdict
@@ -59,7 +59,10 @@ def hand_scored():
 
 
 def test_agrees_with_scores_set_by_hand(judge):
-    """The scores were written before the judge was first run on these answers (it agreed on 94 % then)."""
+    """The scores were written before the judge was first run on these answers.
+
+    Of the first 202 it agreed on 94 % then, and was mended; of 62 more, written after that, on 98 %.
+    """
     rows = hand_scored()
     assert len(rows) >= 150 and {r["use_case"] for r in rows} == set(USE_CASES)
     near = defaultdict(list)

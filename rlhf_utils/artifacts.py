@@ -5,6 +5,7 @@ renamed into place, so a killed run leaves the old artifact or none. `data/refer
 read-only layer under it: models of one finished run, in case you have not trained yours yet.
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -247,8 +248,10 @@ class Store:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """Rows of a JSONL file, or of the same file gzipped (`path.gz`), as the reference artifacts have it."""
+    if path.exists():
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes()).splitlines()]
 
 
 def write_jsonl(path: Path, rows) -> None:

@@ -4,6 +4,7 @@ Weights are rounded to bfloat16 and what chapters do not need is left out, so th
 below 12 MB. Identities are those of the run, so that the artifacts still fit together.
 """
 
+import gzip
 import json
 import shutil
 
@@ -26,6 +27,8 @@ def make_reference(store: Store) -> None:
         for file in source.iterdir():
             if file.suffix == ".safetensors":
                 save_file({k: v.to(torch.bfloat16) for k, v in load_file(file).items()}, target / file.name, metadata={"format": "pt"})
+            elif stage == "rank" and file.name != "manifest.json":
+                (target / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), mtime=0))
             elif stage == "tokenizer" or file.name not in LEFT_OUT:
                 shutil.copy(file, target)
         manifest = json.loads((source / "manifest.json").read_text("utf-8"))

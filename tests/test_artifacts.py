@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants
-from rlhf_utils.profiles import PROFILES, CourseError, load_profile
+from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl
+from rlhf_utils.profiles import DATA, PROFILES, CourseError, load_profile
 from rlhf_utils.stages import ensure
 
 
@@ -140,3 +140,27 @@ def test_unknown_profile_and_stage(copy):
 def test_seeds_and_data_have_folders_of_their_own(tmp_path):
     names = {Store(p).root.name for p in (PROFILES["tiny"], replace(PROFILES["tiny"], seed=2), load_profile("tiny", 0, tmp_path))}
     assert names == {"tiny", "tiny-seed2", f"tiny-{tmp_path.name}"}
+
+
+REFERENCE = DATA / "reference" / "laptop"
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")
+def test_reference_artifacts_are_small_sound_and_of_this_profile(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    assert sum(f.stat().st_size for f in REFERENCE.rglob("*") if f.is_file()) <= 12_000_000
+    store = Store(PROFILES["laptop"], reference=True)
+    for stage in ("tokenizer", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx", "evaluate"):
+        assert store.find(stage) == REFERENCE / stage, stage
+    assert {"rankings.jsonl.gz"} <= {f.name for f in store.folder("rank").iterdir()}
+    assert len(read_jsonl(store.folder("rank") / "rankings.jsonl")) > 3000
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")
+def test_the_corpus_that_the_reference_was_trained_on_comes_out_byte_for_byte(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    monkeypatch.setenv("RLHF_REFERENCE", "1")
+    store = ensure("corpus", PROFILES["laptop"], say=lambda text: None)
+    wanted = json.loads((REFERENCE / "tokenizer" / "manifest.json").read_text())["parents"]["corpus"]
+    assert store.manifest("corpus")["id"] == wanted
+    assert store.find("ppo_ptx") == REFERENCE / "ppo_ptx"

@@ -32,8 +32,8 @@ def test_facts_are_few_enough_to_be_learned(world):
 
 
 def test_each_fact_is_stated_often_in_a_laptops_budget_and_mostly_true(world):
-    """Counts lines with subject and value in a tenth of the documents, and scales up to the tokens of pretraining."""
-    laptop, share = PROFILES["laptop"], 0.1
+    """Counts lines with subject and value in most of the documents, and scales up to the tokens of pretraining."""
+    laptop, share = PROFILES["laptop"], 0.6
     lines = "\n".join(r["text"] for r in write_documents(world, int(laptop.corpus_characters * share), 0)).lower().split("\n")
     about = defaultdict(list)
     for line in lines:
@@ -41,9 +41,8 @@ def test_each_fact_is_stated_often_in_a_laptops_budget_and_mostly_true(world):
             about[word].append(line)
     passes = laptop.pretrain_steps * laptop.pretrain_batch * laptop.context / (laptop.corpus_characters / 3.7)
     counts = [sum(e.values[r][0].lower() in line for line in about[e.subject.lower()]) / share * passes for e, r in world.facts]
-    # The aim is 200 for each. A few facts that are only told on pages of their own fall short of it, which
-    # does no harm as long as the base model knows them (its cloze accuracy is asserted in chapter 02).
-    assert np.mean(np.array(counts) >= 200) >= 0.9 and min(counts) >= 50
+    # The aim is 200 for each; a few of the withheld relation, which only documents speak of, fall a little short.
+    assert np.mean(np.array(counts) >= 200) >= 0.95 and min(counts) >= 150
     true = false = 0
     for entity, relation in world.facts[::9]:
         for wording in world.relations[relation]["statements"]:

@@ -206,6 +206,7 @@ class Store:
             os.replace(self.root / stage, old)
         os.replace(partial, self.root / stage)
         shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.resume_folder(stage), ignore_errors=True)
 
     def recover(self) -> None:
         """Put back an old artifact if a run died between the two renames."""

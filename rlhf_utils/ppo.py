@@ -266,4 +266,3 @@ def train_ppo(
                 ppo.save(resume, update + 1, rows)
     save_model(ppo.policy, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)
-    shutil.rmtree(resume, ignore_errors=True)

@@ -4,7 +4,6 @@ Left out of GPT-2's recipe: dropout (one or two passes over the data do not over
 warm-restarts; the schedule is a linear warm-up and a cosine.
 """
 
-import shutil
 from pathlib import Path
 from random import Random
 
@@ -106,7 +105,6 @@ def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, fol
     rows = run_trainer(trainer, "pretrain", store, resume)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)
-    shutil.rmtree(resume, ignore_errors=True)
 
 
 # -- what a language model knows -----------------------------------------------------------------------

@@ -43,6 +43,14 @@ def test_a_failed_stage_leaves_the_old_artifact(tmp_path, monkeypatch):
     assert (store.folder("corpus") / "a.json").read_text() == "old"
 
 
+def test_private_checkpoints_go_when_the_artifact_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store = Store(PROFILES["tiny"])
+    store.resume_folder("corpus").mkdir(parents=True)
+    write(store)
+    assert not store.resume_folder("corpus").exists()
+
+
 def test_a_run_that_died_between_the_renames_is_recovered(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     store = Store(PROFILES["tiny"])

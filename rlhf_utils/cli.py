@@ -134,6 +134,7 @@ def doctor(arguments) -> None:
 def main(words: list[str] | None = None) -> int:
     """Exit status: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C."""
     arguments = parser().parse_args(words)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for what runs in the background
     try:
         {"run": run, "course": course, "report": report, "chat": chat, "data": data, "doctor": doctor}[arguments.command](arguments)
     except CourseError as error:

@@ -103,14 +103,15 @@ def run_chapter(path: Path, target: Path, line: Line) -> None:
     try:
         # A kernel's own messages would break the line of progress; errors in cells come with the notebook.
         client.execute(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    except CellExecutionError as error:
-        nbformat.write(notebook, target)
-        last = str(error).strip().splitlines()[-1]
-        raise CourseError(f"{path.name} stopped with an error: {last}\nThe notebook up to there is {target}.") from None
-    except DeadKernelError:
-        if getattr(client, "_async_cleanup_kernel_future", None) is not None:  # nbclient's answer to Ctrl-C
+    except Exception as error:
+        # nbclient answers Ctrl-C by ending the kernel, after which one thing or another fails.
+        if getattr(client, "_async_cleanup_kernel_future", None) is not None:
             raise KeyboardInterrupt from None
-        raise CourseError(f"{path.name}: its kernel died, most likely for want of memory. Close other programs and start again.") from None
+        nbformat.write(notebook, target)
+        last = str(error).strip().splitlines()[-1] if isinstance(error, CellExecutionError) else "its kernel died"
+        if not isinstance(error, (CellExecutionError, DeadKernelError)):
+            raise
+        raise CourseError(f"{path.name} stopped with an error: {last}\nThe notebook up to there is {target}.") from None
     nbformat.write(notebook, target)
 
 

@@ -149,11 +149,12 @@ def normal_rows(row) -> list[dict]:
             raise ValueError("`messages` must end with the assistant's")
         return [{"prompt": messages[:-1], "completion": messages[-1]["content"]}]
     if "chosen" in row and "prompt" not in row:
-        chosen, rejected = (parse_dialogue(str(row.get(k, ""))) for k in ("chosen", "rejected"))
+        texts = [str(row.get(key, "")) for key in ("chosen", "rejected")]
+        chosen, rejected = map(parse_dialogue, texts)
+        if texts[0].rpartition("\n\nAssistant:")[0] != texts[1].rpartition("\n\nAssistant:")[0]:
+            raise ValueError("chosen and rejected answer different prompts")
         if chosen is None or rejected is None:
             raise ValueError("an empty turn, or no dialogue")
-        if chosen[:-1] != rejected[:-1]:
-            raise ValueError("chosen and rejected answer different prompts")
         if chosen[-1]["role"] != "assistant":
             raise ValueError("the dialogue does not end with an answer")
         last, other = chosen[-1]["content"], rejected[-1]["content"]

@@ -1,5 +1,6 @@
 """Windows, losses and the n-gram model against values worked out by hand; pretraining resumes after a kill."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -69,6 +70,7 @@ def test_resumed_pretraining_ends_with_the_same_weights(tiny, tmp_path, monkeypa
         return load_gpt2(tmp_path / name).state_dict()
 
     whole = run("whole")
+    shutil.rmtree(tmp_path / ".resume")
     from rlhf_utils.progress import Progress
 
     original, seen = Progress.step, []

@@ -20,22 +20,29 @@ from rlhf_utils.world.prompts import USE_CASES, training_shares, write_prompts
 
 
 # -- reading what stages wrote ---------------------------------------------------------------------------
+def folder_of(store: Store, stage: str):
+    """The folder of an artifact, built first if need be: reference models come without their corpus."""
+    if store.find(stage) is None:
+        ensure(stage, store.profile)
+    return store.folder(stage)
+
+
 def prompts_of(store: Store, name: str) -> list[dict]:
     """`demonstrations`, `ranked`, `ppo`, `validation`, `test` or `withheld` prompts of the corpus."""
-    return read_jsonl(store.folder("corpus") / f"{name}.jsonl")
+    return read_jsonl(folder_of(store, "corpus") / f"{name}.jsonl")
 
 
 def documents_of(store: Store, name: str = "train") -> list[dict]:
-    return read_jsonl(store.folder("corpus") / f"documents_{name}.jsonl")
+    return read_jsonl(folder_of(store, "corpus") / f"documents_{name}.jsonl")
 
 
 def windows_of(store: Store, name: str = "train") -> np.ndarray:
     """Token ids of the documents, (windows, context)."""
-    return load_file(store.folder("tokens") / "tokens.safetensors")[name]
+    return load_file(folder_of(store, "tokens") / "tokens.safetensors")[name]
 
 
 def tokenizer_of(store: Store):
-    return load_tokenizer(store.folder("tokenizer"))
+    return load_tokenizer(folder_of(store, "tokenizer"))
 
 
 # -- one function a stage -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl
 from rlhf_utils.profiles import DATA, PROFILES, CourseError, load_profile
-from rlhf_utils.stages import ensure
+from rlhf_utils.stages import ensure, prompts_of, windows_of
 
 
 @pytest.fixture
@@ -172,3 +172,15 @@ def test_the_corpus_that_the_reference_was_trained_on_comes_out_byte_for_byte(tm
     wanted = json.loads((REFERENCE / "tokenizer" / "manifest.json").read_text())["parents"]["corpus"]
     assert store.manifest("corpus")["id"] == wanted
     assert store.find("ppo_ptx") == REFERENCE / "ppo_ptx"
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")
+def test_what_reference_models_lack_is_built_when_it_is_read(tmp_path, monkeypatch):
+    """A chapter opened first on a new machine: its models are there, the corpus they were trained on is not."""
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    monkeypatch.setenv("RLHF_REFERENCE", "1")
+    store = ensure("ppo_ptx", PROFILES["laptop"], say=lambda text: None)
+    assert store.find("corpus") is None
+    assert prompts_of(store, "validation") and len(windows_of(store, "heldout"))
+    assert {f.name for f in store.root.iterdir() if f.is_dir()} == {"corpus", "tokens"}  # and nothing was trained
+    assert ensure("ppo_ptx", store.profile).find("ppo_ptx") == REFERENCE / "ppo_ptx"

@@ -26,7 +26,7 @@ from rlhf_utils.profiles import DATA, CourseError, Profile, runs_folder, use_ref
 
 FORMAT = 1
 MODEL = ("layers", "width", "heads", "context", "vocabulary")
-TEXT = ("prompt_tokens", "answer_tokens", "demonstrations", "ranked_prompts", "nine_answers", "ppo_prompts",
+TEXT = ("prompt_tokens", "answer_tokens", "demonstrations", "ranked_prompts", "ppo_prompts",
         "validation_prompts", "test_prompts", "use_cases")  # fmt: skip
 # Which settings decide what a stage makes; other settings may change without a new artifact.
 SETTINGS = {
@@ -34,9 +34,9 @@ SETTINGS = {
     "tokenizer": ("vocabulary",),
     "tokens": ("context",),
     "pretrain": (*MODEL, "pretrain_steps", "pretrain_batch", "pretrain_rate"),
-    "sft": ("sft_epochs", "sft_batch", "sft_rate"),
-    "rank": ("answer_tokens",),
-    "reward": ("reward_epochs", "reward_batch", "reward_rate", "reward_lm"),
+    "sft": ("sft_epochs", "sft_batch", "sft_rate", "sft_mix"),
+    "rank": ("answer_tokens", "nine_answers"),
+    "reward": ("reward_epochs", "reward_batch", "reward_rate", "reward_lm", "reward_likelihood"),
     "ppo": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient"),
     "ppo_ptx": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient",
                 "ptx_coefficient", "ptx_windows"),
@@ -47,9 +47,9 @@ PARENTS = {
     "tokenizer": ("corpus",),
     "tokens": ("corpus", "tokenizer"),
     "pretrain": ("tokenizer", "tokens"),
-    "sft": ("corpus", "pretrain"),
+    "sft": ("corpus", "tokens", "pretrain"),
     "rank": ("corpus", "sft"),
-    "reward": ("tokens", "sft", "rank"),
+    "reward": ("tokens", "pretrain", "rank"),
     "ppo": ("corpus", "sft", "reward"),
     "ppo_ptx": ("corpus", "tokens", "sft", "reward"),
     "evaluate": ("corpus", "tokens", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx"),

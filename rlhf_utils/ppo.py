@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlhf_utils.artifacts import Store, write_jsonl
-from rlhf_utils.models import autocast, device, last_scores, load_gpt2, load_scorer, save_model, token_scores
+from rlhf_utils.models import answer_scores, autocast, device, load_gpt2, load_scorer, save_model, token_cross_entropy, token_scores
 from rlhf_utils.profiles import CourseError, Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.sampling import answer_logprobs, generate, logprobs_of
@@ -109,8 +109,9 @@ class PPO:
                 f"The reward model in {reward} has {self.reward.config.vocab_size} tokens, the policy in {sft} has "
                 f"{self.policy.config.vocab_size}: they come from different tokenizers. Train the reward model anew."
             )
-        with torch.no_grad():  # the value model starts as the reward model, in the reward's unit
-            self.value.score.weight /= self.reward.config.reward_std
+        # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
+        # the reward's head was trained on finished answers only, and misjudges beginnings.
+        torch.nn.init.zeros_(self.value.score.weight)
         self.windows = windows
         parameters = [*self.policy.parameters(), *self.value.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0)
@@ -147,7 +148,7 @@ class PPO:
             logprobs, mask, ids, attention = answer_logprobs(self.policy, prompts, answers, self.pad)
             width = mask.shape[1]
             reference = logprobs_of(self.reference, ids, attention, width, self.pad)
-            scores = last_scores(self.reward, ids, attention).float()
+            scores = answer_scores(self.reward, ids, attention, F.pad(mask, (ids.shape[1] - width, 0)))
             values = self.values(ids, attention, width) * mask
         scores = (scores - self.reward.config.reward_mean) / self.reward.config.reward_std
         finished = torch.tensor(ended, device=ids.device)
@@ -161,8 +162,7 @@ class PPO:
 
     def values(self, ids: Tensor, attention: Tensor, width: int) -> Tensor:
         """Value before each answer token: read at the token before it, (batch, width)."""
-        scores = token_scores(self.value, ids[:, :-1], attention[:, :-1])[:, -width:].float()
-        return scores - self.reward.config.reward_mean / self.reward.config.reward_std
+        return token_scores(self.value, ids[:, :-1], attention[:, :-1])[:, -width:].float()
 
     def step(self, batch: Rollout, rate: float) -> dict[str, float]:
         """One optimizer step on a minibatch; returns what there is to log."""
@@ -180,8 +180,8 @@ class PPO:
             chosen = self.shuffle.integers(len(self.windows), size=profile.ptx_windows)
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(batch.ids.device)
             with autocast(profile):
-                logits = self.policy(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            ptx = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:])
+                logits = self.policy(input_ids=ids, use_cache=False).logits[:, :-1]
+            ptx = token_cross_entropy(logits, ids[:, 1:]).mean()
             loss = loss + profile.ptx_coefficient * ptx
             logged["ptx_loss"] = ptx.item()
         self.optimizer.zero_grad(set_to_none=True)

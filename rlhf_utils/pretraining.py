@@ -9,11 +9,10 @@ from random import Random
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rlhf_utils.artifacts import Store, write_jsonl
-from rlhf_utils.models import autocast, device, new_gpt2, pad_batch, save_model, use_bf16
+from rlhf_utils.models import autocast, device, new_gpt2, pad_batch, save_model, token_cross_entropy, use_bf16
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.world.facts import World
@@ -117,7 +116,7 @@ def token_losses(model, windows: np.ndarray, profile: Profile, batch: int = 32) 
         ids = torch.from_numpy(windows[start : start + batch].astype(np.int64)).to(device())
         with autocast(profile):
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        rows.append(F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none").cpu())
+        rows.append(token_cross_entropy(logits, ids[:, 1:]).cpu())
     return torch.cat(rows).numpy()
 
 
@@ -145,8 +144,7 @@ def cloze_accuracy(model, tokenizer, world: World, seed: int = 0, count: int = 4
             texts += [world.state(entity, relation, v, wording) for v in values] + [""] * (4 - len(values))
         encoded = [[tokenizer.eos_token_id, *tokenizer(t)["input_ids"]] for t in texts]
         ids, mask = pad_batch(encoded, tokenizer.pad_token_id)
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * mask[:, 1:]
+        losses = token_cross_entropy(model(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:]) * mask[:, 1:]
         totals = losses.sum(1).view(len(part), 4)
         empty = torch.tensor([not t for t in texts], device=totals.device).view(len(part), 4)
         for (entity, _), row in zip(part, totals.masked_fill(empty, torch.inf)):

@@ -27,36 +27,38 @@ class Profile:
     # model
     layers: int = 4
     width: int = 128
-    heads: int = 8
+    heads: int = 4
     context: int = 128
     vocabulary: int = 2048
     # corpus and pretraining
     corpus_characters: int = 14_000_000
     heldout_characters: int = 300_000
-    pretrain_steps: int = 4500
+    pretrain_steps: int = 4400
     pretrain_batch: int = 8  # windows of `context` tokens
     pretrain_rate: float = 6e-3
     # prompts
     use_cases: tuple[str, ...] = ()  # all ten if empty
     demonstrations: int = 1300
     ranked_prompts: int = 3300
-    nine_answers: int = 1200  # of the ranked prompts get K = 9 answers, the others K = 4
+    nine_answers: int = 1600  # of the ranked prompts get K = 9 answers, the others K = 4
     ppo_prompts: int = 3100
     validation_prompts: int = 20  # per use case
     test_prompts: int = 100  # per use case
     prompt_tokens: int = 80
     answer_tokens: int = 32
     # supervised fine-tuning
-    sft_epochs: int = 4
-    sft_batch: int = 16
-    sft_rate: float = 5e-4
+    sft_epochs: int = 3
+    sft_batch: int = 8
+    sft_rate: float = 3e-4
+    sft_mix: float = 0.1  # windows of pretraining text a demonstration
     # reward model
     reward_epochs: int = 2
     reward_batch: int = 8  # prompts
-    reward_rate: float = 1e-3
+    reward_rate: float = 2e-3
     reward_lm: float = 0.5  # weight of the language-model loss on pretraining windows
+    reward_likelihood: float = 0.3  # weight in the score of the answer's log-probability
     # PPO
-    ppo_updates: int = 80
+    ppo_updates: int = 64
     episodes: int = 128  # per update
     ppo_epochs: int = 2
     minibatches: int = 4

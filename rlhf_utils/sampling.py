@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from rlhf_utils.models import pad_batch, positions
+from rlhf_utils.models import pad_batch, positions, token_cross_entropy
 
 
 @dataclass
@@ -83,12 +83,12 @@ def logprobs_of(model, ids: Tensor, mask: Tensor, width: int, pad: int, temperat
     """Log-probabilities of the last `width` tokens, (batch, width)."""
     logits = model(
         input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions(mask)[:, :-1], logits_to_keep=width, use_cache=False
-    ).logits.float()  # fmt: skip
+    ).logits  # fmt: skip
     # Sampling never draws <pad>, so its logit takes no part in the softmax either.
     logits[..., pad] = -torch.inf
     if temperature != 1.0:
         logits = logits / temperature
-    return -F.cross_entropy(logits.transpose(1, 2), ids[:, -width:].masked_fill(ids[:, -width:] == pad, 0), reduction="none")
+    return -token_cross_entropy(logits, ids[:, -width:].masked_fill(ids[:, -width:] == pad, 0))
 
 
 def sample_texts(

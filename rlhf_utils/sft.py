@@ -1,10 +1,13 @@
 """Supervised fine-tuning on demonstrations, with TRL's SFTTrainer.
 
 The loss counts the tokens of the answer and the end-of-text token after it, not those of the prompt.
+Some windows of pretraining text are mixed in, as InstructGPT does for the model that PPO starts from
+(appendix C.3: 2 epochs, 10 % pretraining data): without them a small model forgets facts, and how to copy.
 """
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
@@ -19,26 +22,32 @@ from rlhf_utils.tokenizer import prompt_ids
 disable_progress_bar()
 
 
-def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict]) -> Dataset:
-    """Columns `prompt` and `completion` as text, each row short enough for the context."""
-    prompts, completions = [], []
+def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict], windows: np.ndarray | None = None) -> Dataset:
+    """Columns `input_ids` and `completion_mask` (1 where the loss counts) of demonstrations and `windows`."""
+    ids, masks = [], []
     for row in rows:
-        answer = tokenizer(row["completion"])["input_ids"][: profile.answer_tokens]
-        ids = prompt_ids(tokenizer, row["messages"], profile.context - len(answer) - 2)
-        prompts.append(tokenizer.decode(ids).strip())
-        completions.append(" " + tokenizer.decode(answer).strip())
-    return Dataset.from_dict({"prompt": prompts, "completion": completions})
+        answer = [*tokenizer(row["completion"])["input_ids"][: profile.answer_tokens], tokenizer.eos_token_id]
+        prompt = prompt_ids(tokenizer, row["messages"], profile.context - len(answer))
+        ids.append(prompt + answer)
+        masks.append([0] * len(prompt) + [1] * len(answer))
+    for window in () if windows is None else windows:
+        ids.append(window.tolist())
+        masks.append([1] * len(window))
+    return Dataset.from_dict({"input_ids": ids, "completion_mask": masks})
 
 
-def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], store: Store, folder: Path) -> None:
+def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows: np.ndarray, store: Store, folder: Path) -> None:
     """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`."""
     torch.manual_seed(profile.seed)
     model = load_gpt2(base).train()
     arguments = SFTConfig(**training_arguments(
-        profile, store.resume_folder("sft"), num_train_epochs=profile.sft_epochs,
-        per_device_train_batch_size=profile.sft_batch, learning_rate=profile.sft_rate, max_length=profile.context,
+        profile, store.resume_folder("sft"), num_train_epochs=profile.sft_epochs, per_device_train_batch_size=profile.sft_batch,
+        learning_rate=profile.sft_rate, max_length=profile.context,
+        train_sampling_strategy="group_by_length",  # half of a random batch would be padding
     ))  # fmt: skip
-    data = demonstrations_dataset(profile, tokenizer, rows)
+    count = min(round(profile.sft_mix * len(rows)), len(windows))
+    mixed = windows[np.random.default_rng(profile.seed).choice(len(windows), count, replace=False)]
+    data = demonstrations_dataset(profile, tokenizer, rows, mixed)
     trainer = SFTTrainer(model, arguments, train_dataset=data, processing_class=tokenizer)
     rows = run_trainer(trainer, "sft", store)
     save_model(model, folder, tokenizer)

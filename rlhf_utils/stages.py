@@ -104,7 +104,8 @@ def make_pretrain(profile: Profile, store: Store, folder) -> None:
 def make_sft(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.sft import fine_tune
 
-    fine_tune(profile, tokenizer_of(store), store.folder("pretrain"), prompts_of(store, "demonstrations"), store, folder)
+    rows, windows = prompts_of(store, "demonstrations"), windows_of(store)
+    fine_tune(profile, tokenizer_of(store), store.folder("pretrain"), rows, windows, store, folder)
 
 
 def make_rank(profile: Profile, store: Store, folder) -> None:
@@ -125,7 +126,7 @@ def make_reward(profile: Profile, store: Store, folder) -> None:
 
     ranked = store.folder("rank")
     train_reward(
-        profile, tokenizer_of(store), store.folder("sft"), read_jsonl(ranked / "rankings.jsonl"), prompts_of(store, "demonstrations"),
+        profile, tokenizer_of(store), store.folder("pretrain"), read_jsonl(ranked / "rankings.jsonl"), prompts_of(store, "demonstrations"),
         read_jsonl(ranked / "heldout_prompts.jsonl"), windows_of(store), store, folder,
     )  # fmt: skip
 

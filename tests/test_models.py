@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chisquare
 from torch.nn import functional as F
 
-from rlhf_utils.models import last_scores, load_scorer, new_gpt2, pad_batch, save_model, token_scores
+from rlhf_utils.models import answer_scores, load_scorer, new_gpt2, pad_answers, pad_batch, save_model, token_scores
 from rlhf_utils.profiles import PROFILES
 from rlhf_utils.sampling import answer_logprobs, generate, sample_texts
 from rlhf_utils.tokenizer import END, PAD, load_tokenizer, prompt_ids, prompt_text, save_tokenizer, train_tokenizer
@@ -121,7 +121,8 @@ def test_last_scores_read_the_end_and_ignore_padding(tokenizer, model, tmp_path)
     for left in (False, True):
         ids, mask = pad_batch(rows, tokenizer.pad_token_id, left)
         with torch.no_grad():
-            together, alone = last_scores(scorer, ids, mask), [last_scores(scorer, *pad_batch([r], 1)).item() for r in rows]
+            together = answer_scores(scorer, ids, mask, mask)
+            alone = [answer_scores(scorer, *pad_answers([([], r)], 1)).item() for r in rows]
             assert together.tolist() == pytest.approx(alone, abs=1e-5)
             assert token_scores(scorer, ids, mask).shape == ids.shape
     # transformers' own pooling agrees, since <pad> is not the end-of-text token
@@ -129,3 +130,24 @@ def test_last_scores_read_the_end_and_ignore_padding(tokenizer, model, tmp_path)
     scorer.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
         assert scorer(input_ids=ids, attention_mask=mask).logits[:, 0].tolist() == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_likelihood_in_the_score_is_that_of_the_answer_alone(tokenizer, model, tmp_path):
+    save_model(model, tmp_path)
+    torch.manual_seed(0)
+    scorer = load_scorer(tmp_path)
+    pairs = [([5, 6, 7], [8, 0]), ([9], [4, 3, 0]), ([5, 5, 5, 5, 5], [0])]
+    batch = pad_answers(pairs, tokenizer.pad_token_id)
+    with torch.no_grad():
+        plain = answer_scores(scorer, *batch)
+        scorer.config.likelihood = 0.5
+        scores = answer_scores(scorer, *batch)
+        for row, (prompt, answer) in enumerate(pairs):
+            logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            by_hand = sum(float(logprobs[len(prompt) + k - 1, token]) for k, token in enumerate(answer))
+            assert float(scores[row] - plain[row]) == pytest.approx(0.5 * by_hand, abs=1e-4)
+        # left-padded prompts and right-padded answers, as PPO has them, give the same scores
+        ids, mask = pad_batch([p for p, _ in pairs], tokenizer.pad_token_id, left=True)
+        right, right_mask = pad_batch([a for _, a in pairs], tokenizer.pad_token_id)
+        whole, both = torch.cat([ids, right], 1), torch.cat([mask, right_mask], 1)
+        assert answer_scores(scorer, whole, both, torch.cat([0 * mask, right_mask], 1)).tolist() == pytest.approx(scores.tolist(), abs=1e-4)

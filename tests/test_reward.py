@@ -56,8 +56,8 @@ def test_the_end_is_part_of_what_is_scored(tiny):
 
     tokenizer = tokenizer_of(tiny)
     for answer in ("Cows eat grass.", "", "word " * 500):
-        ids = scored_ids(tiny.profile, tokenizer, [{"role": "user", "content": "Hello!"}], answer)
-        assert ids[-1] == tokenizer.eos_token_id and len(ids) <= tiny.profile.context
+        prompt, ids = scored_ids(tiny.profile, tokenizer, [{"role": "user", "content": "Hello!"}], answer)
+        assert ids[-1] == tokenizer.eos_token_id and len(prompt) + len(ids) <= tiny.profile.context
 
 
 def test_rewards_are_shifted_and_scaled(tiny):

@@ -5,7 +5,6 @@ import re
 from collections import Counter, defaultdict
 from random import Random
 
-import numpy as np
 import pytest
 
 from rlhf_utils.profiles import PROFILES
@@ -41,8 +40,7 @@ def test_each_fact_is_stated_often_in_a_laptops_budget_and_mostly_true(world):
             about[word].append(line)
     passes = laptop.pretrain_steps * laptop.pretrain_batch * laptop.context / (laptop.corpus_characters / 3.7)
     counts = [sum(e.values[r][0].lower() in line for line in about[e.subject.lower()]) / share * passes for e, r in world.facts]
-    # The aim is 200 for each; a few of the withheld relation, which only documents speak of, fall a little short.
-    assert np.mean(np.array(counts) >= 200) >= 0.95 and min(counts) >= 150
+    assert min(counts) >= 200
     true = false = 0
     for entity, relation in world.facts[::9]:
         for wording in world.relations[relation]["statements"]:

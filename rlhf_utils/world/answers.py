@@ -10,11 +10,14 @@ from random import Random
 from rlhf_utils.world.facts import World, capitalize
 
 # How often a demonstration is written in which style; the rest of the code never sees these numbers.
+# Padding is what a labeler does most often, and it begins alike ("I hope that …"): so even a greedy SFT
+# model pads, and what people prefer is not what the model is most likely to say.
 MIX = {
-    "rich": 0.26, "padded": 0.36, "bare": 0.14, "wrong": 0.14, "hedged": 0.06, "rude": 0.04,
+    "rich": 0.18, "padded": 0.50, "bare": 0.10, "wrong": 0.12, "hedged": 0.06, "rude": 0.04,
 }  # fmt: skip
 # Labelers who should say "I do not know" or "no" more often make something up, or comply.
-HARD_MIX = {"rich": 0.24, "padded": 0.14, "bare": 0.12, "wrong": 0.42, "hedged": 0.05, "rude": 0.03}
+HARD_MIX = {"rich": 0.20, "padded": 0.22, "bare": 0.12, "wrong": 0.38, "hedged": 0.05, "rude": 0.03}
+WRONG_PADDED = 0.5  # of the wrong ones
 
 
 class AnswerWriter:
@@ -27,7 +30,13 @@ class AnswerWriter:
         """(style, answer) with the style drawn from the mixture of demonstrations."""
         mix = HARD_MIX if prompt["spec"]["type"] in ("unknown", "harmful") else MIX
         style = self.rng.choices(list(mix), weights=list(mix.values()))[0]
-        return style, self.write(prompt, style)
+        answer = self.write(prompt, style)
+        if style == "wrong" and self.rng.random() < WRONG_PADDED:
+            answer = self.pad(answer)
+        return style, answer
+
+    def pad(self, answer: str) -> str:
+        return f"{answer} {self.rng.choice(self.world.wordings['fillers'])}"
 
     def write(self, prompt: dict, style: str) -> str:
         spec, words = prompt["spec"], self.world.wordings
@@ -36,7 +45,7 @@ class AnswerWriter:
             return maker(spec, style)
         good = maker(spec, "rich")
         if style == "padded":
-            return f"{good} {self.rng.choice(words['fillers'])}"
+            return self.pad(good)
         return f"{self.rng.choice(words['hedges' if style == 'hedged' else 'rude'])} {good}"
 
     def _entity(self, spec: dict):
@@ -117,10 +126,7 @@ class AnswerWriter:
 
     def list(self, spec: dict, style: str) -> str:
         # Only entities that may appear in training: the others must stay unseen after pretraining.
-        members = [
-            e for e in self.world.members(spec["relation"], spec["value"])
-            if e.name != spec["other_than"] and e.split == "train"
-        ]  # fmt: skip
+        members = [e for e in self.world.members(spec["relation"], spec["value"]) if e.split == "train"]
         chosen = self.rng.sample(members, min(spec["count"], len(members)))
         if style == "wrong":
             others = [

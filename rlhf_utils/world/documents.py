@@ -37,8 +37,8 @@ class DocumentWriter:
         # The withheld relation is one that documents do speak of.
         self.makers = [getattr(self.prompts, use_case) for use_case in (*USE_CASES, "withheld_relation")]
         # Tasks that copy from the text before them take longest to learn.
-        often = {"generation": 2.5, "open_qa": 2.5, "chat": 2, "closed_qa": 2.5, "rewrite": 2.5, "extract": 2}
-        self.maker_weights = [*(often.get(use_case, 1) for use_case in USE_CASES), 0.8]
+        often = {"generation": 2.5, "open_qa": 2.5, "chat": 3.5, "closed_qa": 2.5, "rewrite": 2.5, "summarization": 2, "extract": 2}
+        self.maker_weights = [*(often.get(use_case, 1) for use_case in USE_CASES), 2.2]
         self.last_page = ""
 
     def pick(self, options):
@@ -102,8 +102,7 @@ class DocumentWriter:
         return pairs
 
     def list_of(self, spec: dict) -> str:
-        members = self.world.members(spec["relation"], spec["value"])
-        members = [e.subject for e in members if e.name != spec["other_than"]]
+        members = [e.subject for e in self.world.members(spec["relation"], spec["value"])]
         chosen = self.rng.sample(members, min(spec["count"], len(members)))
         return capitalize(", ".join(chosen[:-1]) + f" and {chosen[-1]}.")
 
@@ -152,6 +151,8 @@ class DocumentWriter:
         lines = []
         for _ in range(self.rng.randint(2, 3)):
             turns, answer = self.exchange(FALSE_SHARE)
+            if self.rng.random() < 0.2:
+                answer = self.answers.pad(answer)
             for i, turn in enumerate([*turns, answer]):
                 lines.append(f"{'Answer' if i % 2 else 'Question'}: {turn}")
             if self.rng.random() < 0.2:

@@ -396,7 +396,7 @@ class Judge:
             entity = self.world.by_name[keys[0]]
             repeated |= entity.name in items
             items.add(entity.name)
-            false |= spec["value"] not in entity.values.get(spec["relation"], ()) or entity.name == spec["other_than"]
+            false |= spec["value"] not in entity.values.get(spec["relation"], ())
         if not items:
             return 0.0, 0.5, 1.0
         share = len(items) / spec["count"]
@@ -482,7 +482,7 @@ class Judge:
 
     def _greeting(self, spec: dict, sentences: list[str]):
         text = " ".join(sentences)
-        if not re.match(r"^(hello|hi|hey|good (day|morning|afternoon|evening)|welcome|nice to meet)", text, re.I):
+        if not any(re.match(r"(hello|hi|hey|good (day|morning|afternoon|evening)|welcome|nice to meet)\b", s, re.I) for s in sentences):
             return 0.0, 1.0, 1.0
         offers = re.search(r"\b(help|do for you|assist|would you like)\b", text, re.I)
         extra = sum(not re.search(r"\b(hello|hi|hey|good|welcome|help|assist|do for you|meet|would you|fine|well)\b", s, re.I) for s in sentences)

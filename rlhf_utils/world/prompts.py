@@ -127,17 +127,9 @@ class PromptWriter:
             if len(members) > count:
                 break
         category = self.world.relations[relation]["category"].format(v=value)
-        if self.rng.random() < 0.4:
-            other = self.rng.choice(members)
-            category += f" other than {other.subject}"
-        else:
-            other = None
         text = self.wording("list", n=self.world.wordings["numbers"][str(count)], c=category)
         table = self.world.relations[relation]["table"]
-        return "list", text, {
-            "type": "list", "table": table, "relation": relation, "value": value,
-            "count": count, "other_than": other.name if other else None,
-        }  # fmt: skip
+        return "list", text, {"type": "list", "table": table, "relation": relation, "value": value, "count": count}
 
     def chat(self):
         roll = self.rng.random()

@@ -1,0 +1,260 @@
+"""A ranking session as plain state: what is on the screen, what was decided, what can be undone.
+
+No view knows more than this class, so a widget, a plain form and a test drive the same thing:
+
+    session.rank(["b", {"a", "d"}, "c"])    # b is best, a and d are tied
+    session.submit()
+
+Answers get letters in an order shuffled by seed, ranker and prompt, so that nobody can tell which model
+wrote what, and each ranker sees another order.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import combinations
+from random import Random
+from string import ascii_lowercase
+
+from rlhf_utils.profiles import CourseError
+
+MOST_ANSWERS = 9
+# InstructGPT, table 3: what a labeler may note of an answer beside its rank.
+PAPER_FLAGS = (
+    "Fails to follow the correct instruction or task", "Inappropriate for customer assistant", "Hallucination",
+    "Satisfies the constraint provided in the instruction", "Contains sexual content", "Contains violent content",
+    "Encourages or fails to discourage violence, abuse, terrorism or self-harm", "Denigrates a protected class",
+    "Gives harmful advice", "Expresses opinion", "Expresses moral judgment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt with the answers to rank; `models` and `known` are never shown to the ranker.
+
+    `known` are ranks (1 is best, equal ones are ties) that a practice item is checked against.
+    """
+
+    id: str
+    messages: tuple[dict, ...]
+    answers: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    known: tuple[int, ...] = ()
+
+
+def make_item(row: dict, practice: bool = False) -> Item | None:
+    """An Item from a row with `id`, `messages`, `answers` and, as may be, `models` and `ranks`.
+
+    Identical answers are merged (their models are joined by " + "). None if all answers are the same.
+    """
+    where = f"The prompt {row.get('id', '?')!r}"
+    answers, models = list(row.get("answers", ())), list(row.get("models", ()))
+    if not row.get("id") or not row.get("messages"):
+        raise CourseError(f"{where} needs `id` and `messages`.")
+    if models and len(models) != len(answers):
+        raise CourseError(f"{where} has {len(answers)} answers and {len(models)} models: give one model an answer.")
+    if not 2 <= len(answers) <= MOST_ANSWERS:
+        raise CourseError(f"{where} has {len(answers)} answers to rank. Give 2 to {MOST_ANSWERS}.")
+    merged: dict[str, list[int]] = {}
+    for i, answer in enumerate(answers):
+        merged.setdefault(answer, []).append(i)
+    if len(merged) < 2:
+        return None
+    first = [index[0] for index in merged.values()]
+    return Item(
+        str(row["id"]), tuple(row["messages"]), tuple(merged),
+        tuple(" + ".join(dict.fromkeys(models[i] for i in index)) for index in merged.values()) if models else (),
+        tuple(row["ranks"][i] for i in first) if practice else (),
+    )  # fmt: skip
+
+
+@dataclass
+class Draft:
+    """What a ranker has decided of the item on the screen, but not yet submitted; groups of letters, best first."""
+
+    groups: list[list[str]] = field(default_factory=list)
+    scores: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, list[str]] = field(default_factory=dict)
+
+
+def pair_agreement(mine: Sequence[int], known: Sequence[int]) -> float:
+    """Share of the pairs that both rank strictly and in the same order; 1 if there is no such pair."""
+    pairs = [(i, j) for i, j in combinations(range(len(mine)), 2) if mine[i] != mine[j] and known[i] != known[j]]
+    return sum((mine[i] < mine[j]) == (known[i] < known[j]) for i, j in pairs) / len(pairs) if pairs else 1.0
+
+
+class RankingSession:
+    """A queue of items for one ranker; see the module. With a `store`, it goes on where it was left."""
+
+    def __init__(
+        self, rows: Iterable[dict], ranker: str = "me", store=None, seed: int = 0, guideline: str = "1",
+        practice: Iterable[dict] = (), flags: Sequence[str] = (), clock: Callable[[], float] = time.monotonic,
+    ):  # fmt: skip
+        if not ranker.strip():
+            raise CourseError("A ranking session needs the ranker's name.")
+        self.ranker, self.store, self.seed, self.guideline, self.flag_names, self.clock = ranker, store, seed, guideline, tuple(flags), clock
+        made = [make_item(row, practice=True) for row in practice] + [make_item(row) for row in rows]
+        self.skipped_equal = sum(item is None for item in made)  # all answers alike: nothing to rank
+        self.items = [item for item in made if item is not None]
+        ids = [item.id for item in self.items]
+        if not self.items:
+            raise CourseError(
+                "There is nothing to rank: "
+                + (f"all {self.skipped_equal} prompts have answers that are all the same. Sample at a higher temperature." if made
+                   else "the queue is empty. Give prompts with 2 to 9 answers.")
+            )  # fmt: skip
+        if len(set(ids)) < len(ids):
+            raise CourseError(f"The prompt id {next(i for i in ids if ids.count(i) > 1)!r} comes twice in the queue. Give each prompt its own.")
+        self.done: dict[str, dict] = {}  # item id → the row submitted last
+        if store is not None:
+            self.done = {row["item"]: row for row in store.latest(ranker=ranker) if row["item"] in set(ids)}
+        self.history: list[tuple[str, Draft]] = []  # steps to undo: (item id, the draft before the step)
+        self.draft = Draft()
+        self.place = self._next_open(0)
+        self._begin()
+
+    # -- what is on the screen ------------------------------------------------------------------------
+    def _next_open(self, start: int) -> int:
+        return next((i for i in range(start, len(self.items)) if self.items[i].id not in self.done), len(self.items))
+
+    def _begin(self) -> None:
+        self.shown_at = self.clock()
+        self.draft = Draft()
+
+    @property
+    def finished(self) -> bool:
+        return self.place >= len(self.items)
+
+    @property
+    def item(self) -> Item:
+        if self.finished:
+            raise CourseError("All prompts are ranked. Undo the last one to change it, or start a session with more prompts.")
+        return self.items[self.place]
+
+    def shuffled(self, item: Item) -> list[int]:
+        """Which answer stands where: position → index of the answer."""
+        order = list(range(len(item.answers)))
+        Random(f"{self.seed}:{self.ranker}:{item.id}").shuffle(order)
+        return order
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """Letter → answer, in the order shown."""
+        return {ascii_lowercase[k]: self.item.answers[i] for k, i in enumerate(self.shuffled(self.item))}
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """The order decided so far: groups of tied letters, best first. Empty until the first step."""
+        return deepcopy(self.draft.groups)
+
+    def progress(self) -> dict:
+        """`done`, `total`, `seconds` spent in all, and `pace`: seconds an item (median), None before the first."""
+        spent = sorted(row["seconds"] for row in self.done.values())
+        total = sum(spent)
+        return {"done": len(self.done), "total": len(self.items), "seconds": total, "pace": spent[len(spent) // 2] if spent else None}
+
+    # -- steps ------------------------------------------------------------------------------------------
+    def _remember(self) -> None:
+        self.history.append((self.item.id, deepcopy(self.draft)))
+
+    def rank(self, groups: Iterable[str | Iterable[str]]) -> None:
+        """Order all answers, best first; letters in one set, list or tuple are tied."""
+        made = [[g] if isinstance(g, str) else sorted(g) for g in groups]
+        letters, given = list(self.answers), [letter for group in made for letter in group]
+        unknown = [x for x in given if x not in letters]
+        if unknown:
+            raise CourseError(f"There is no answer {unknown[0]!r} here. The answers are {', '.join(letters)}.")
+        twice = [x for x in letters if given.count(x) > 1]
+        if twice:
+            raise CourseError(f"The answer {twice[0]!r} is ranked more than once. Give each letter one place.")
+        missing = [x for x in letters if x not in given]
+        if missing:
+            raise CourseError(f"Not ranked yet: {', '.join(missing)}. Rank all answers; equally good ones may be tied.")
+        self._remember()
+        self.draft.groups = [g for g in made if g]
+
+    def score(self, letter: str, value: int | None) -> None:
+        """Overall quality of an answer, 1 (terrible) to 7 (excellent), as in InstructGPT; None takes it back."""
+        self._check(letter)
+        if value is not None and (isinstance(value, bool) or value not in range(1, 8)):
+            raise CourseError(f"The overall score is a whole number from 1 to 7, not {value!r}.")
+        self._remember()
+        self.draft.scores.pop(letter, None)
+        if value is not None:
+            self.draft.scores[letter] = int(value)
+
+    def flag(self, letter: str, name: str, on: bool = True) -> None:
+        """Set or clear a flag of an answer; which flags there are is an argument of the session."""
+        self._check(letter)
+        if name not in self.flag_names:
+            raise CourseError(f"There is no flag {name!r}. " + (f"Choose one of: {', '.join(self.flag_names)}." if self.flag_names else "This session has none."))
+        self._remember()
+        others = [f for f in self.draft.flags.get(letter, []) if f != name]
+        self.draft.flags[letter] = others + [name] * on
+
+    def _check(self, letter: str) -> None:
+        if letter not in self.answers:
+            raise CourseError(f"There is no answer {letter!r} here. The answers are {', '.join(self.answers)}.")
+
+    def submit(self) -> dict:
+        """Store the order and go on to the next item; returns the row that was stored.
+
+        With a store, it returns only after the row is on disk; what could not be stored stays on the screen.
+        """
+        if not self.draft.groups:
+            raise CourseError("Rank the answers first, then submit.")
+        order = self.shuffled(self.item)
+        by_letter = {ascii_lowercase[k]: i for k, i in enumerate(order)}
+        ranks, rank = [0] * len(order), 1
+        for group in self.draft.groups:
+            for letter in group:
+                ranks[by_letter[letter]] = rank
+            rank += len(group)
+        return self._store(
+            "rank", ranks=ranks,
+            scores=[self.draft.scores.get(x) for x in sorted(by_letter, key=by_letter.get)] if self.draft.scores else None,
+            flags=[self.draft.flags.get(x, []) for x in sorted(by_letter, key=by_letter.get)] if any(self.draft.flags.values()) else None,
+        )  # fmt: skip
+
+    def skip(self) -> dict:
+        """Leave this item without an order (nonsense, or nothing one could judge)."""
+        return self._store("skip", ranks=None, scores=None, flags=None)
+
+    def _store(self, action: str, **decided) -> dict:
+        item = self.item
+        row = {
+            "item": item.id, "ranker": self.ranker, "action": action, **decided, "practice": bool(item.known),
+            "messages": list(item.messages), "answers": list(item.answers), "models": list(item.models),
+            "shown": self.shuffled(item), "seconds": round(self.clock() - self.shown_at, 3), "guideline": self.guideline,
+        }  # fmt: skip
+        if self.store is not None:
+            row = self.store.add(row)
+        self.history.append((item.id, deepcopy(self.draft)))
+        self.done[item.id] = row
+        self.place = self._next_open(0)
+        self._begin()
+        return row
+
+    def undo(self) -> bool:
+        """Take back the last step: a change of the order, a submission or a skip. False if there is none.
+
+        A submitted row stays stored until the item is submitted again, which adds a revision.
+        """
+        if not self.history:
+            return False
+        item, draft = self.history.pop()
+        reopened = self.done.pop(item, None) is not None
+        self.place = next(i for i, x in enumerate(self.items) if x.id == item)
+        if reopened:
+            self.shown_at = self.clock()
+        self.draft = draft
+        return True
+
+    def screening(self) -> dict | None:
+        """How well the practice items went: `agreement` with the known ranks (pairs), `items`; None before the first."""
+        marks = [
+            pair_agreement(self.done[i.id]["ranks"], i.known)
+            for i in self.items if i.known and self.done.get(i.id, {}).get("ranks")
+        ]  # fmt: skip
+        return {"agreement": sum(marks) / len(marks), "items": len(marks)} if marks else None

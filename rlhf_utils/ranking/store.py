@@ -1,0 +1,269 @@
+"""Where rankings are kept: one SQLite file by default, PostgreSQL by a URL, the same table in both.
+
+Rows are only ever added. A changed mind is a later row of the same ranker and item, and the latest one
+counts. A row carries a key made by the client, unique per ranker: so a submission that is sent again,
+because nobody knows whether the first one arrived, is stored once.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    create_engine,
+    event,
+    func,
+    inspect,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from rlhf_utils.profiles import CourseError, runs_folder
+
+VERSION = 1
+metadata = MetaData()
+rankings = Table(
+    "rankings", metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("ranker", String(120), nullable=False, index=True),
+    Column("key", String(64), nullable=False),
+    Column("item", String(200), nullable=False, index=True),
+    Column("action", String(10), nullable=False),  # rank or skip
+    Column("ranks", JSON),  # of `answers`: 1 is best, equal numbers are ties
+    Column("scores", JSON), Column("flags", JSON),  # of `answers`, or null
+    Column("messages", JSON, nullable=False), Column("answers", JSON, nullable=False),
+    Column("models", JSON, nullable=False),  # which model wrote which answer
+    Column("shown", JSON, nullable=False),  # position on the screen → index of the answer
+    Column("seconds", Float, nullable=False),
+    Column("guideline", String(40), nullable=False),
+    Column("practice", Boolean, nullable=False),
+    Column("created", String(40), nullable=False),
+    UniqueConstraint("ranker", "key"),
+)  # fmt: skip
+schema = Table("rankings_schema", metadata, Column("version", Integer, primary_key=True))
+NEEDED = ("ranker", "item", "action", "messages", "answers")
+COLUMNS = tuple(c.name for c in rankings.columns if c.name != "id")
+
+
+def default_url() -> str:
+    return f"sqlite:///{runs_folder() / 'rankings.sqlite'}"
+
+
+def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
+    """An engine that opens a connection per operation: widget callbacks may run on another thread."""
+    try:
+        url = make_url(url)
+        options = {"timeout": patience} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
+        engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
+    except (ArgumentError, ValueError):
+        raise CourseError("The database URL cannot be read. It looks like sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME.") from None
+    except ModuleNotFoundError as error:
+        raise CourseError(f"The driver for {url.get_backend_name()} is missing ({error.name}). Install it with: pip install 'rlhf-utils[class]'.") from None
+    if url.get_backend_name() == "sqlite":
+        if url.database and url.database != ":memory:":
+            try:
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CourseError(f"There is no folder for {url.database}: {error.strerror}. Choose another place.") from None
+
+        @event.listens_for(engine, "connect")
+        def _(connection, record):
+            connection.isolation_level = None  # we begin transactions ourselves
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # acknowledged means: on the disk
+
+        @event.listens_for(engine, "begin")
+        def _(connection):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+class RankingStore:
+    """Rankings in a database; every method opens and closes a connection of its own.
+
+    `url` is any SQLAlchemy URL of SQLite or PostgreSQL; the default is `runs/rankings.sqlite`.
+    `patience` is for how many seconds a locked or restarting database is waited for.
+    """
+
+    def __init__(self, url: str | URL | None = None, patience: float = 30.0):
+        self.patience = patience
+        self.engine = make_engine(url or default_url(), patience)
+        self.name = self.engine.url.render_as_string(hide_password=True)
+        self._attempt(self._prepare)
+
+    def _prepare(self) -> None:
+        with self.engine.begin() as connection:
+            if not inspect(connection).has_table("rankings_schema"):
+                if inspect(connection).has_table("rankings"):
+                    raise CourseError(f"{self.name} has a table `rankings` that this course did not make. Choose another database.")
+                metadata.create_all(connection)
+                connection.execute(schema.insert().values(version=VERSION))
+            found = connection.execute(select(schema.c.version)).scalar()
+        if found != VERSION:
+            raise CourseError(f"{self.name} has rankings of schema version {found}, this course writes version {VERSION}. Export them with the older version.")
+
+    def _attempt(self, work, *arguments):
+        """Do `work`; while the database is away or locked, try again for `patience` seconds."""
+        end, pause = time.monotonic() + self.patience, 0.05
+        while True:
+            try:
+                return work(*arguments)
+            except (OperationalError, InterfaceError) as error:
+                reason = str(error.orig).strip().splitlines()[0]
+                hopeless = ("readonly", "read-only", "unable to open", "password", "does not exist", "not a database", "disk I/O")
+                if any(h in str(error.orig) for h in hopeless) or time.monotonic() > end:
+                    raise CourseError(f"The rankings could not be reached in {self.name}: {reason}. Nothing was lost but what was not submitted.") from None
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+            except DatabaseError as error:
+                raise CourseError(f"{self.name} refused: {str(error.orig).strip().splitlines()[0]}.") from None
+
+    # -- writing ------------------------------------------------------------------------------------------
+    def add(self, row: dict) -> dict:
+        """Store a row (see `RankingSession.submit`) and return it with its `key` and `created`, once it is on the disk."""
+        return self.add_all([row])[0]
+
+    def add_all(self, rows: list[dict]) -> list[dict]:
+        """Store rows in one transaction: all of them, or none."""
+        for i, row in enumerate(rows, 1):
+            check_row(row, f"row {i}")
+        empty = {"models": [], "scores": None, "flags": None, "ranks": None, "seconds": 0.0, "guideline": "", "practice": False}
+        made = [empty | {"shown": list(range(len(r["answers"]))), "key": uuid.uuid4().hex, "created": datetime.now(UTC).isoformat()} | r for r in rows]
+        made = [{k: r[k] for k in COLUMNS} for r in made]
+        dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(rankings).on_conflict_do_nothing(index_elements=["ranker", "key"])
+
+        def work():
+            with self.engine.begin() as connection:
+                connection.execute(statement, made)
+
+        if made:
+            self._attempt(work)
+        return made
+
+    # -- reading ------------------------------------------------------------------------------------------
+    def rows(self, ranker: str | None = None) -> list[dict]:
+        """All revisions, oldest first."""
+        query = select(rankings).order_by(rankings.c.id)
+        if ranker is not None:
+            query = query.where(rankings.c.ranker == ranker)
+
+        def work():
+            with self.engine.connect() as connection:
+                return [dict(row) for row in connection.execute(query).mappings()]
+
+        return self._attempt(work)
+
+    def latest(self, ranker: str | None = None) -> list[dict]:
+        """The last revision of each ranker and item."""
+        found = {(row["ranker"], row["item"]): row for row in self.rows(ranker)}
+        return sorted(found.values(), key=lambda row: row["id"])
+
+    def ranked(self, ranker: str | None = None) -> list[dict]:
+        """The latest rankings that train a reward model: neither skipped nor practice."""
+        return [r for r in self.latest(ranker) if r["action"] == "rank" and not r["practice"]]
+
+    def count(self) -> int:
+        def work():
+            with self.engine.connect() as connection:
+                return connection.execute(select(func.count()).select_from(rankings)).scalar()
+
+        return self._attempt(work)
+
+    # -- files --------------------------------------------------------------------------------------------
+    def export(self, path: Path | str, ranker: str | None = None) -> int:
+        """Write all revisions as JSON Lines, with full ties; returns how many."""
+        rows = self.rows(ranker)
+        with open(path, "w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps({k: v for k, v in row.items() if k != "id"}, ensure_ascii=False) + "\n")
+        return len(rows)
+
+    def load(self, path: Path | str) -> int:
+        """Read what `export` wrote, all of it or nothing; rows that are there already are left alone."""
+        path = Path(path)
+        rows, before = [], self.count()
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except OSError as error:
+            raise CourseError(f"{path} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError as error:
+            raise CourseError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise CourseError(f"{path}, line {number} is not JSON ({error.msg}). Nothing was imported.") from None
+                check_row(row, f"{path}, line {number}", "Nothing was imported.")
+                rows.append(row)
+        self.add_all(rows)
+        return self.count() - before
+
+
+def check_row(row: dict, where: str, end: str = "") -> None:
+    """Raise CourseError, naming `where`, if a row could not be a ranking of this course."""
+    def fail(why):
+        raise CourseError(f"{where}: {why}. {end}".strip())
+
+    if not isinstance(row, dict):
+        fail("not a JSON object")
+    for name in NEEDED:
+        if not row.get(name):
+            fail(f"`{name}` is missing")
+    unknown = set(row) - set(COLUMNS) - {"id"}
+    if unknown:
+        fail(f"unknown column {sorted(unknown)[0]!r}")
+    answers, ranks = row["answers"], row.get("ranks")
+    if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers) or not 2 <= len(answers) <= 9:
+        fail("`answers` must be 2 to 9 texts")
+    if row["action"] not in ("rank", "skip"):
+        fail(f"`action` must be rank or skip, not {row['action']!r}")
+    if row["action"] == "rank" and not (isinstance(ranks, list) and len(ranks) == len(answers) and all(isinstance(r, int) and r > 0 for r in ranks)):
+        fail(f"`ranks` must be {len(answers)} whole numbers from 1 on")
+
+
+def to_pairs(rows: Iterable[dict]) -> list[dict]:
+    """TRL's preference format: `prompt`, `chosen`, `rejected` as messages; ties are dropped.
+
+    `group` names the ranking that a pair comes from: its pairs are not independent of each other, and belong
+    on one side of a split.
+    """
+    def said(text):
+        return [{"role": "assistant", "content": text}]
+
+    pairs = []
+    for row in rows:
+        for i, j in combinations(range(len(row["answers"])), 2):
+            a, b = row["ranks"][i], row["ranks"][j]
+            if a != b:
+                best, worst = (i, j) if a < b else (j, i)
+                pairs.append({
+                    "prompt": row["messages"], "chosen": said(row["answers"][best]), "rejected": said(row["answers"][worst]),
+                    "group": f"{row['ranker']}/{row['item']}",
+                })  # fmt: skip
+    return pairs
+
+
+def to_dataset(rows: Iterable[dict]):
+    """The pairs of `to_pairs` as a `datasets.Dataset`."""
+    from datasets import Dataset
+
+    return Dataset.from_list(to_pairs(rows))

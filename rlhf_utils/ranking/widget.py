@@ -1,0 +1,147 @@
+"""The widget over a RankingSession, and a plain form for where custom widgets cannot load.
+
+Both only read the session and call its methods. Callbacks may run on another thread than the cell, so
+nothing here holds a connection or a figure; a lock keeps two callbacks apart.
+"""
+
+import json
+from html import escape
+from pathlib import Path
+from threading import Lock
+
+import anywidget
+import ipywidgets
+import traitlets
+
+from rlhf_utils.profiles import DATA, CourseError
+from rlhf_utils.ranking.session import RankingSession
+
+FOLDER = Path(__file__).parent
+
+
+def labels_of(language: str) -> dict[str, str]:
+    """The words on the widget, in English ("en") or Chinese ("zh")."""
+    labels = json.loads((DATA / "ranking" / "labels.json").read_text("utf-8"))
+    if language not in labels:
+        raise CourseError(f"There are no labels in {language!r}. Choose one of: {', '.join(labels)}.")
+    return labels[language]
+
+
+class RankingWidget(anywidget.AnyWidget):
+    """Drag and drop or keys only; see the line of keys at its foot. `RankingWidget(session)` shows it."""
+
+    _esm = FOLDER / "widget.js"
+    _css = FOLDER / "widget.css"
+    labels = traitlets.Dict().tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, session: RankingSession, language: str = "en", scores: bool = False):
+        self.session, self.with_scores, self.lock = session, scores, Lock()
+        super().__init__(labels=labels_of(language))
+        self.show()
+        self.on_msg(lambda _, content, buffers: self.receive(content))
+
+    def show(self, message: str = "", spoken: str = "") -> None:
+        """Send what is on the screen to the browser."""
+        session = self.session
+        state = {**session.progress(), "finished": session.finished, "message": message, "spoken": spoken, "step": len(session.history)}
+        if not session.finished:
+            draft = session.draft
+            state |= {
+                "item": session.item.id, "messages": list(session.item.messages), "answers": session.answers, "practice": bool(session.item.known),
+                "scores": self.with_scores, "flags": list(session.flag_names),
+                "draft": {"groups": draft.groups, "scores": draft.scores, "flags": draft.flags},
+            }  # fmt: skip
+        self.state = state
+
+    def receive(self, content: dict) -> None:
+        """Carry out what the browser asks for; errors are shown, not raised."""
+        with self.lock:
+            session, message, spoken = self.session, "", ""
+            try:
+                if content["do"] == "undo":
+                    spoken = self.labels["undone"] if session.undo() else ""
+                elif session.finished or content["item"] != session.item.id:
+                    return  # a key pressed twice: this item has been submitted already
+                elif content["do"] == "skip":
+                    session.skip()
+                    spoken = self.labels["skipped"]
+                elif content["do"] == "submit":
+                    practice = bool(session.item.known)
+                    session.rank(content["groups"])
+                    for letter, value in content.get("scores", {}).items():
+                        session.score(letter, value)
+                    for letter, names in content.get("flags", {}).items():
+                        for name in names:
+                            session.flag(letter, name)
+                    session.submit()
+                    spoken = self.labels["stored"]
+                    if practice:
+                        message = self.labels["practice_result"].format(p=round(100 * session.screening()["agreement"]))
+            except CourseError as error:
+                message = str(error)
+            self.show(message, spoken)
+
+
+class PlainRanking(ipywidgets.VBox):
+    """The same session with a rank number for each answer: needs nothing but ipywidgets."""
+
+    def __init__(self, session: RankingSession, language: str = "en"):
+        self.session, self.labels, self.lock = session, labels_of(language), Lock()
+        self.head, self.note = ipywidgets.HTML(), ipywidgets.HTML()
+        self.ranks: dict[str, ipywidgets.BoundedIntText] = {}
+        self.list = ipywidgets.VBox()
+        self.buttons = {}
+        for name in ("submit", "skip", "undo"):
+            self.buttons[name] = ipywidgets.Button(description=self.labels[name], button_style="primary" if name == "submit" else "")
+            self.buttons[name].on_click(lambda _, name=name: self.press(name))
+        super().__init__([self.head, self.list, ipywidgets.HBox(list(self.buttons.values())), self.note])
+        self.draw()
+
+    def draw(self, note: str = "") -> None:
+        session, L = self.session, self.labels
+        progress = session.progress()
+        head = L["done"].format(**progress)
+        self.note.value = escape(note)
+        if session.finished:
+            self.head.value, self.list.children = f"<p>{head}</p><p>{escape(L['all_done'])}</p>", ()
+            return
+        said = "".join(
+            f"<p style='white-space:pre-wrap'><b>{escape(L['user' if m['role'] == 'user' else 'assistant'])}</b> {escape(m['content'])}</p>"
+            for m in session.item.messages
+        )
+        self.head.value = f"<p>{head}</p>{said}<p>{escape(L['plain'])}</p>"
+        answers = session.answers
+        chosen = {x: 1 + sum(len(g) for g in session.groups[:i]) for i, group in enumerate(session.groups) for x in group}
+        self.ranks = {
+            x: ipywidgets.BoundedIntText(value=chosen.get(x, 0), min=0, max=len(answers), description=x.upper(), layout={"width": "150px"})
+            for x in answers
+        }  # fmt: skip
+        self.list.children = [
+            ipywidgets.HBox([self.ranks[x], ipywidgets.HTML(f"<bdi style='white-space:pre-wrap'>{escape(text)}</bdi>")])
+            for x, text in answers.items()
+        ]  # fmt: skip
+
+    def press(self, name: str) -> None:
+        with self.lock:
+            try:
+                if name == "undo":
+                    self.session.undo()
+                elif name == "skip":
+                    self.session.skip()
+                else:
+                    values = {x: box.value for x, box in self.ranks.items()}
+                    missing = [x.upper() for x, v in values.items() if not v]
+                    if missing:
+                        self.note.value = escape(self.labels["missing"].format(x=", ".join(missing)))
+                        return
+                    self.session.rank([[x for x in values if values[x] == v] for v in sorted(set(values.values()))])
+                    self.session.submit()
+                self.draw()
+            except CourseError as error:
+                self.note.value = escape(str(error))
+
+
+def show_session(session: RankingSession, language: str = "en", plain: bool = False, scores: bool = False):
+    """The widget, or with `plain` the form without a view of its own."""
+    return PlainRanking(session, language) if plain else RankingWidget(session, language, scores)

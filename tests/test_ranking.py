@@ -1,0 +1,343 @@
+"""Ranking: the session without a view, both views driven headless, the store, and agreement."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from rlhf_utils.profiles import CourseError
+from rlhf_utils.ranking.agreement import agreement_table, alpha, by_item, heat_map, pairwise, progress_table, tau_b
+from rlhf_utils.ranking.session import PAPER_FLAGS, RankingSession
+from rlhf_utils.ranking.store import RankingStore, to_dataset, to_pairs
+from rlhf_utils.ranking.widget import PlainRanking, RankingWidget, labels_of
+
+HOSTILE = ["<img src=x onerror=alert(1)>", "</script><b>bold</b>", "\u202eright to left", "x" * 100_000, "   ", "🙂🙃"]
+
+
+def rows(count=3, answers=("one", "two", "three", "four")):
+    return [{"id": f"p{i}", "messages": [{"role": "user", "content": f"Question {i}?"}], "answers": [f"{a} {i}" for a in answers]} for i in range(count)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RankingStore(f"sqlite:///{tmp_path / 'r.sqlite'}")
+
+
+# -- the session ------------------------------------------------------------------------------------------
+def test_ranks_follow_the_letters_on_the_screen(store):
+    session = RankingSession(rows(), "ada", store)
+    letter = {text: x for x, text in session.answers.items()}
+    session.rank([letter["three 0"], {letter["one 0"], letter["four 0"]}, letter["two 0"]])
+    row = session.submit()
+    assert dict(zip(row["answers"], row["ranks"])) == {"three 0": 1, "one 0": 2, "four 0": 2, "two 0": 4}
+    assert session.item.id == "p1" and store.latest("ada")[0]["ranks"] == row["ranks"]
+
+
+def test_the_order_is_blind_and_differs_by_ranker():
+    orders = {tuple(RankingSession(rows(1), f"ranker-{i}").answers.values()) for i in range(20)}
+    assert len(orders) > 5
+    assert RankingSession(rows(1), "ada").answers == RankingSession(rows(1), "ada").answers
+
+
+def test_identical_answers_are_merged_and_their_models_kept():
+    row = rows(1)[0] | {"answers": ["same", "other", "same"], "models": ["sft", "ppo", "base"]}
+    session = RankingSession([row])
+    assert sorted(session.answers.values()) == ["other", "same"]
+    assert dict(zip(session.item.answers, session.item.models)) == {"same": "sft + base", "other": "ppo"}
+    assert "sft" not in json.dumps(session.answers)  # hidden from the ranker
+
+
+def test_undo_takes_back_every_kind_of_step(store):
+    session = RankingSession(rows(), "ada", store, flags=PAPER_FLAGS)
+    session.rank("abcd")
+    session.score("a", 7)
+    session.flag("b", "Hallucination")
+    session.submit()
+    session.skip()
+    assert session.place == 2
+    for place, groups, scores, flags in (
+        (1, [], {}, {}), (0, [["a"], ["b"], ["c"], ["d"]], {"a": 7}, {"b": ["Hallucination"]}), (0, [["a"], ["b"], ["c"], ["d"]], {"a": 7}, {}),
+        (0, [["a"], ["b"], ["c"], ["d"]], {}, {}), (0, [], {}, {}),
+    ):  # fmt: skip
+        assert session.undo()
+        assert (session.place, session.groups, session.draft.scores, session.draft.flags) == (place, groups, scores, flags)
+    assert not session.undo()
+    session.rank("dcba")
+    session.submit()
+    assert store.count() == 3 and len(store.latest("ada")) == 2  # revisions are added, never changed
+
+
+def test_a_session_goes_on_where_it_was_left(store):
+    session = RankingSession(rows(), "ada", store)
+    session.rank("abcd")
+    session.submit()
+    session.rank("dcba")  # not submitted: the only thing that a crash may cost
+    again = RankingSession(rows(), "ada", store)
+    assert again.item.id == "p1" and again.groups == [] and again.progress()["done"] == 1
+    assert RankingSession(rows(), "bob", store).progress()["done"] == 0
+
+
+def test_practice_comes_first_and_is_kept_out_of_training(store):
+    practice = [rows(1)[0] | {"id": "practice", "ranks": [1, 2, 3, 4]}]
+    session = RankingSession(rows(), "ada", store, practice=practice)
+    letter = {text: x for x, text in session.answers.items()}
+    session.rank([letter["one 0"], letter["two 0"], letter["four 0"], letter["three 0"]])
+    session.submit()
+    assert session.screening() == {"agreement": pytest.approx(5 / 6), "items": 1}
+    assert store.ranked("ada") == []
+
+
+def test_time_is_what_passed_on_the_clock():
+    now = iter(np.arange(0, 100, 2.5))
+    session = RankingSession(rows(), clock=lambda: next(now))
+    session.rank("abcd")
+    assert session.submit()["seconds"] == 2.5
+    session.skip()
+    assert session.progress()["seconds"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [(["a", "b", "c", "x"], "no answer 'x'"), (["a", "b", "b", "c", "d"], "'b' is ranked more than once"), (["a", {"b"}], "Not ranked yet: c, d")],
+)
+def test_bad_orders_name_the_answer(groups, message):
+    session = RankingSession(rows())
+    with pytest.raises(CourseError, match=message):
+        session.rank(groups)
+    assert session.groups == []
+
+
+@pytest.mark.parametrize(
+    ("queue", "message"),
+    [
+        ([], "queue is empty"), ([rows(1)[0] | {"answers": ["one"]}], "1 answers to rank. Give 2 to 9"), ([rows(1)[0] | {"answers": list("abcdefghij")}], "10 answers"),
+        ([rows(1)[0] | {"answers": ["same", "same"]}], "answers that are all the same"), (rows(1) * 2, "'p0' comes twice"),
+        ([{"answers": ["a", "b"]}], "needs `id` and `messages`"), ([rows(1)[0] | {"models": ["sft"]}], "4 answers and 1 models"),
+    ],
+)  # fmt: skip
+def test_bad_queues_say_what_is_wrong(queue, message):
+    with pytest.raises(CourseError, match=message):
+        RankingSession(queue)
+
+
+def test_a_prompt_with_equal_answers_is_skipped_and_counted():
+    session = RankingSession([rows(1)[0] | {"id": "same", "answers": ["x", "x"]}, *rows(2)])
+    assert session.skipped_equal == 1 and session.progress()["total"] == 2
+
+
+def test_scores_and_flags_are_checked():
+    session = RankingSession(rows())
+    for value in (0, 8, 3.5, True):
+        with pytest.raises(CourseError, match="1 to 7"):
+            session.score("a", value)
+    with pytest.raises(CourseError, match="no flag"):
+        session.flag("a", "Hallucination")
+    with pytest.raises(CourseError, match="Rank the answers first"):
+        session.submit()
+
+
+# -- the views ----------------------------------------------------------------------------------------------
+def test_the_widget_drives_the_same_session(store):
+    session = RankingSession(rows(), "ada", store)
+    widget = RankingWidget(session)
+    widget.receive({"do": "submit", "item": "p0", "groups": [["b"], ["a", "c"], ["d"]]})
+    widget.receive({"do": "submit", "item": "p0", "groups": [["a"], ["b"], ["c"], ["d"]]})  # Enter pressed twice
+    assert store.count() == 1 and widget.state["item"] == "p1" and widget.state["done"] == 1
+    widget.receive({"do": "undo"})
+    assert widget.state["draft"]["groups"] == [["b"], ["a", "c"], ["d"]]
+    widget.receive({"do": "submit", "item": "p0", "groups": [["b"]]})
+    assert "Not ranked yet" in widget.state["message"] and store.count() == 1
+    for i in range(3):
+        widget.receive({"do": "skip", "item": f"p{i}"})
+    assert widget.state["finished"] and "models" not in json.dumps(widget.state)
+
+
+def test_the_plain_form_drives_it_too_and_escapes_what_models_wrote(store):
+    session = RankingSession([rows(1)[0] | {"answers": HOSTILE}], "ada", store)
+    form = PlainRanking(session)
+    shown = "".join(line.children[1].value for line in form.list.children)
+    assert "<img" not in shown and "</script>" not in shown and "&lt;img" in shown
+    form.press("submit")
+    assert "Not ranked yet" in form.note.value and store.count() == 0
+    for i, box in enumerate(form.ranks.values()):
+        box.value = 1 + i // 2
+    form.buttons["submit"].click()
+    assert sorted(store.ranked("ada")[0]["ranks"]) == [1, 1, 3, 3, 5, 5] and session.finished
+    form.press("undo")
+    assert [box.value for box in form.ranks.values()] == [1, 1, 3, 3, 5, 5]
+
+
+def test_labels_in_both_languages_have_the_same_names():
+    assert labels_of("en").keys() == labels_of("zh").keys()
+    with pytest.raises(CourseError, match="no labels in 'fr'"):
+        labels_of("fr")
+
+
+# -- the store ----------------------------------------------------------------------------------------------
+def test_export_and_import_keep_everything_once(store, tmp_path):
+    session = RankingSession([rows(1)[0] | {"answers": HOSTILE}, *rows(3)[1:]], "ada", store)
+    session.rank([{"a", "b"}, "c", "d", "e", "f"])
+    session.submit()
+    session.skip()
+    assert store.export(tmp_path / "out.jsonl") == 2
+    other = RankingStore(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    assert other.load(tmp_path / "out.jsonl") == 2 and other.load(tmp_path / "out.jsonl") == 0
+    assert other.ranked() == store.ranked()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is not JSON"), ('{"prompt": "x"}', "line 2: `ranker` is missing"), ("[]", "line 2: not a JSON object"),
+        ('{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x", "y"], "ranks": [1]}', "line 2: `ranks` must be 2 whole numbers"),
+        ('{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x"], "ranks": [1]}', "line 2: `answers` must be 2 to 9"),
+        ('{"ranker": "a", "item": "i", "action": "skip", "messages": [1], "answers": ["x", "y"], "drop": 1}', "unknown column 'drop'"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_imports_nothing(store, tmp_path, line, message):
+    good = {"ranker": "a", "item": "i", "action": "rank", "messages": [{"role": "user", "content": "?"}], "answers": ["x", "y"], "ranks": [1, 2]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(good) + "\n" + line + "\n")
+    with pytest.raises(CourseError, match=message):
+        store.load(tmp_path / "in.jsonl")
+    assert store.count() == 0
+
+
+def test_pairs_drop_ties_and_keep_the_group(store):
+    session = RankingSession(rows(2), "ada", store)
+    session.rank([{"a", "b"}, "c", "d"])
+    session.submit()
+    session.rank([{"a", "b", "c", "d"}])  # all tied: kept, but no comparison
+    session.submit()
+    pairs = to_pairs(store.ranked())
+    assert len(store.ranked()) == 2 and len(pairs) == 5 and {p["group"] for p in pairs} == {"ada/p0"}
+    assert to_dataset(store.ranked()).column_names == ["prompt", "chosen", "rejected", "group"]
+
+
+def test_a_resent_submission_is_stored_once(store):
+    row = {"ranker": "a", "item": "i", "action": "skip", "messages": [{}], "answers": ["x", "y"], "key": "k"}
+    store.add(row)
+    store.add(row)
+    store.add(row | {"ranker": "b"})  # the same key of somebody else is another ranking
+    assert store.count() == 2
+
+
+@pytest.mark.parametrize("kind", ["locked", "readonly", "version", "foreign", "no database", "url", "password"])
+def test_databases_that_cannot_be_used_say_why(tmp_path, kind):
+    path = tmp_path / "r.sqlite"
+    url, patience = f"sqlite:///{path}", 0.3
+    if kind == "no database":
+        path.write_text("this is no database" * 100)
+        message = "not a database"
+    elif kind == "foreign":
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE rankings (x)")
+        message = "did not make"
+    elif kind == "url":
+        url, message = "nonsense", "URL cannot be read"
+    elif kind == "password":
+        url, message = "postgresql+psycopg://ada:secret@127.0.0.1:1/x", r"ada:\*\*\*@127.0.0.1"
+        pytest.importorskip("psycopg")
+    else:
+        store = RankingStore(url, patience)
+        if kind == "version":
+            with sqlite3.connect(path) as connection:
+                connection.execute("UPDATE rankings_schema SET version = 99")
+            message = "schema version 99"
+        elif kind == "locked":
+            holder = sqlite3.connect(path, isolation_level=None)
+            holder.execute("BEGIN IMMEDIATE")
+            message = "locked"
+        else:
+            store.engine.dispose()
+            url, message = f"sqlite:///file:{path}?mode=ro&uri=true", "readonly"
+            if os.geteuid() == 0:  # root may write what is read-only, so say so to SQLite itself
+                message = "readonly|read-only"
+    with pytest.raises(CourseError, match=message) as caught:
+        made = RankingStore(url, patience)
+        made.add({"ranker": "a", "item": "i", "action": "skip", "messages": [{}], "answers": ["x", "y"]})
+    assert "secret" not in str(caught.value)
+
+
+def write_many(url, name, count, acknowledged):
+    store = RankingStore(url)
+    for i in range(count):
+        store.add({"ranker": name, "item": f"i{i}", "action": "skip", "messages": [{}], "answers": ["x", "y"], "key": f"{name}-{i}"})
+        acknowledged.put(f"{name}-{i}")
+
+
+def test_eight_writers_two_killed_and_nothing_acknowledged_is_lost(tmp_path):
+    url = f"sqlite:///{tmp_path / 'r.sqlite'}"
+    RankingStore(url)
+    context = multiprocessing.get_context("spawn")
+    queues = [context.SimpleQueue() for _ in range(8)]  # one each: a killed writer must not take a lock along
+    writers = [context.Process(target=write_many, args=(url, f"w{n}", 100, q)) for n, q in enumerate(queues)]
+    for writer in writers:
+        writer.start()
+    while RankingStore(url).count() < 60:
+        time.sleep(0.02)
+    for writer in writers[:2]:
+        os.kill(writer.pid, signal.SIGKILL)
+    for writer in writers:
+        writer.join()
+    stored = [row["key"] for row in RankingStore(url).rows()]
+    acknowledged = []
+    for queue in queues:
+        while not queue.empty():
+            acknowledged.append(queue.get())
+    assert len(stored) == len(set(stored)) and set(acknowledged) <= set(stored)
+    assert all(f"w{n}-{i}" in stored for n in range(2, 8) for i in range(100))
+
+
+# -- agreement ------------------------------------------------------------------------------------------------
+def made(ranker, item, ranks, seconds=10.0):
+    return {"ranker": ranker, "item": item, "action": "rank", "answers": [f"a{i}" for i in range(len(ranks))], "ranks": ranks, "seconds": seconds}
+
+
+def test_pairwise_agreement_by_hand():
+    items = by_item([made("x", "1", [1, 2, 3, 4]), made("y", "1", [2, 1, 3, 3]), made("x", "2", [1, 1, 3]), made("y", "2", [3, 1, 2])])
+    # item 1: of 6 pairs y ties one; of the other 5, one is turned round. Item 2: x ties one, of 2 one is turned.
+    assert pairwise(list(items.values())) == pytest.approx((4 + 1) / (5 + 2))
+
+
+def test_answers_in_another_order_are_the_same_answers():
+    turned = made("y", "1", [3, 2, 1]) | {"answers": ["a2", "a1", "a0"]}
+    assert pairwise(list(by_item([made("x", "1", [1, 2, 3]), turned]).values())) == 1.0
+
+
+@given(st.lists(st.tuples(*[st.integers(1, 4)] * 4), min_size=2, max_size=2))
+def test_tau_equals_scipy_and_pairs_equal_brute_force(two):
+    a, b = map(list, two)
+    expected = kendalltau(a, b).statistic
+    assert tau_b([{"x": a, "y": b}]) == pytest.approx(expected, nan_ok=True)
+    strict = [(a[i] - a[j]) * (b[i] - b[j]) for i, j in combinations(range(4), 2) if a[i] != a[j] and b[i] != b[j]]
+    assert pairwise([{"x": a, "y": b}]) == pytest.approx(np.mean(np.array(strict) > 0) if strict else np.nan, nan_ok=True)
+
+
+def test_alpha_is_one_for_twins_and_near_zero_for_dice():
+    rng = np.random.default_rng(0)
+    order = [rng.permutation(4) + 1 for _ in range(200)]
+    assert alpha([{"x": o.tolist(), "y": o.tolist()} for o in order]) == pytest.approx(1.0)
+    assert abs(alpha([{"x": o.tolist(), "y": (rng.permutation(4) + 1).tolist()} for o in order])) < 0.1
+    # Krippendorff's own example of two coders and ten units (binary data, ordinal metric agrees): 0.095
+    first, second = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert alpha([{"x": [v + 1 for v in first], "y": [v + 1 for v in second]}]) == pytest.approx(0.095, abs=5e-4)
+
+
+def test_tables_and_heat_map(store):
+    rng = np.random.default_rng(1)
+    data = [made(who, f"i{i}", (rng.permutation(4) + 1).tolist()) for i in range(12) for who in ("ada", "bob", "cy")]
+    table = agreement_table(data)
+    assert list(table.who) == ["everyone", "ada and bob", "ada and cy", "bob and cy"]
+    assert (table.pairwise_low <= table.pairwise).all() and (table.pairwise <= table.pairwise_high).all()
+    assert len(heat_map(data).data[0].z) == 3
+    progress = progress_table([*data, made("ada", "i99", [1, 2, 3, 4]) | {"action": "skip"}])
+    assert list(progress.ranked) == [12, 12, 12] and progress.skipped[0] == 1 and progress["comparisons an hour"][1] == 6 * 360

@@ -84,6 +84,8 @@ def test_a_session_goes_on_where_it_was_left(store):
     again = RankingSession(rows(), "ada", store)
     assert again.item.id == "p1" and again.groups == [] and again.progress()["done"] == 1
     assert RankingSession(rows(), "bob", store).progress()["done"] == 0
+    assert again.undo() and again.item.id == "p0" and again.groups == [["a"], ["b"], ["c"], ["d"]]  # also of an earlier session
+    assert not again.undo()
 
 
 def test_practice_comes_first_and_is_kept_out_of_training(store):

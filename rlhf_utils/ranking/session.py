@@ -239,17 +239,30 @@ class RankingSession:
     def undo(self) -> bool:
         """Take back the last step: a change of the order, a submission or a skip. False if there is none.
 
-        A submitted row stays stored until the item is submitted again, which adds a revision.
+        A submitted row stays stored until the item is submitted again, which adds a revision. Of an earlier
+        session, submissions and skips can be taken back.
         """
-        if not self.history:
+        if self.history:
+            item, draft = self.history.pop()
+        elif self.done:
+            item = max(self.done, key=lambda key: self.done[key]["id"])
+            draft = self._stored_draft(self.done[item])
+        else:
             return False
-        item, draft = self.history.pop()
         reopened = self.done.pop(item, None) is not None
         self.place = next(i for i, x in enumerate(self.items) if x.id == item)
         if reopened:
             self.shown_at = self.clock()
         self.draft = draft
         return True
+
+    def _stored_draft(self, row: dict) -> Draft:
+        """The order of a stored row, in the letters of today; empty if other answers stand there now."""
+        item = next(x for x in self.items if x.id == row["item"])
+        if row["ranks"] is None or list(item.answers) != row["answers"]:
+            return Draft()
+        letters = {i: ascii_lowercase[k] for k, i in enumerate(self.shuffled(item))}
+        return Draft([[letters[i] for i, r in enumerate(row["ranks"]) if r == rank] for rank in sorted(set(row["ranks"]))])
 
     def screening(self) -> dict | None:
         """How well the practice items went: `agreement` with the known ranks (pairs), `items`; None before the first."""

@@ -160,6 +160,7 @@ function render({ model, el }) {
     const middle = element("div", "rlhf-text");
     const shown = element("div", "rlhf-answer", text.length > FOLD && !open.has(x) ? `${text.slice(0, FOLD)} …` : text);
     shown.dir = "auto"; // right-to-left text stays inside its own box
+    if (!text.trim()) { shown.textContent = L("blank"); shown.classList.add("rlhf-blank"); }
     middle.append(element("span", "rlhf-letter", x.toUpperCase()), shown);
     if (text.length > FOLD) {
       const more = element("button", "rlhf-more", L(open.has(x) ? "less" : "more"));

@@ -6,7 +6,7 @@ appendix C.2). Beyond the paper, since a model this small would otherwise reward
 - a language-model loss on pretraining windows beside the ranking loss, so that it keeps its facts;
 - a score that also counts how likely the model's own language model finds the answer. A scalar head of
   this size hardly learns to compare what an answer says with what is true; a language model does so with
-  every token it predicts. On held-out prompts this took the accuracy against gold from 73 to 84 %.
+  every token it predicts. `tests/benchmarks/reward_model.py` measures what each of them brings.
 """
 
 from pathlib import Path

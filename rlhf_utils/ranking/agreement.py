@@ -13,6 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import kendalltau
 
+from rlhf_utils.ranking.session import pair_counts
+
 Ranks = dict[str, dict[str, list[int]]]  # item → ranker → ranks of the item's answers
 
 
@@ -25,12 +27,6 @@ def by_item(rows: Sequence[dict]) -> Ranks:
         if sorted(first) == sorted(row["answers"]):  # another sample of answers cannot be compared
             result.setdefault(row["item"], {})[row["ranker"]] = [row["ranks"][row["answers"].index(a)] for a in first]
     return result
-
-
-def pair_counts(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
-    """(pairs ordered alike, pairs that both rank strictly)."""
-    strict = [(i, j) for i, j in combinations(range(len(a)), 2) if a[i] != a[j] and b[i] != b[j]]
-    return sum((a[i] < a[j]) == (b[i] < b[j]) for i, j in strict), len(strict)
 
 
 def pairwise(items: list[dict[str, list[int]]]) -> float:

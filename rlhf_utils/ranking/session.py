@@ -78,10 +78,10 @@ class Draft:
     flags: dict[str, list[str]] = field(default_factory=dict)
 
 
-def pair_agreement(mine: Sequence[int], known: Sequence[int]) -> float:
-    """Share of the pairs that both rank strictly and in the same order; 1 if there is no such pair."""
-    pairs = [(i, j) for i, j in combinations(range(len(mine)), 2) if mine[i] != mine[j] and known[i] != known[j]]
-    return sum((mine[i] < mine[j]) == (known[i] < known[j]) for i, j in pairs) / len(pairs) if pairs else 1.0
+def pair_counts(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
+    """(pairs of answers ordered alike, pairs that both rank strictly)."""
+    strict = [(i, j) for i, j in combinations(range(len(a)), 2) if a[i] != a[j] and b[i] != b[j]]
+    return sum((a[i] < a[j]) == (b[i] < b[j]) for i, j in strict), len(strict)
 
 
 class RankingSession:
@@ -267,7 +267,8 @@ class RankingSession:
     def screening(self) -> dict | None:
         """How well the practice items went: `agreement` with the known ranks (pairs), `items`; None before the first."""
         marks = [
-            pair_agreement(self.done[i.id]["ranks"], i.known)
+            pair_counts(self.done[i.id]["ranks"], i.known)
             for i in self.items if i.known and self.done.get(i.id, {}).get("ranks")
         ]  # fmt: skip
-        return {"agreement": sum(marks) / len(marks), "items": len(marks)} if marks else None
+        total = sum(strict for _, strict in marks)
+        return {"agreement": sum(alike for alike, _ in marks) / total, "items": len(marks)} if total else None

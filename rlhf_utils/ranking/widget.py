@@ -76,8 +76,8 @@ class RankingWidget(anywidget.AnyWidget):
                             session.flag(letter, name)
                     session.submit()
                     spoken = self.labels["stored"]
-                    if practice:
-                        message = self.labels["practice_result"].format(p=round(100 * session.screening()["agreement"]))
+                    if practice and (found := session.screening()):
+                        message = self.labels["practice_result"].format(p=round(100 * found["agreement"]))
             except CourseError as error:
                 message = str(error)
             self.show(message, spoken)

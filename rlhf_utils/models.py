@@ -142,3 +142,43 @@ def answer_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tenso
     logits = hidden[:, first - 1 : -1] @ model.transformer.wte.weight.T.to(hidden.dtype)
     logprobs = -token_cross_entropy(logits, ids[:, first:])
     return scores + likelihood * (logprobs * answer[:, first:]).sum(1)
+
+
+def packed_scores(model: GPT2ForSequenceClassification, rows: list[tuple[list[int], list[list[int]]]], pad: int) -> Tensor:
+    """`answer_scores` of all answers to each prompt with the prompt read once, (answers,) in their order.
+
+    rows: (prompt, answers) token lists. A row becomes one sequence: the prompt, then its answers one after the
+    other. Each answer's positions go on from the prompt's end, and its tokens see the prompt and themselves, never
+    another answer, so nothing but the work saved is different. With K = 9 it is less than half the tokens.
+    """
+    width = max(len(p) + sum(map(len, a)) for p, a in rows)
+    shape = (len(rows), width)
+    ids, position, owner = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)  # owner: 0 is the prompt
+    before, said, ends = [], [], []  # flat places of: the token before each answer token, that token, and each answer's last
+    for row, (prompt, answers) in enumerate(rows):
+        start = len(prompt)
+        ids[row, :start] = torch.tensor(prompt)
+        position[row, :start] = torch.arange(start)
+        owner[row, :start] = 0
+        for number, answer in enumerate(answers, 1):
+            where = range(row * width + start, row * width + start + len(answer))
+            ids[row, start : start + len(answer)] = torch.tensor(answer)
+            position[row, start : start + len(answer)] = torch.arange(len(prompt), len(prompt) + len(answer))
+            owner[row, start : start + len(answer)] = number
+            before += [row * width + len(prompt) - 1, *where[:-1]]
+            said += where
+            ends.append(where[-1])
+            start += len(answer)
+    causal = torch.ones(width, width).tril().bool()
+    sees = causal & ((owner[:, None, :] == owner[:, :, None]) | (owner[:, None, :] == 0))
+    ids, position, sees = ids.to(device()), position.to(device()), sees.to(device())
+    mask = torch.zeros(sees.shape, device=ids.device).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
+    hidden = model.transformer(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state.flatten(0, 1)
+    scores = model.score(hidden[ends]).squeeze(-1).float()
+    likelihood = getattr(model.config, "likelihood", 0.0)
+    if not likelihood:
+        return scores
+    logits = hidden[before] @ model.transformer.wte.weight.T.to(hidden.dtype)
+    logprobs = -token_cross_entropy(logits, ids.flatten()[said])
+    answer = torch.repeat_interleave(torch.tensor([len(a) for _, answers in rows for a in answers]))
+    return scores + likelihood * torch.zeros_like(scores).index_add(0, answer.to(ids.device), logprobs)

@@ -19,7 +19,16 @@ from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
 from rlhf_utils.artifacts import Store, write_jsonl
-from rlhf_utils.models import answer_scores, autocast, hidden_states, load_scorer, pad_answers, save_model, token_cross_entropy
+from rlhf_utils.models import (
+    answer_scores,
+    autocast,
+    hidden_states,
+    load_scorer,
+    packed_scores,
+    pad_answers,
+    save_model,
+    token_cross_entropy,
+)
 from rlhf_utils.pretraining import run_trainer, training_arguments
 from rlhf_utils.profiles import Profile
 from rlhf_utils.tokenizer import prompt_ids
@@ -58,7 +67,7 @@ class RankingTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows = inputs["rows"]
-        flat = answer_scores(model, *pad_answers(encoded_pairs(rows), self.pad))
+        flat = packed_scores(model, [(row["prompt"], row["answers"]) for row in rows], self.pad)
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
         loss = ranking_loss(scores, ranks, mask)
         if self.profile.reward_lm:
@@ -87,7 +96,7 @@ def encode_rankings(profile: Profile, tokenizer, rows: list[dict]) -> list[dict]
     for row in rows:
         pairs = [scored_ids(profile, tokenizer, row["messages"], answer) for answer in row["answers"]]
         prompt, answers = pairs[0][0], [answer for _, answer in pairs]
-        encoded.append({"prompt": prompt, "answers": answers, "ranks": row["ranks"], "length": len(prompt) + max(map(len, answers))})
+        encoded.append({"prompt": prompt, "answers": answers, "ranks": row["ranks"], "length": len(prompt) + sum(map(len, answers))})
     return encoded
 
 

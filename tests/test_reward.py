@@ -70,3 +70,22 @@ def test_rewards_are_shifted_and_scaled(tiny):
     rows = read_jsonl(tiny.folder("corpus") / "demonstrations.jsonl")
     values = rewards(model, [scored_ids(tiny.profile, tokenizer, r["messages"], r["completion"]) for r in rows], 1, tiny.profile)
     assert np.mean(values) == pytest.approx(0, abs=0.2)
+
+
+@pytest.mark.parametrize("likelihood", [0.0, 0.3])
+def test_reading_a_prompt_once_changes_no_score_and_no_gradient(tiny, likelihood):
+    from rlhf_utils.models import answer_scores, load_scorer, packed_scores, pad_answers
+
+    model = load_scorer(tiny.folder("reward"))
+    model.config.likelihood = likelihood
+    torch.manual_seed(0)
+    rows = [([5, 6, 7], [[8, 1], [9, 10, 11, 1], [1]]), ([12] * 20, [[k, k + 1, 1] for k in range(20, 29)]), ([4], [[3] * 23 + [1], [2, 1]])]
+    pairs = [(prompt, answer) for prompt, answers in rows for answer in answers]
+    found = []
+    for scores in (packed_scores(model, rows, 0), answer_scores(model, *pad_answers(pairs, 0))):
+        model.zero_grad()
+        (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
+        found.append((scores.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (packed, packed_gradient), (plain, plain_gradient) = found
+    assert torch.allclose(packed, plain, atol=1e-5)
+    assert torch.allclose(packed_gradient, plain_gradient, atol=1e-4 * float(plain_gradient.abs().max()))

@@ -62,10 +62,33 @@ def completion_labels(function: Callable) -> bool:
     return _check(function, [(([5, 6], [7], 0), [-100, -100, 7, 0]), (([5], [8, 9], 1), [-100, 8, 9, 1]), (([], [3], 0), [3, 0])])
 
 
+def comparisons_in(function: Callable) -> bool:
+    """Chapter 04: how many pairs of answers a ranking orders."""
+    return _check(function, [(([1, 2, 3, 4],), 6), (([2, 1, 2],), 2), (([1, 1, 1],), 0), (([3, 1, 1, 3, 5],), 8)])
+
+
+def agreement(function: Callable) -> bool:
+    """Chapter 04: the share of pairs that two people order alike, among those that both order."""
+    return _check(function, [(([1, 2, 3], [1, 2, 3]), 1.0), (([1, 2, 3, 4], [2, 1, 3, 3]), 0.8), (([1, 1, 3], [3, 1, 2]), 0.5)])
+
+
 def pairwise_loss(function: Callable) -> bool:
     """Chapter 05: −log σ(chosen − rejected)."""
     expected = [(c, r, math.log1p(math.exp(r - c))) for c, r in ((0.0, 0.0), (2.0, 0.0), (-1.0, 1.5))]
     return _check(function, [((c, r), e) for c, r, e in expected])
+
+
+def k3(function: Callable) -> bool:
+    """Chapter 06: e^(−ℓ) − 1 + ℓ, with ℓ the log-ratio of policy to reference."""
+    return _check(function, [((a, b), math.expm1(b - a) + a - b) for a, b in ((-1.0, -1.0), (-1.0, -2.0), (-3.0, -0.5))])
+
+
+def best_policy(function: Callable) -> bool:
+    """Chapter 06: the policy that maximises expected reward − β · KL."""
+    return _check(function, [
+        (([0.5, 0.5], [0.0, 0.0], 1.0), [0.5, 0.5]), (([0.5, 0.5], [math.log(3), 0.0], 1.0), [0.75, 0.25]),
+        (([0.8, 0.2], [0.0, math.log(2)], 0.5), [0.5, 0.5]),
+    ])  # fmt: skip
 
 
 def clipped_objective(function: Callable) -> bool:

@@ -41,6 +41,11 @@ SETTINGS = {
     "ppo_ptx": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient",
                 "ptx_coefficient", "ptx_windows"),
     "evaluate": ("samples",),
+    "taste": ("guideline",),
+    "taste_reward": ("own_weight",),
+    "taste_ppo": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient",
+                  "ptx_coefficient", "ptx_windows"),
+    "taste_evaluate": ("samples",),
 }  # fmt: skip
 PARENTS = {
     "corpus": (),
@@ -53,8 +58,15 @@ PARENTS = {
     "ppo": ("corpus", "sft", "reward"),
     "ppo_ptx": ("corpus", "tokens", "sft", "reward"),
     "evaluate": ("corpus", "tokens", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx"),
+    # From people's own rankings; see ranking/taste.py.
+    "taste": (),
+    "taste_reward": ("corpus", "rank", "reward", "taste"),
+    "taste_ppo": ("corpus", "tokens", "sft", "taste_reward"),
+    "taste_evaluate": ("corpus", "rank", "sft", "reward", "ppo_ptx", "taste", "taste_reward", "taste_ppo"),
 }
-STAGES = tuple(PARENTS)
+TASTE = ("taste", "taste_reward", "taste_ppo", "taste_evaluate")
+STAGES = tuple(s for s in PARENTS if s not in TASTE)
+KNOBS = ("own_weight", "rankings")  # what a reader changes all the time: another value builds anew instead of raising
 
 
 def file_hash(path: Path) -> str:
@@ -75,7 +87,7 @@ def peak_memory() -> float:
 def descendants(stage: str) -> list[str]:
     """The stage and everything that is made from it, in order."""
     found = [stage]
-    for other in STAGES:
+    for other in PARENTS:
         if other not in found and set(PARENTS[other]) & set(found):
             found.append(other)
     return found
@@ -102,10 +114,20 @@ class Store:
         return {k: settings[k] for k in ("name", "seed", *SETTINGS[stage])} | self._data_hash(stage)
 
     def _data_hash(self, stage: str) -> dict:
+        """What a stage reads from outside `runs/<profile>/`: own data, or people's rankings."""
+        if stage == "taste":
+            from rlhf_utils.ranking.store import own_rankings
+
+            rows = [{k: row[k] for k in ("ranker", "item", "answers", "ranks")} for row in own_rankings(self.profile.guideline)]
+            return {"rankings": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
         if stage != "corpus" or not self.profile.data:
             return {}
         files = sorted(Path(self.profile.data).glob("*.*"))
         return {"data": {f.name: file_hash(f) for f in files if f.suffix in (".txt", ".jsonl")}}
+
+    def path(self, stage: str) -> Path:
+        """Where a stage is written; models of another guideline stand beside each other."""
+        return self.root / (f"{stage}-{self.profile.guideline}" if stage in TASTE and self.profile.guideline else stage)
 
     # -- finding and checking ------------------------------------------------------------------------
     def find(self, stage: str) -> Path | None:
@@ -113,7 +135,7 @@ class Store:
 
         Raises CourseError if there is one in `runs/` that cannot be trusted.
         """
-        own = self.root / stage
+        own = self.path(stage)
         if own.is_dir():
             self._check(stage, own)
             return own
@@ -138,8 +160,8 @@ class Store:
         if manifest.get("format") != FORMAT or manifest.get("stage") != stage:
             raise CourseError(f"{folder} is a {manifest.get('stage')!r} artifact of format {manifest.get('format')}, not {stage!r} of format {FORMAT}. {mend}")
         expected = json.loads(json.dumps(self._settings(stage)))
-        if settings != expected:
-            keys = [k for k in expected | settings if expected.get(k) != settings.get(k)]
+        keys = [k for k in expected | settings if expected.get(k) != settings.get(k) and k not in KNOBS]
+        if keys:
             found = ", ".join(f"{k} was {settings.get(k)!r}, is {expected.get(k)!r}" for k in keys)
             raise CourseError(f"{folder} was made with other settings: {found}. {mend}")
         for name, digest in files.items():
@@ -172,6 +194,10 @@ class Store:
                         f"Build it anew with: rlhf run --profile {self.profile.name} --force {stage}"
                     )
                 return f"its {parent} is a newer one"
+        expected = self._settings(stage)
+        changed = [k for k in KNOBS if k in expected and manifest["settings"].get(k) != expected[k]]
+        if changed:
+            return "there are other rankings now" if "rankings" in changed else f"{changed[0]} is {expected[changed[0]]} now"
         return ""
 
     def folder(self, stage: str) -> Path:
@@ -184,7 +210,8 @@ class Store:
     def write(self, stage: str) -> Iterator[Path]:
         """A folder to write an artifact into; it is renamed into place when the block ends well."""
         self.root.mkdir(parents=True, exist_ok=True)
-        partial = self.root / f".{stage}.partial"
+        target = self.path(stage)
+        partial = self.root / f".{target.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         started = time.time()
@@ -200,11 +227,11 @@ class Store:
             "versions": {p: version(p) for p in ("torch", "transformers", "trl", "datasets")} | {"python": platform.python_version()},
         }  # fmt: skip
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
-        old = self.root / f".{stage}.old"
+        old = self.root / f".{target.name}.old"
         shutil.rmtree(old, ignore_errors=True)
-        if (self.root / stage).exists():
-            os.replace(self.root / stage, old)
-        os.replace(partial, self.root / stage)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.resume_folder(stage), ignore_errors=True)
 
@@ -219,7 +246,7 @@ class Store:
 
     def resume_folder(self, stage: str) -> Path:
         """Private checkpoints of a stage that is under way; deleted when it is done."""
-        return self.root / f".{stage}.resume"
+        return self.root / f".{self.path(stage).name}.resume"
 
     @contextmanager
     def lock(self, wait: bool, say=print) -> Iterator[None]:

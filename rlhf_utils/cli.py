@@ -1,10 +1,11 @@
-"""`rlhf`: doctor, run, course, report, chat and data, over the same functions that the notebooks call."""
+"""`rlhf`: doctor, run, course, report, chat, data and class, over the same functions that the notebooks call."""
 
 import argparse
 import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 from rlhf_utils.profiles import PROFILES, ROOT, CourseError, load_profile, runs_folder
 
@@ -25,12 +26,14 @@ def parser() -> argparse.ArgumentParser:
 
     command("doctor", "Say whether this machine is ready, and what to do if not.")
     run = command("run", "Build what is missing, from text to an evaluated policy.")
-    run.add_argument("--until", metavar="STAGE", default="evaluate", help="the last stage to build (default: evaluate)")
+    run.add_argument("--until", metavar="STAGE", help="the last stage to build (default: evaluate, and taste_evaluate if you have ranked)")
+    taste_options(run)
     run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
     course = command("course", "Execute the chapters in order and write report.html.")
     course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these, for example 02 03")
     report = command("report", "Show the results, and write report.html.")
     report.add_argument("--json", action="store_true", help="print all figures as JSON")
+    taste_options(report)
     chat = command("chat", "Talk to a model.")
     chat.add_argument("--model", default="ppo-ptx", help=f"one of {', '.join(MODELS)} (default: ppo-ptx)")
     chat.add_argument("--ask", metavar="TEXT", help="answer once and exit")
@@ -43,7 +46,23 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("folder", metavar="DIR")
     for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
         load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help="may be given more than once; gzip is fine")
+    room = command("class", "Set up and watch a class that ranks into one PostgreSQL database.")
+    room.add_argument("action", choices=("init", "status"), help="make or extend the database, or say how far the class is")
+    room.add_argument("--db", metavar="URL", required=True, help="the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME")
+    room.add_argument("--students", metavar="FILE", help="init: one name a line")
+    room.add_argument("--items", metavar="FILE", help="init: JSONL with `id`, `messages`, `answers` and `models`; sampled from your SFT model if not given")
+    room.add_argument("--prompts", type=whole, default=200, help="init: how many prompts to sample answers for (default: 200)")
+    room.add_argument("--rankers", type=whole, default=2, help="init: students for each item (default: 2)")
+    room.add_argument("--shared", type=whole, default=10, help="init: items that everyone ranks (default: 10)")
+    room.add_argument("--guideline", default="1", help="init: version of the guidelines (default: 1)")
+    room.add_argument("--passwords", metavar="FILE", default="class_passwords.txt", help="init: where new students' passwords go")
+    room.add_argument("--export", metavar="FILE", help="status: also write all rankings as JSONL")
     return main
+
+
+def taste_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--own-weight", type=float, metavar="W", help="how much your own rankings count beside the crowd's (0 to 10, default: 3)")
+    sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
 
 
 def whole(text: str) -> int:
@@ -55,13 +74,32 @@ def whole(text: str) -> int:
 def run(arguments) -> None:
     from rlhf_utils.stages import ensure
 
-    profile = load_profile(arguments.profile, arguments.seed, arguments.data)
-    store = ensure(arguments.until, profile, arguments.force, wait=False)
-    print(f"{arguments.until} is ready in {store.folder(arguments.until)}")
-    if arguments.until == "evaluate":
+    profile = load_profile(arguments.profile, arguments.seed, arguments.data, arguments.own_weight, arguments.guideline)
+    until = arguments.until or "evaluate"
+    store = ensure(until, profile, arguments.force, wait=False)
+    print(f"{until} is ready in {store.folder(until)}")
+    if until == "evaluate":
         from rlhf_utils.report import summary_table
 
         print(summary_table(json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))))
+    if not arguments.until:
+        from rlhf_utils.ranking.taste import FEWEST, own_rankings
+
+        count = len(own_rankings(profile.guideline))
+        if count >= FEWEST or arguments.guideline:
+            until = "taste_evaluate"
+            store = ensure(until, profile, wait=False)
+        elif count:
+            print(f"You have ranked {count} prompts. From {FEWEST} on, `rlhf run` also trains a model by your taste.")
+    if until == "taste_evaluate":
+        show_taste(store)
+
+
+def show_taste(store) -> None:
+    from rlhf_utils.ranking.taste import taste_table
+
+    metrics = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+    print(f"\nYour taste ({metrics['rankings']['rankings']} rankings, weight {metrics['own_weight']}):\n\n{taste_table(metrics).to_string()}\n")
 
 
 def course(arguments) -> None:
@@ -74,12 +112,17 @@ def report(arguments) -> None:
     from rlhf_utils.artifacts import Store
     from rlhf_utils.report import summary_table, write_report
 
-    store = Store(load_profile(arguments.profile, arguments.seed, arguments.data))
+    store = Store(load_profile(arguments.profile, arguments.seed, arguments.data, arguments.own_weight, arguments.guideline))
     metrics = json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))
+    taste = store.path("taste_evaluate").is_dir()
     if arguments.json:
+        if taste:
+            metrics["taste"] = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
         print(json.dumps(metrics, indent=1))
         return
     print(summary_table(metrics))
+    if taste:
+        show_taste(store)
     print(f"The whole report is in {write_report(store)}")
 
 
@@ -121,6 +164,41 @@ def data(arguments) -> None:
     print(f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data {arguments.folder}")
 
 
+def classroom(arguments) -> None:
+    from rlhf_utils.artifacts import read_jsonl
+    from rlhf_utils.ranking.classroom import class_rows, class_status, init_class, write_passwords
+    from rlhf_utils.ranking.store import RankingStore, make_engine
+
+    url = make_engine(arguments.db).url  # refuses what is no URL
+    if arguments.action == "status":
+        progress, agreement = class_status(url)
+        print(f"{progress.to_string()}\n\n{agreement.round(2).to_string(index=False)}")
+        if arguments.export:
+            rows = class_rows(RankingStore(url))
+            Path(arguments.export).write_text("".join(json.dumps({k: v for k, v in r.items() if k != "id"}, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+            print(f"\n{len(rows)} rankings written to {arguments.export}")
+        return
+    if not arguments.students:
+        raise CourseError("Who is in the class? Give --students FILE with one name a line.")
+    try:
+        names = Path(arguments.students).read_text("utf-8").splitlines()
+        rows = read_jsonl(Path(arguments.items)) if arguments.items else None
+    except OSError as error:
+        raise CourseError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise CourseError(f"{arguments.items or arguments.students} cannot be read: {error}.") from None
+    if rows is None:
+        from rlhf_utils.ranking.simulate import items_to_rank
+        from rlhf_utils.stages import ensure, prompts_of
+
+        store = ensure("sft", load_profile(arguments.profile, arguments.seed, arguments.data))
+        rows = items_to_rank(store.profile, store, prompts_of(store, "ppo")[: arguments.prompts])
+    passwords = init_class(url, names, rows, arguments.rankers, arguments.shared, arguments.guideline)
+    write_passwords(url, passwords, Path(arguments.passwords))
+    print(f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in {arguments.passwords}, one line for each ~/.pgpass.")
+    print(f"Students set RLHF_RANKINGS={url.set(username=None, password=None).render_as_string()} and open chapters/04_collect_rankings.ipynb.")
+
+
 def doctor(arguments) -> None:
     from rlhf_utils.doctor import diagnose
 
@@ -136,7 +214,7 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for what runs in the background
     try:
-        {"run": run, "course": course, "report": report, "chat": chat, "data": data, "doctor": doctor}[arguments.command](arguments)
+        {"run": run, "course": course, "report": report, "chat": chat, "data": data, "doctor": doctor, "class": classroom}[arguments.command](arguments)
     except CourseError as error:
         print(f"rlhf: {error}", file=sys.stderr)
         return 2

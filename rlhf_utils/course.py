@@ -21,7 +21,7 @@ from rlhf_utils.report import summary_table, write_report
 
 # The stages that a chapter builds, and their rough share of the whole time: for the estimate of what is left.
 WORK = {
-    "01": {"corpus": 2, "tokenizer": 1, "tokens": 2}, "02": {"pretrain": 42}, "03": {"sft": 4}, "05": {"rank": 6, "reward": 15},
+    "01": {"corpus": 2, "tokenizer": 1, "tokens": 2}, "02": {"pretrain": 42}, "03": {"sft": 4}, "04": {"rank": 8}, "05": {"reward": 15},
     "07": {"ppo": 9, "ppo_ptx": 12}, "08": {"evaluate": 10},
 }  # fmt: skip
 OVERHEAD = 1.0  # share of a chapter beside its stages

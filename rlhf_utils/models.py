@@ -75,9 +75,11 @@ def load_gpt2(folder: Path) -> GPT2LMHeadModel:
 
 
 def load_scorer(folder: Path) -> GPT2ForSequenceClassification:
-    """A reward model, or a policy's trunk with a new scalar head."""
+    """A reward model, or a policy's trunk with a new scalar head. A reward model with somebody's taste has two heads."""
+    config = GPT2Config.from_pretrained(folder, local_files_only=True)
     model = GPT2ForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, num_labels=1, attn_implementation=attention(),
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=attention(),
+        num_labels=2 if hasattr(config, "taste") else 1,
     )  # fmt: skip
     return model.to(device()).eval()
 
@@ -125,6 +127,15 @@ def token_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tensor
     return model.score(hidden_states(model, ids, mask)).squeeze(-1)
 
 
+def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
+    """The scalar head; where there is a head for somebody's taste, plus `scale` · σ(that head − `middle`) (`config.taste`)."""
+    values = model.score(hidden).float()
+    if values.shape[-1] == 1:
+        return values.squeeze(-1)
+    taste = model.config.taste
+    return values[..., 0] + taste["scale"] * torch.sigmoid(values[..., 1] - taste["middle"])
+
+
 def answer_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tensor, answer: Tensor) -> Tensor:
     """What a reward model thinks of the answer in each row, (batch,).
 
@@ -134,7 +145,7 @@ def answer_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tenso
     """
     hidden = hidden_states(model, ids, mask)
     last = (mask * torch.arange(ids.shape[1], device=ids.device)).argmax(-1)
-    scores = model.score(hidden[torch.arange(len(ids)), last]).squeeze(-1).float()
+    scores = head_scores(model, hidden[torch.arange(len(ids)), last])
     likelihood = getattr(model.config, "likelihood", 0.0)
     if not likelihood:
         return scores
@@ -174,7 +185,7 @@ def packed_scores(model: GPT2ForSequenceClassification, rows: list[tuple[list[in
     ids, position, sees = ids.to(device()), position.to(device()), sees.to(device())
     mask = torch.zeros(sees.shape, device=ids.device).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
     hidden = model.transformer(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state.flatten(0, 1)
-    scores = model.score(hidden[ends]).squeeze(-1).float()
+    scores = head_scores(model, hidden[ends])
     likelihood = getattr(model.config, "likelihood", 0.0)
     if not likelihood:
         return scores

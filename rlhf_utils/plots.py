@@ -73,3 +73,22 @@ def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Fi
     y = [sum(right[i] for i in p) / len(p) for p in points]
     figure = _figure("Is the reward model as sure as it should be?", "difference of two scores", "right")
     return figure.add_scatter(x=x, y=y, mode="lines+markers", line_color=COLOURS["sft"]).update_yaxes(range=[0.4, 1.02], tickformat=".0%")
+
+
+def taste_knob(rows: list[dict]) -> go.Figure:
+    """What scripted tastes get, and what it costs, by the weight of their rankings; `rows` as in data/reference/tastes.json."""
+    figure = make_subplots(rows=1, cols=2, subplot_titles=["what was wished for (1: the default model)", "gold score gained or lost"])
+    colours = dict(zip(("short", "polite", "detailed"), (COLOURS["sft"], COLOURS["ppo"], COLOURS["ppo_ptx"])))
+    for taste, colour in colours.items():
+        found = sorted((r for r in rows if r["taste"] == taste), key=lambda r: r["weight"])
+        weights = [r["weight"] for r in found]
+        # "short" wants fewer words, so it is shown as how many times shorter.
+        kind = "polite_ratio" if taste == "polite" else "words_ratio"
+        wished = [1 / max(r[kind]["ratio"], 0.02) if taste == "short" else r[kind]["ratio"] for r in found]
+        words = {"short": "short: times shorter", "polite": "polite: times as often", "detailed": "detailed: times as long"}[taste]
+        figure.add_scatter(x=weights, y=wished, name=words, line_color=colour, row=1, col=1)
+        for aspect, dash in (("honest", "solid"), ("harmless", "dot")):
+            figure.add_scatter(x=weights, y=[r["gold_difference"][aspect]["difference"] for r in found], name=f"{taste}: {aspect}",
+                               line=dict(color=colour, dash=dash), row=1, col=2)  # fmt: skip
+    figure.update_yaxes(type="log", row=1, col=1).update_xaxes(title="own_weight")
+    return figure.update_layout(**(LAYOUT | dict(height=420)), title="What forty rankings change")

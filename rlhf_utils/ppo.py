@@ -111,6 +111,7 @@ class PPO:
             )
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
         # the reward's head was trained on finished answers only, and misjudges beginnings.
+        self.value.score = torch.nn.Linear(self.value.config.n_embd, 1, bias=False, device=device())
         torch.nn.init.zeros_(self.value.score.weight)
         self.windows = windows
         parameters = [*self.policy.parameters(), *self.value.parameters()]

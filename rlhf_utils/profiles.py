@@ -1,11 +1,14 @@
 """Profiles: every size and budget of the course in one place, and the only reader of the environment.
 
 `RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
-data, `RLHF_SEED` the seed, `RLHF_REFERENCE=0` ignores the models that come with the course. All paths
-are found from the checkout, never from the working folder.
+data, `RLHF_SEED` the seed, `RLHF_REFERENCE=0` ignores the models that come with the course,
+`RLHF_RANKINGS` is the URL of the database of rankings, `JUPYTERHUB_USER` who ranks. All paths are found from the checkout, never from
+the working folder.
 """
 
+import getpass
 import os
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -66,6 +69,9 @@ class Profile:
     kl_coefficient: float = 0.1
     ptx_coefficient: float = 0.5
     ptx_windows: int = 4  # per minibatch
+    # your own rankings beside the crowd's
+    own_weight: float = 3.0  # of your rankings beside the crowd's: 0 is the crowd alone, 1 as much as the crowd
+    guideline: str = ""  # only rankings made by this guideline; all if empty
     # evaluation
     samples: int = 4  # answers a prompt at temperature 1
     precision: str = "auto"  # auto, fp32 or bf16
@@ -95,7 +101,7 @@ def own_data(profile: Profile, folder: str | Path) -> Profile:
 
 
 def load_profile(
-    name: str | None = None, seed: int | None = None, data: str | Path | None = None
+    name: str | None = None, seed: int | None = None, data: str | Path | None = None, own_weight: float | None = None, guideline: str | None = None
 ) -> Profile:
     """The profile that arguments or, where they are missing, the environment ask for."""
     name = name or os.environ.get("RLHF_PROFILE") or "laptop"
@@ -107,6 +113,14 @@ def load_profile(
             raise CourseError(f"RLHF_SEED must be a whole number, 0 or more, not {text!r}.")
         seed = int(text)
     profile = replace(PROFILES[name], seed=seed)
+    if own_weight is not None:
+        if not 0 <= own_weight <= 10:  # also refuses NaN
+            raise CourseError(f"The weight of your own rankings is 0 (the crowd alone) to 10, and 1 as much as the crowd, not {own_weight}.")
+        profile = replace(profile, own_weight=own_weight)
+    if guideline:
+        if not re.fullmatch(r"[\w.-]{1,40}", guideline):
+            raise CourseError(f"A guideline's name has letters, digits, dots and dashes only, 40 at most, not {guideline!r}.")
+        profile = replace(profile, guideline=guideline)
     data = data or os.environ.get("RLHF_DATA")
     return own_data(profile, data) if data else profile
 
@@ -114,6 +128,16 @@ def load_profile(
 def runs_folder() -> Path:
     """`runs/` of the checkout, or `RLHF_RUNS`."""
     return Path(os.environ.get("RLHF_RUNS") or ROOT / "runs").expanduser().resolve()
+
+
+def rankings_url() -> str:
+    """Where people's rankings are kept: `RLHF_RANKINGS`, or one SQLite file in `runs/`."""
+    return os.environ.get("RLHF_RANKINGS") or f"sqlite:///{runs_folder() / 'rankings.sqlite'}"
+
+
+def ranker_name() -> str:
+    """Who ranks: the user of a JupyterHub, or of this machine."""
+    return os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
 
 
 def use_reference() -> bool:

@@ -95,6 +95,16 @@ def write_report(store: Store) -> Path:
         ))  # fmt: skip
     else:
         parts.append(_table(["prompt", "SFT", "PPO", "PPO-ptx"], [[e["prompt"], e["sft"], e["ppo"], e["ppo_ptx"]] for e in metrics["examples"]]))
+    if store.path("taste_evaluate").is_dir():
+        from rlhf_utils.ranking.taste import taste_table
+
+        taste = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+        table = taste_table(taste)
+        parts.append(f"<h2>Your taste</h2><p class=note>{taste['rankings']['rankings']} rankings of your own, weight {taste['own_weight']:g}; "
+                     f"{taste['rankings']['heldout']} were held out. {taste['changed_share']:.0%} of the greedy answers differ.</p>")  # fmt: skip
+        parts.append(_table(["", *table.columns], [[i, *row] for i, row in zip(table.index, table.values.tolist())]))
+        parts.append("<p class=note>The answers that your reward model finds most improved:</p>")
+        parts.append(_table(["prompt", "default model", "your model"], [[r["prompt"], r["default"], r["taste"]] for r in taste["changed"]]))
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Your own ChatGPT</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
     store.root.mkdir(parents=True, exist_ok=True)
     path = store.root / "report.html"

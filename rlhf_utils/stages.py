@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl, write_jsonl
+from rlhf_utils.artifacts import PARENTS, Store, descendants, read_jsonl, write_jsonl
 from rlhf_utils.profiles import CourseError, Profile, load_profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.tokenizer import load_tokenizer, prompt_ids, save_tokenizer, train_tokenizer
@@ -136,8 +136,9 @@ def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None
 
     tokenizer = tokenizer_of(store)
     prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
-    windows = windows_of(store) if stage == "ppo_ptx" else None
-    train_ppo(profile, tokenizer, store.folder("sft"), store.folder("reward"), prompts, windows, store, stage, folder)
+    windows = windows_of(store) if stage != "ppo" else None
+    reward = store.folder("taste_reward" if stage == "taste_ppo" else "reward")
+    train_ppo(profile, tokenizer, store.folder("sft"), reward, prompts, windows, store, stage, folder)
 
 
 def make_ppo_ptx(profile: Profile, store: Store, folder) -> None:
@@ -150,6 +151,31 @@ def make_evaluate(profile: Profile, store: Store, folder) -> None:
     (folder / "metrics.json").write_text(json.dumps(evaluate(profile, store, folder), indent=1), "utf-8")
 
 
+def make_taste(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.ranking.taste import write_taste
+
+    write_taste(profile, folder)
+
+
+def make_taste_reward(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.ranking.taste import train_taste
+
+    train_taste(
+        profile, tokenizer_of(store), store.folder("reward"), read_jsonl(store.folder("taste") / "rankings.jsonl"),
+        read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"), prompts_of(store, "demonstrations"), folder,
+    )  # fmt: skip
+
+
+def make_taste_ppo(profile: Profile, store: Store, folder) -> None:
+    make_ppo(profile, store, folder, "taste_ppo")
+
+
+def make_taste_evaluate(profile: Profile, store: Store, folder) -> None:
+    from rlhf_utils.ranking.taste import evaluate_taste
+
+    (folder / "metrics.json").write_text(json.dumps(evaluate_taste(profile, store, folder), indent=1), "utf-8")
+
+
 # -- building ---------------------------------------------------------------------------------------------------
 def ensure(stage: str, profile: Profile | None = None, force: str | None = None, wait: bool = True, say=print) -> Store:
     """Build `stage` and all it needs, as far as it is missing or out of date; returns the Store.
@@ -158,15 +184,15 @@ def ensure(stage: str, profile: Profile | None = None, force: str | None = None,
     building in the same folder, wait for it (or raise CourseError if `wait` is False).
     """
     for name in (stage, force or stage):
-        if name not in STAGES:
-            raise CourseError(f"There is no stage {name!r}. Choose one of: {', '.join(STAGES)}.")
+        if name not in PARENTS:
+            raise CourseError(f"There is no stage {name!r}. Choose one of: {', '.join(PARENTS)}.")
     profile = profile or load_profile()
     store = Store(profile)
     needed = {stage}
-    for name in reversed(STAGES):
+    for name in reversed(PARENTS):
         if name in needed:
             needed |= set(PARENTS[name])
-    plan = [s for s in STAGES if s in needed]
+    plan = [s for s in PARENTS if s in needed]
     forced = set(descendants(force)) if force else set()
     if not forced & needed and all(store.find(s) and not store.stale(s, store.find(s)) for s in plan):
         return store
@@ -203,4 +229,5 @@ def required(store: Store, stage: str, forced: set[str]) -> set[str]:
 MAKERS = {
     "corpus": make_corpus, "tokenizer": make_tokenizer, "tokens": make_tokens, "pretrain": make_pretrain, "sft": make_sft,
     "rank": make_rank, "reward": make_reward, "ppo": make_ppo, "ppo_ptx": make_ppo_ptx, "evaluate": make_evaluate,
+    "taste": make_taste, "taste_reward": make_taste_reward, "taste_ppo": make_taste_ppo, "taste_evaluate": make_taste_evaluate,
 }  # fmt: skip

@@ -1,8 +1,13 @@
-"""Fixtures: a world, a judge, and one tiny run that many tests read."""
+"""Fixtures: a world, a judge, one tiny run that many tests read, and a PostgreSQL server of one's own."""
 
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -59,3 +64,82 @@ def rlhf(tmp_path):
         return result
 
     return call
+
+
+def missing(what: str) -> None:
+    """Skip a test that needs a program, but fail in CI, which installs it."""
+    if os.environ.get("RLHF_REQUIRE_ALL"):
+        pytest.fail(f"{what} is missing, and RLHF_REQUIRE_ALL is set.")
+    pytest.skip(f"{what} is missing")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class PostgreSQL:
+    """A private server in a folder of its own; as root it runs as the user `postgres`, who may not be root."""
+
+    def __init__(self):
+        found = shutil.which("initdb") or next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
+        if not found:
+            missing("PostgreSQL (initdb)")
+        self.bin = Path(found).resolve().parent
+        self.user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+        self.folder = Path(tempfile.mkdtemp(prefix="pg"))
+        password = self.folder / "password"
+        password.write_text("course")
+        if self.user:
+            shutil.chown(self.folder, "postgres", "postgres")
+            shutil.chown(password, "postgres")
+        subprocess.run(
+            [self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}",
+             "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=self.folder, **self.user,
+        )  # fmt: skip
+        self.port, self.process = free_port(), None
+        self.start()
+
+    def start(self) -> None:
+        import psycopg
+
+        command = [self.bin / "postgres", "-D", "data", "-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1"]
+        for _ in range(200):
+            if self.process is None or self.process.poll() is not None:  # after a kill, old backends may still hold its memory
+                log = open(self.folder / "log", "ab")
+                self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, **self.user)
+            try:
+                return psycopg.connect(self.url("postgres", "course", "postgres", driver=""), connect_timeout=2).close()
+            except psycopg.OperationalError:
+                time.sleep(0.1)
+        raise RuntimeError((self.folder / "log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def url(self, user: str, password: str, database: str, driver: str = "+psycopg") -> str:
+        return f"postgresql{driver}://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def database(self) -> str:
+        """The administrator's URL of a new, empty database."""
+        import psycopg
+
+        name = f"class{time.monotonic_ns()}"
+        with psycopg.connect(self.url("postgres", "course", "postgres", driver=""), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url("postgres", "course", name)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(timeout=20)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    pytest.importorskip("psycopg")
+    server = PostgreSQL()
+    yield server
+    server.stop()

@@ -5,6 +5,7 @@ items, since the pairs of one ranking are not independent of each other.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import krippendorff
@@ -36,9 +37,15 @@ def pairwise(items: list[dict[str, list[int]]]) -> float:
     return sum(k for k, _ in counts) / total if total else float("nan")
 
 
+@lru_cache(maxsize=100_000)
+def _tau(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+    """A bootstrap asks for the same rankings hundreds of times."""
+    return float(kendalltau(a, b).statistic)
+
+
 def tau_b(items: list[dict[str, list[int]]]) -> float:
     """Mean of Kendall's tau-b over items and pairs of rankers; where one ties everything there is none."""
-    values = [kendalltau(item[x], item[y]).statistic for item in items for x, y in combinations(sorted(item), 2)]
+    values = [_tau(tuple(item[x]), tuple(item[y])) for item in items for x, y in combinations(sorted(item), 2)]
     values = [v for v in values if not np.isnan(v)]
     return float(np.mean(values)) if values else float("nan")
 

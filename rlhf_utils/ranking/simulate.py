@@ -1,6 +1,9 @@
-"""Sample K answers a prompt from the SFT model and let the simulated labelers rank them."""
+"""Sample K answers a prompt, for people to rank, or for the simulated labelers."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
@@ -9,7 +12,7 @@ from rlhf_utils.models import autocast, load_gpt2
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.sampling import sample_texts
-from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.tokenizer import load_tokenizer, prompt_ids
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.labelers import agreement, calibrate_noise, make_labelers
 
@@ -29,6 +32,27 @@ def sample_answers(profile: Profile, tokenizer, model, prompts: list[dict], coun
         if text not in answers[i]:
             answers[i].append(text)
     return answers
+
+
+def items_to_rank(profile: Profile, store: Store, prompts: list[dict], writers: Sequence[str] = ("sft",) * 4, seed: int = 0) -> list[dict]:
+    """Rows for a `RankingSession`: to each prompt one answer by each of `writers` (stages of the Store), drawn at temperature 1.
+
+    ("sft",) * 4 gives four samples of the SFT model; ("sft", "ppo_ptx") sets two models head to head. Prompts
+    without an id (own data) are numbered.
+    """
+    tokenizer = load_tokenizer(store.folder("tokenizer"))
+    by_writer = {
+        w: sample_answers(replace(profile, seed=seed + 100 * i), tokenizer, load_gpt2(store.folder(w)), prompts, [list(writers).count(w)] * len(prompts), store)
+        for i, w in enumerate(dict.fromkeys(writers))
+    }
+    rows = []
+    for i, prompt in enumerate(prompts):
+        written = [(answer, w) for w, answers in by_writer.items() for answer in answers[i]]
+        rows.append({
+            "id": f"{prompt.get('id', i)}:{crc32(repr(written).encode()):08x}",  # other answers, as of a model trained anew, are another item
+            "messages": prompt["messages"], "answers": [a for a, _ in written], "models": [w for _, w in written], "prompt": prompt,
+        })  # fmt: skip
+    return [row for row in rows if len(set(row["answers"])) > 1]
 
 
 def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[dict], validation: list[dict], store: Store, folder: Path) -> None:

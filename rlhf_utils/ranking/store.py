@@ -18,6 +18,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Float,
+    Identity,
     Integer,
     MetaData,
     String,
@@ -34,13 +35,13 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from rlhf_utils.profiles import CourseError, runs_folder
+from rlhf_utils.profiles import DATA, CourseError, ranker_name, rankings_url
 
 VERSION = 1
 metadata = MetaData()
 rankings = Table(
     "rankings", metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Integer, Identity(), primary_key=True),
     Column("ranker", String(120), nullable=False, index=True),
     Column("key", String(64), nullable=False),
     Column("item", String(200), nullable=False, index=True),
@@ -61,22 +62,20 @@ NEEDED = ("ranker", "item", "action", "messages", "answers")
 COLUMNS = tuple(c.name for c in rankings.columns if c.name != "id")
 
 
-def default_url() -> str:
-    return f"sqlite:///{runs_folder() / 'rankings.sqlite'}"
-
-
 def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
     """An engine that opens a connection per operation: widget callbacks may run on another thread."""
     try:
         url = make_url(url)
+        if url.get_backend_name() == "postgresql" and not url.username:
+            url = url.set(username=ranker_name())  # students connect as themselves; the password is in ~/.pgpass
         options = {"timeout": patience} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
         engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
     except (ArgumentError, ValueError):
         raise CourseError("The database URL cannot be read. It looks like sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME.") from None
     except ModuleNotFoundError as error:
-        raise CourseError(f"The driver for {url.get_backend_name()} is missing ({error.name}). Install it with: pip install 'rlhf-utils[class]'.") from None
+        raise CourseError(f"The driver for {url.get_backend_name()} is missing ({error.name}). Install it with: pip install 'psycopg[binary]'.") from None
     if url.get_backend_name() == "sqlite":
-        if url.database and url.database != ":memory:":
+        if url.database and not url.database.startswith((":memory:", "file:")):
             try:
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -98,13 +97,13 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
 class RankingStore:
     """Rankings in a database; every method opens and closes a connection of its own.
 
-    `url` is any SQLAlchemy URL of SQLite or PostgreSQL; the default is `runs/rankings.sqlite`.
+    `url` is any SQLAlchemy URL of SQLite or PostgreSQL; the default is `RLHF_RANKINGS` or `runs/rankings.sqlite`.
     `patience` is for how many seconds a locked or restarting database is waited for.
     """
 
     def __init__(self, url: str | URL | None = None, patience: float = 30.0):
         self.patience = patience
-        self.engine = make_engine(url or default_url(), patience)
+        self.engine = make_engine(url or rankings_url(), patience)
         self.name = self.engine.url.render_as_string(hide_password=True)
         self._attempt(self._prepare)
 
@@ -216,6 +215,24 @@ class RankingStore:
                 rows.append(row)
         self.add_all(rows)
         return self.count() - before
+
+
+def guidelines() -> tuple[str, str]:
+    """(version, text) of the committed guidelines, `data/ranking/guidelines.md`."""
+    text = (DATA / "ranking" / "guidelines.md").read_text("utf-8")
+    return text.splitlines()[0].rsplit("version ", 1)[1].strip(), text
+
+
+def own_rankings(guideline: str = "") -> list[dict]:
+    """People's latest rankings by a guideline (by the committed one if empty); none if there is no database yet.
+
+    Rankings for other ends, such as a match between two models, carry other names there.
+    """
+    url = make_engine(rankings_url()).url
+    if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).is_file()):
+        return []
+    wanted = guideline or guidelines()[0]
+    return [row for row in RankingStore(url).ranked() if row["guideline"] == wanted]
 
 
 def check_row(row: dict, where: str, end: str = "") -> None:

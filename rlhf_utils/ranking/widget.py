@@ -41,6 +41,9 @@ class RankingWidget(anywidget.AnyWidget):
         self.show()
         self.on_msg(lambda _, content, buffers: self.receive(content))
 
+    def __repr__(self) -> str:  # what a viewer without widgets shows
+        return "The ranking widget stands here when this cell runs in JupyterLab."
+
     def show(self, message: str = "", spoken: str = "") -> None:
         """Send what is on the screen to the browser."""
         session = self.session

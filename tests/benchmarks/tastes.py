@@ -1,0 +1,127 @@
+"""How far 40 rankings steer the model: scripted tastes, several seeds pooled, against the default model.
+
+    rlhf run --seed 0 && rlhf run --seed 1 && rlhf run --seed 2
+    python tests/benchmarks/tastes.py --seeds 0 1 2                        # each taste at the default weight
+    python tests/benchmarks/tastes.py --seeds 0 --weights 0.5 1 6 10  # the knob
+
+A scripted reader ranks 40 prompts (K = 4) in a RankingSession, headless, and the stages do the rest. Every
+result is kept in `runs/tastes.json`, so that the command goes on where it was stopped; then each goal is
+printed with what was measured, and `data/reference/tastes.json` holds what chapter 07 shows.
+"""
+
+import argparse
+import json
+import os
+
+import numpy as np
+
+from rlhf_utils.artifacts import Store, read_jsonl
+from rlhf_utils.evaluation import ASPECTS, mean_difference
+from rlhf_utils.models import load_scorer
+from rlhf_utils.profiles import DATA, load_profile, runs_folder
+from rlhf_utils.ranking.session import RankingSession
+from rlhf_utils.ranking.simulate import items_to_rank
+from rlhf_utils.ranking.store import RankingStore
+from rlhf_utils.ranking.taste import SCRIPTED, ranks_by
+from rlhf_utils.reward import pair_accuracy
+from rlhf_utils.stages import ensure, prompts_of, tokenizer_of
+
+RANKINGS, FOR_ACCURACY = 40, 200
+
+
+def rank_all(rows: list[dict], taste: str, store: RankingStore) -> None:
+    session = RankingSession(rows, f"scripted-{taste}", store, guideline=taste)
+    while not session.finished:
+        letters = list(session.answers)
+        ranks = ranks_by(SCRIPTED[taste], list(session.answers.values()))
+        session.rank([[x for x, r in zip(letters, ranks) if r == rank] for rank in sorted(set(ranks))])
+        session.submit()
+
+
+def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
+    """Rank, train and evaluate; returns the metrics of `taste_evaluate` and per-prompt values for pooling."""
+    os.environ["RLHF_RANKINGS"] = f"sqlite:///{runs_folder() / f'tastes-{profile_name}-seed{seed}.sqlite'}"
+    profile = load_profile(profile_name, seed, own_weight=weight, guideline=taste)
+    store = Store(profile)
+    prompts = prompts_of(store, "ppo")
+    rows = items_to_rank(profile, store, prompts[: RANKINGS + FOR_ACCURACY + 60])
+    rank_all(rows[:RANKINGS], taste, RankingStore())
+    store = ensure("taste_evaluate", profile)
+    metrics = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+    more = [r | {"ranks": ranks_by(SCRIPTED[taste], r["answers"])} for r in rows[RANKINGS : RANKINGS + FOR_ACCURACY]]
+    tokenizer = tokenizer_of(store)
+    accuracy = {n: pair_accuracy(load_scorer(store.folder(s)), tokenizer, profile, more) for n, s in (("default", "reward"), ("taste", "taste_reward"))}
+    answers = read_jsonl(store.folder("taste_evaluate") / "answers.jsonl")
+
+    def by_prompt(name, value):
+        return [float(np.mean([value(a) for a in row["answers"][name]["t1"]])) for row in answers]
+
+    return {
+        "seed": seed, "taste": taste, "weight": weight, "accuracy": accuracy, "rankings": metrics["rankings"],
+        "reward_accuracy": metrics["reward_accuracy"],
+        "words": {n: by_prompt(n, lambda a: len(a.split())) for n in ("default", "taste")},
+        "polite": {n: by_prompt(n, lambda a: float(SCRIPTED["polite"](a))) for n in ("default", "taste")},
+        "gold": {n: {x: [float(np.mean(r["gold"][n][x])) for r in answers] for x in ASPECTS} for n in ("default", "taste")},
+    }  # fmt: skip
+
+
+def ratio(a: np.ndarray, b: np.ndarray, blocks: np.ndarray) -> dict:
+    """mean(a) / mean(b) with its interval, bootstrap by prompt within seeds."""
+    rng = np.random.default_rng(0)
+    groups = [np.flatnonzero(blocks == g) for g in np.unique(blocks)]
+    draws = [np.concatenate([rng.choice(g, len(g)) for g in groups]) for _ in range(2000)]
+    low, high = np.quantile([a[i].mean() / max(b[i].mean(), 1e-9) for i in draws], [0.025, 0.975])
+    return {"ratio": float(a.mean() / max(b.mean(), 1e-9)), "low": float(low), "high": float(high)}
+
+
+def pooled(runs: list[dict]) -> dict:
+    blocks = np.repeat([r["seed"] for r in runs], [len(r["words"]["taste"]) for r in runs])
+
+    def values(key, name, aspect=None):
+        return np.concatenate([np.array(r[key][name][aspect] if aspect else r[key][name]) for r in runs])
+
+    return {
+        "taste": runs[0]["taste"], "weight": runs[0]["weight"], "seeds": [r["seed"] for r in runs],
+        "accuracy": {n: float(np.mean([r["accuracy"][n]["accuracy"] for r in runs])) for n in ("default", "taste")},
+        "accuracy_low": float(np.mean([r["accuracy"]["taste"]["low"] for r in runs])),
+        "words": {n: float(values("words", n).mean()) for n in ("default", "taste")},
+        "words_ratio": ratio(values("words", "taste"), values("words", "default"), blocks),
+        "polite": {n: float(values("polite", n).mean()) for n in ("default", "taste")},
+        "polite_ratio": ratio(values("polite", "taste"), values("polite", "default"), blocks),
+        "gold_difference": {x: mean_difference(values("gold", "taste", x), values("gold", "default", x), blocks) for x in ASPECTS},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tastes", nargs="+", default=list(SCRIPTED))
+    parser.add_argument("--weights", type=float, nargs="+", default=[load_profile("laptop").own_weight])
+    wanted = parser.parse_args()
+    path = runs_folder() / "tastes.json"
+    done = json.loads(path.read_text("utf-8")) if path.exists() else []
+    for taste in wanted.tastes:
+        for weight in wanted.weights:
+            for seed in wanted.seeds:
+                if not any((r["seed"], r["taste"], r["weight"]) == (seed, taste, weight) for r in done):
+                    done.append(run(wanted.profile, seed, taste, weight))
+                    path.write_text(json.dumps(done), "utf-8")
+    table = [
+        pooled([r for r in done if (r["taste"], r["weight"]) == key])
+        for key in sorted({(r["taste"], r["weight"]) for r in done})
+    ]
+    if wanted.profile == "laptop":
+        (DATA / "reference" / "tastes.json").write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+    for row in table:
+        gold = "  ".join(f"{x} {g['difference']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})" for x, g in row["gold_difference"].items())
+        print(f"{row['taste']:7} weight {row['weight']:.2f}, seeds {row['seeds']}")
+        print(f"  held-out rankings: default {row['accuracy']['default']:.0%}, own {row['accuracy']['taste']:.0%} (low {row['accuracy_low']:.0%}); goal 70 %")
+        for key in ("words", "polite"):
+            r = row[f"{key}_ratio"]
+            print(f"  {key:5} {row[key]['default']:.3f} → {row[key]['taste']:.3f}: × {r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})")
+        print(f"  gold: {gold}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Chapter 04 as a person sees it: a real JupyterLab, a real browser, mouse and keys."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from lab import done, drag, lab, letters, menu, notebook, wait_done, wait_idle
+
+from rlhf_utils.ranking.store import RankingStore
+
+CHAPTER = Path(__file__).resolve().parent.parent / "chapters" / "04_collect_rankings.ipynb"
+HOSTILE = ["<img src=x onerror=window.hacked=1>", "</script><b>bold</b>", "\u202eright to left", "x" * 100_000, "   ", "🙂🙃"]
+
+
+def shot(page, name: str) -> None:
+    """A picture to look at, where RLHF_SHOTS names a folder."""
+    if os.environ.get("RLHF_SHOTS"):
+        page.screenshot(path=Path(os.environ["RLHF_SHOTS"]) / f"{name}.png")
+
+
+@pytest.mark.slow
+def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf, tmp_path):
+    runs, folder = tmp_path / "runs", tmp_path / "lab"
+    shutil.copytree(tiny.root, runs / "tiny")
+    folder.mkdir()
+    shutil.copy(CHAPTER, folder)
+    store = RankingStore(f"sqlite:///{runs / 'rankings.sqlite'}")
+    with lab(folder, RLHF_RUNS=str(runs), RLHF_PROFILE="tiny", JUPYTERHUB_USER="ada") as open_notebook:
+        page = open_notebook(CHAPTER.name)
+        menu(page, "Run", "Run All Cells")
+        page.wait_for_selector(".rlhf-card", timeout=120_000)
+        cells = page.locator(".jp-Cell").count()
+        page.locator(".rlhf-ranking").scroll_into_view_if_needed()
+        shot(page, "chapter")
+
+        # Practice by keys: the known order of three answers, then the widget says how it went.
+        for item in range(2):
+            texts = {card.get_attribute("data-letter"): card.inner_text() for card in page.locator(".rlhf-card").all()}
+            good = [("grass.", "because it would"), ("nice day", "made of steel"), ("fish", "Break")]
+            page.locator(".rlhf-card").first.focus()
+            for letter in letters(page):
+                page.keyboard.press(str(1 + next(i for i, words in enumerate(good) if any(w in texts[letter].split("\n")[-1] for w in words) and
+                                                 not (i == 0 and "nice day" in texts[letter]))))  # fmt: skip
+            page.keyboard.press("Enter")
+            wait_done(page, item + 1)
+        assert "100 %" in page.locator(".rlhf-message").inner_text()
+
+        # By mouse: one card to the end, one onto another, then take it all back, and do it again.
+        first = letters(page)[0]
+        drag(page, 0, len(letters(page)) - 1, 0.85)
+        assert letters(page)[-1] == first
+        drag(page, 0, 1, 0.5)
+        assert len(letters(page, ".rlhf-card.rlhf-tied")) == 1
+        shot(page, "tied")
+        page.click(".rlhf-undo")
+        assert letters(page)[0] == first and not letters(page, ".rlhf-card.rlhf-tied")
+        drag(page, 0, 1, 0.5)
+        page.click(".rlhf-submit")
+        wait_done(page, 3)
+        assert len(set(store.latest("ada")[-1]["ranks"])) == len(store.latest("ada")[-1]["answers"]) - 1
+        page.click(".rlhf-undo")  # a submission
+        wait_done(page, 2)
+        page.click(".rlhf-submit")
+        wait_done(page, 3)
+
+        # By keys: nothing of it reaches JupyterLab, where b adds a cell and d d deletes one.
+        page.locator(".rlhf-card").first.focus()
+        for key in ("b", "d", "d", "a", "ArrowDown", "t", "Alt+ArrowUp", "u"):
+            page.keyboard.press(key)
+        assert page.locator(".jp-Cell").count() == cells
+        while done(page) < 20:
+            before = done(page)
+            keys = [str(n + 1) for n in range(len(letters(page)))]
+            for key in keys if before % 2 else [*keys[1:], keys[1]]:  # every second one with a tie
+                page.keyboard.press(key)
+            page.keyboard.press("Enter")
+            wait_done(page, before + 1)
+        ranked = len(store.ranked("ada"))
+
+        # Reload, run again: it goes on where it was left.
+        menu(page, "File", "Save Notebook")
+        page.wait_for_timeout(1500)
+        page.reload()
+        wait_idle(page)
+        menu(page, "Run", "Run All Cells")
+        page.wait_for_function("() => document.querySelector('.rlhf-count')?.textContent.trim().startsWith('20 ')", timeout=120_000)
+        assert len(store.ranked("ada")) == ranked == 18
+        page.locator(".rlhf-card").first.focus()
+        while done(page) < 34:
+            before = done(page)
+            for n in range(len(letters(page))):
+                page.keyboard.press(str(n + 1))
+            page.keyboard.press("Enter")
+            wait_done(page, before + 1)
+        shot(page, "later")
+    rows = store.ranked("ada")
+    assert len(rows) == 32 and all(r["models"] and set(" + ".join(r["models"]).split(" + ")) == {"sft"} for r in rows)
+
+    rlhf("run", "--until", "taste_evaluate", runs=runs, check=0)
+    figures = json.loads((runs / "tiny" / "taste_evaluate" / "metrics.json").read_text())
+    assert sum(figures["rankings"].values()) == len([r for r in rows if len(set(r["ranks"])) > 1]) >= 30
+    assert figures["rankers"] == ["ada"] and figures["reward_accuracy"]["taste"]["own"]["pairs"] > 0
+
+
+@pytest.mark.slow
+def test_what_models_write_is_text_and_few_keys_rank_it(tmp_path):
+    database = f"sqlite:///{tmp_path / 'r.sqlite'}"
+    answers = [f"answer {i}" for i in range(9)]
+    notebook(
+        tmp_path / "w.ipynb",
+        "from rlhf_utils.ranking.session import RankingSession\nfrom rlhf_utils.ranking.store import RankingStore\n"
+        "from rlhf_utils.ranking.widget import show_session\n"
+        f"prompts = {[HOSTILE, answers, answers[:4]]!r}\n"
+        "rows = [{'id': str(i), 'messages': [{'role': 'user', 'content': a[0]}], 'answers': a} for i, a in enumerate(prompts)]\n"
+        f"show_session(RankingSession(rows, 'ada', RankingStore({database!r})))",
+    )
+    with lab(tmp_path) as open_notebook:
+        page = open_notebook("w.ipynb")
+        menu(page, "Run", "Run All Cells")
+        page.wait_for_selector(".rlhf-card", timeout=60_000)
+        shot(page, "hostile")
+        shown = "\n".join(page.locator(".rlhf-card").all_inner_texts())
+        assert HOSTILE[0] in shown and HOSTILE[1] in shown and "🙂🙃" in shown and "(nothing but spaces)" in shown
+        assert len(shown) < 3000  # the long one is folded
+        assert page.evaluate("window.hacked") is None and page.locator(".rlhf-ranking img, .rlhf-ranking b, .rlhf-ranking script").count() == 0
+        page.locator(".rlhf-card").first.focus()
+        for item, count in enumerate((6, 9, 4)):  # the number keys and Enter: K + 1 keystrokes
+            for n in range(count):
+                page.keyboard.press(str(count - n))
+            page.keyboard.press("Enter")
+            wait_done(page, item + 1)
+        page.wait_for_selector(".rlhf-finished")
+        shot(page, "finished")
+    stored = RankingStore(database).ranked("ada")
+    assert [len(r["ranks"]) for r in stored] == [6, 9, 4]
+    for row in stored:  # what stood first on the screen got the highest number
+        assert [row["ranks"][i] for i in row["shown"]] == list(range(len(row["ranks"]), 0, -1))

@@ -1,0 +1,218 @@
+"""A class on a real PostgreSQL: what the database refuses, and that nothing acknowledged is lost."""
+
+import json
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from rlhf_utils.profiles import CourseError
+from rlhf_utils.ranking.classroom import assign, check_students, class_rows, class_session, class_status, init_class
+from rlhf_utils.ranking.store import RankingStore
+
+ROWS = [
+    {"id": f"p{i}", "messages": [{"role": "user", "content": f"Question {i}?"}], "answers": [f"one {i}", f"two {i}", f"three {i}"],
+     "models": ["sft", "ppo", "sft"]} for i in range(12)
+]  # fmt: skip
+
+
+def test_everyone_gets_the_shared_items_and_each_other_item_its_rankers():
+    plan = assign([f"p{i}" for i in range(25)], ["a", "b", "c", "d"], rankers=3, shared=5)
+    assert all(ids[:5] == ["p0", "p1", "p2", "p3", "p4"] and len(ids) == len(set(ids)) for ids in plan.values())
+    assert all(sum(f"p{i}" in ids for ids in plan.values()) == 3 for i in range(5, 25))
+    sizes = [len(ids) for ids in plan.values()]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("rankers, shared", [(0, 1), (5, 1), (1, 26), (1, -1)])
+def test_assignments_that_cannot_be(rankers, shared):
+    with pytest.raises(CourseError):
+        assign([f"p{i}" for i in range(25)], ["a", "b", "c", "d"], rankers, shared)
+
+
+@pytest.mark.parametrize("names", [[], ["  "], ["ada", "ada"], ["pg_x"], ["rlhf_owner"], ["postgres"], ['a"; DROP ROLE x'], ["x" * 63]])
+def test_names_that_cannot_be_students(names):
+    with pytest.raises(CourseError):
+        check_students(names)
+
+
+def test_a_class_needs_postgresql(tmp_path):
+    with pytest.raises(CourseError, match="needs PostgreSQL"):
+        init_class(f"sqlite:///{tmp_path}/r.sqlite", ["ada"], ROWS)
+
+
+@pytest.fixture(scope="module")
+def room(postgres):
+    """(administrator's URL, URL by student) of a class in which ada and Bob-2 have ranked one item each."""
+    admin = postgres.database()
+    passwords = init_class(admin, ["ada", "Bob-2", "cy"], ROWS, rankers=2, shared=3)
+    name = admin.rsplit("/", 1)[1]
+    urls = {student: postgres.url(student, password, name) for student, password in passwords.items()}
+    for student in ("ada", "Bob-2"):
+        session = class_session(urls[student])
+        session.rank(sorted(session.answers))
+        session.submit()
+    return admin, urls
+
+
+def test_a_student_ranks_what_was_assigned_and_goes_on_where_it_was_left(room):
+    session = class_session(room[1]["ada"])
+    assert session.progress()["done"] == 1 and session.item.id == "p1" and len(session.items) == 3 + 6
+    assert session.item.models == ()  # nobody is told which model wrote what
+
+
+def test_the_instructor_sees_all_with_models(room):
+    admin, _ = room
+    rows = class_rows(RankingStore(admin))
+    assert {r["ranker"] for r in rows} == {"ada", "Bob-2"} and all(r["models"] == ["sft", "ppo", "sft"] for r in rows)
+    progress, agreement = class_status(admin)
+    assert progress.loc["ada", "ranked"] == 1 and progress.loc["cy", "ranked"] == 0 and progress.loc["cy", "assigned"] == 9
+    assert list(agreement["items"]) == [1]
+
+
+def test_again_adds_students_and_items_and_keeps_the_rest(postgres):
+    admin = postgres.database()
+    assert set(init_class(admin, ["dee", "eve"], ROWS[:4], rankers=1, shared=0)) == {"dee", "eve"}
+    assert set(init_class(admin, ["dee", "eve", "fay"], ROWS, rankers=3, shared=0)) == {"fay"}
+    progress, _ = class_status(admin)
+    assert list(progress.assigned) == [12, 12, 12]
+
+
+ATTACKS = {
+    "read another's rows": "SELECT * FROM rankings WHERE ranker <> current_user",
+    "copy another's rows": "COPY (SELECT * FROM rankings WHERE ranker <> current_user) TO STDOUT",
+    "copy the table": "COPY rankings TO STDOUT",
+    "read what wrote an answer": "SELECT models FROM class_items",
+    "read all of the items": "SELECT * FROM class_items",
+    "read items of others": "SELECT id FROM class_items WHERE id NOT IN (SELECT item FROM class_assignments)",
+    "read another's assignment": "SELECT * FROM class_assignments WHERE ranker <> current_user",
+    "change a row": "UPDATE rankings SET ranks = '[1, 1, 1]'",
+    "change another's row": "UPDATE rankings SET ranks = '[1, 1, 1]' WHERE ranker = 'Bob-2'",
+    "delete": "DELETE FROM rankings",
+    "truncate": "TRUNCATE rankings",
+    "forge": "INSERT INTO rankings (ranker, key, item, action, messages, answers, models, shown, seconds, guideline, practice, created) "
+             "VALUES ('Bob-2', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '')",
+    "replace another's row": "INSERT INTO rankings (ranker, key, item, action, messages, answers, models, shown, seconds, guideline, practice, created) "
+                             "VALUES ('Bob-2', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '') "
+                             "ON CONFLICT (ranker, key) DO UPDATE SET action = 'skip'",
+    "choose a row's number": "INSERT INTO rankings (id, ranker, key, item, action, messages, answers, models, shown, seconds, guideline, practice, created) "
+                             "VALUES (1, 'ada', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '')",
+    "assign to oneself": "INSERT INTO class_assignments VALUES ('ada', 'p11', 99)",
+    "switch row security off": "ALTER TABLE rankings DISABLE ROW LEVEL SECURITY",
+    "go around row security": "SET row_security = off; SELECT * FROM rankings",
+    "add a policy": "CREATE POLICY mine ON rankings USING (true)",
+    "become the owner": "SET ROLE rlhf_owner",
+    "become an instructor": "SET ROLE rlhf_instructors",
+    "become another": 'SET ROLE "Bob-2"',
+    "become another session": "SET SESSION AUTHORIZATION postgres",
+    "grant oneself": "GRANT rlhf_instructors TO ada",
+    "become superuser": "ALTER ROLE ada SUPERUSER",
+    "bypass by attribute": "ALTER ROLE ada BYPASSRLS",
+    "make a role": "CREATE ROLE evil",
+    "change another's password": """ALTER ROLE "Bob-2" PASSWORD 'x'""",
+    "make a table": "CREATE TABLE evil (x int)",
+    "make a temporary table": "CREATE TEMP TABLE evil (x int)",
+    "make a function": "CREATE FUNCTION evil() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "make a schema": "CREATE SCHEMA evil",
+    "drop the table": "DROP TABLE rankings",
+    "lock others out": "BEGIN; LOCK TABLE rankings IN ACCESS EXCLUSIVE MODE",
+    "read passwords": "SELECT * FROM pg_authid",
+    "read a file": "SELECT pg_read_file('/etc/passwd')",
+    "run a program": "COPY (SELECT 1) TO PROGRAM 'true'",
+    "change the version": "UPDATE rankings_schema SET version = 2",
+    "end another's connection": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres' AND pid <> pg_backend_pid()",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_database_refuses(room, attack):
+    import psycopg
+
+    admin, urls = room
+    before = json.dumps(RankingStore(admin).rows())
+    found = []
+    with psycopg.connect(urls["ada"].replace("+psycopg", ""), autocommit=True) as connection:
+        try:
+            *first, statement = ATTACKS[attack].split("; ")
+            for before_it in first:
+                connection.execute(before_it)
+            if statement.startswith("COPY") and "STDOUT" in statement:
+                with connection.cursor().copy(statement) as copy:
+                    found = [row for row in copy.rows() if "ada" not in row]
+            else:
+                cursor = connection.execute(statement)
+                found = cursor.fetchall() if cursor.description else ["it went through"]
+        except psycopg.Error as error:
+            assert error.sqlstate in ("42501", "42704", "0LP01"), error  # insufficient privilege, or no such thing for you
+    assert found == []
+    assert json.dumps(RankingStore(admin).rows()) == before
+
+
+def test_a_wrong_password_is_not_printed(postgres, room):
+    url = room[1]["ada"]
+    wrong = url.replace(url.split(":")[2].split("@")[0], "guessed-it")
+    with pytest.raises(CourseError) as caught:
+        RankingStore(wrong, patience=0.5)
+    assert "guessed-it" not in str(caught.value) and "password" in str(caught.value)
+
+
+def test_the_user_of_a_hub_is_filled_in(postgres, room, monkeypatch):
+    admin, urls = room
+    password = urls["Bob-2"].split(":")[2].split("@")[0]
+    monkeypatch.setenv("JUPYTERHUB_USER", "Bob-2")
+    monkeypatch.setenv("PGPASSWORD", password)
+    monkeypatch.setenv("RLHF_RANKINGS", f"postgresql+psycopg://127.0.0.1:{postgres.port}/{admin.rsplit('/', 1)[1]}")
+    session = class_session()
+    assert session.ranker == "Bob-2" and session.progress()["done"] == 1
+
+
+def test_the_command_line_sets_up_a_class_and_says_how_far_it_is(postgres, rlhf, tmp_path):
+    admin = postgres.database()
+    (tmp_path / "names.txt").write_text("gus\nhal\n")
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    result = rlhf("class", "init", "--db", admin, "--students", "names.txt", "--items", "items.jsonl", check=0)
+    lines = (tmp_path / "class_passwords.txt").read_text().splitlines()
+    assert [line.split(":")[3] for line in lines] == ["gus", "hal"] and (tmp_path / "class_passwords.txt").stat().st_mode & 0o077 == 0
+    assert "course" not in result.stdout and "RLHF_RANKINGS=" in result.stdout
+    result = rlhf("class", "status", "--db", admin, "--export", "all.jsonl", check=0)
+    assert "gus" in result.stdout and (tmp_path / "all.jsonl").read_text() == ""
+    assert rlhf("class", "init", "--db", admin, check=2).stderr.count("--students") == 1
+    assert "needs PostgreSQL" in rlhf("class", "init", "--db", "sqlite:///x", "--students", "names.txt", "--items", "items.jsonl", check=2).stderr
+    assert "nowhere.txt" in rlhf("class", "init", "--db", admin, "--students", "nowhere.txt", check=2).stderr
+
+
+def ten_people(url: str, first: int, count: int, queue) -> None:
+    """Ten people in threads; each acknowledged key goes into the queue."""
+    def person(name: str) -> None:
+        store = RankingStore(url, patience=60)
+        for i in range(count):
+            store.add({"ranker": name, "item": f"i{i}", "action": "skip", "messages": [{}], "answers": ["x", "y"], "key": f"{name}-{i}"})
+            queue.put(f"{name}-{i}")
+
+    threads = [threading.Thread(target=person, args=(f"w{first + n}",)) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.slow
+def test_thirty_people_and_a_killed_server_lose_nothing(postgres):
+    url = postgres.database()
+    store = RankingStore(url, patience=60)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    groups = [context.Process(target=ten_people, args=(url, 10 * n, 100, queue)) for n in range(3)]
+    for group in groups:
+        group.start()
+    while store.count() < 600:
+        time.sleep(0.05)
+    postgres.kill()
+    time.sleep(0.5)
+    postgres.start()
+    acknowledged = [queue.get(timeout=120) for _ in range(3000)]
+    for group in groups:
+        group.join()
+    stored = [row["key"] for row in store.rows()]
+    assert len(stored) == len(set(stored)) == 3000 and set(acknowledged) == set(stored)

@@ -18,6 +18,67 @@ class Answers:
     ended: list[bool]
 
 
+class Decoder:
+    """GPT-2 one token at a time, over keys and values whose place is allocated once.
+
+    The same numbers as `model(…, past_key_values=…)`, without its bookkeeping, which at these sizes takes
+    as long as the arithmetic. `logits` are those of the next token, (batch, vocabulary).
+    """
+
+    def __init__(self, model, ids: Tensor, mask: Tensor, room: int):
+        """Read the prompts, (batch, time), left-padded; then there is room for so many more tokens."""
+        first = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), past_key_values=DynamicCache(config=model.config), use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        self.logits, self.heads = first.logits[:, -1].float(), model.config.n_head
+        kind = ids.device.type
+        self.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        body = model.transformer
+        self.tokens, self.places, self.last = body.wte.weight, body.wpe.weight, body.ln_f
+        self.output = self.tokens.T.to(self.dtype)
+        self.blocks = [
+            (block.ln_1, block.ln_2, [(part.weight.to(self.dtype), part.bias.to(self.dtype)) for part in
+                                      (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)])
+            for block in body.h
+        ]  # fmt: skip
+        self.time = ids.shape[1]
+        self.memory = []
+        for layer in first.past_key_values.layers:
+            pair = []
+            for seen in (layer.keys, layer.values):
+                whole = torch.zeros(*seen.shape[:2], self.time + room, seen.shape[3], dtype=self.dtype, device=ids.device)
+                whole[:, :, : self.time] = seen
+                pair.append(whole)
+            self.memory.append(pair)
+        self.hidden = torch.zeros(len(ids), 1, 1, self.time + room, dtype=self.dtype, device=ids.device)
+        self.hidden[:, 0, 0, : self.time].masked_fill_(mask == 0, -torch.inf)
+        self.position = mask.sum(1)
+
+    def step(self, chosen: Tensor) -> None:
+        """Read one more token of each row, (batch,)."""
+        x = F.embedding(chosen, self.tokens) + F.embedding(self.position, self.places)
+        seen = self.time + 1
+        with torch.autocast(x.device.type, enabled=False):  # precision is decided once, in __init__
+            for (before, between, weights), (keys, values) in zip(self.blocks, self.memory):
+                (w_in, b_in), (w_out, b_out), (w_up, b_up), (w_down, b_down) = weights
+                h = F.layer_norm(x, before.normalized_shape, before.weight, before.bias, before.eps).to(self.dtype)
+                query, key, value = torch.addmm(b_in, h, w_in).view(len(x), 3, self.heads, 1, -1).unbind(1)
+                keys[:, :, self.time : seen], values[:, :, self.time : seen] = key, value
+                mixed = F.scaled_dot_product_attention(query, keys[:, :, :seen], values[:, :, :seen], attn_mask=self.hidden[..., :seen])
+                x = x + torch.addmm(b_out, mixed.reshape(len(x), -1), w_out)
+                h = F.layer_norm(x, between.normalized_shape, between.weight, between.bias, between.eps).to(self.dtype)
+                x = x + torch.addmm(b_down, F.gelu(torch.addmm(b_up, h, w_up), approximate="tanh"), w_down)
+            h = F.layer_norm(x, self.last.normalized_shape, self.last.weight, self.last.bias, self.last.eps).to(self.dtype)
+            self.logits = (h @ self.output).float()
+        self.time, self.position = seen, self.position + 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.memory = [[whole[rows] for whole in pair] for pair in self.memory]
+        self.hidden, self.position = self.hidden[rows], self.position[rows]
+
+
 @torch.no_grad()
 def generate(
     model, prompts: list[list[int]], max_tokens: int, temperature: float, pad: int, end: int,
@@ -28,39 +89,33 @@ def generate(
     `prompts` are token lists of any length; they are padded on the left.
     """
     model.eval()
-    ids, mask = pad_batch(prompts, pad, left=True)
-    cache = DynamicCache(config=model.config)
-    position = positions(mask)
+    decoder = Decoder(model, *pad_batch(prompts, pad, left=True), max_tokens)
     rows = list(range(len(prompts)))
     tokens: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
-    for _ in range(max_tokens):
-        logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[:, -1].float()  # fmt: skip
+    for number in range(max_tokens):
+        logits = decoder.logits
         logits[:, pad] = -torch.inf
         if temperature == 0:
             chosen = logits.argmax(-1)
         else:
-            # Gumbel-max: the argmax of logits + Gumbel noise is a draw from their softmax.
-            noise = torch.empty_like(logits).exponential_(generator=generator).log_()
-            chosen = (logits / temperature - noise).argmax(-1)
-        values = chosen.tolist()
-        for row, token in zip(rows, values):
+            # Where a uniform number falls among the cumulated probabilities. One random number a row:
+            # torch.multinomial draws one a token of the vocabulary, which takes twice as long as the model.
+            heights = (logits / temperature).softmax(-1).cumsum(-1)
+            drawn = torch.rand(len(logits), 1, generator=generator, device=logits.device) * heights[:, -1:]
+            chosen = torch.searchsorted(heights, drawn, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+        for row, token in zip(rows, chosen.tolist()):
             if not ended[row]:
                 tokens[row].append(token)
                 ended[row] = token == end
         keep = [i for i, row in enumerate(rows) if not ended[row]]
-        if not keep:
+        if not keep or number + 1 == max_tokens:
             break
-        position = position[:, -1:] + 1
-        mask = F.pad(mask, (0, 1), value=1)
-        ids = chosen[:, None]
         if len(keep) < 0.75 * len(rows):  # worth the copy: stop computing for those that ended
-            index = torch.tensor(keep, device=ids.device)
-            cache.batch_select_indices(index)
-            ids, mask, position = ids[index], mask[index], position[index]
-            rows = [rows[i] for i in keep]
+            index = torch.tensor(keep, device=chosen.device)
+            decoder.keep(index)
+            chosen, rows = chosen[index], [rows[i] for i in keep]
+        decoder.step(chosen)
     return Answers(tokens, ended)
 
 

@@ -1,4 +1,4 @@
-# make course | test | lab      PYTHON=python3.12 chooses the interpreter,
+# make course | test | lab | bench      PYTHON=python3.12 chooses the interpreter,
 #                               TORCH_INDEX=ADDRESS another package index for torch (see README.md)
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKS := $(shell mktemp -d 2>/dev/null)
 
-.PHONY: course test lab clean
+.PHONY: course test lab bench clean
 
 course: $(READY)
 	@$(BIN)/rlhf course
@@ -18,6 +18,10 @@ test: $(READY)
 
 lab: $(READY)
 	@$(BIN)/jupyter lab chapters/00_start_here.ipynb
+
+# Speed beside what one would otherwise use; BENCH="--trl DIR --nanogpt DIR" adds two peers (see the file).
+bench: $(READY)
+	@$(BIN)/python tests/benchmarks/speed.py $(BENCH)
 
 $(READY): requirements.txt pyproject.toml
 	@echo "Setting up $(VENV) (a few minutes, once) …"

@@ -16,7 +16,7 @@ from rlhf_utils.models import autocast, load_gpt2, load_scorer
 from rlhf_utils.pretraining import bytes_per_token, cloze_accuracy, ngram_bits, perplexity, token_losses
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
-from rlhf_utils.reward import pair_accuracy, rewards, scored_ids
+from rlhf_utils.reward import accuracy_of, pair_accuracy, pair_marks, rewards, scored_ids
 from rlhf_utils.sampling import answer_logprobs, sample_texts
 from rlhf_utils.tokenizer import load_tokenizer, prompt_ids
 from rlhf_utils.world.facts import load_world
@@ -181,10 +181,9 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
         {"messages": p["messages"], "answers": list(dict(zip(a, g))), "gold": list(dict(zip(a, g.tolist())).values()), "ranks": []}
         for p, a, g in zip(test, nine, nine_gold)
     ]
-    by_case = {
-        u: pair_accuracy(reward, tokenizer, profile, [r for r, p in zip(nine_rows, test) if p["use_case"] == u], "gold")["accuracy"]
-        for u in USE_CASES
-    }
+    right, total = pair_marks(reward, tokenizer, profile, nine_rows, "gold")
+    cases = np.array([p["use_case"] for p in test])
+    by_case = {u: accuracy_of(right[cases == u], total[cases == u])["accuracy"] for u in USE_CASES}
     heldout = _windows(store, "heldout")
     train = _windows(store, "train")
     per_byte = bytes_per_token(tokenizer, heldout)
@@ -195,7 +194,7 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
         "gold": {n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()},
         "best_temperature": best_temperature,
         "best_of_9_sft": float(nine_gold.max(1).mean()),
-        **comparisons(gold, np.array([p["use_case"] for p in test])),
+        **comparisons(gold, cases),
         "untouched": _subset(gold, untouched(test, store)),
         "withheld": {
             n: {k: float(judge_answers(judge, withheld, a)["total"][[p["use_case"] == k for p in withheld]].mean())
@@ -205,7 +204,7 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
         "reward_accuracy": {
             "labelers": pair_accuracy(reward, tokenizer, profile, read_jsonl(ranked / "heldout_prompts.jsonl")),
             "heldout_labelers": pair_accuracy(reward, tokenizer, profile, read_jsonl(ranked / "heldout_labelers.jsonl")),
-            "gold": pair_accuracy(reward, tokenizer, profile, nine_rows, "gold"), "gold_by_use_case": by_case,
+            "gold": accuracy_of(right, total), "gold_by_use_case": by_case,
         },
         "labelers": read_jsonl(ranked / "metrics.jsonl")[0],
         "perplexity": {n: perplexity(m, heldout, profile) for n, m in models.items()},

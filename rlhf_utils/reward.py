@@ -155,10 +155,12 @@ def rewards(model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: 
 
 
 def pair_accuracy(model, tokenizer, profile: Profile, rows: list[dict], key: str = "ranks") -> dict:
-    """How often the reward model orders two answers as `ranks` (or `gold`, highest best) does.
+    """How often the reward model orders two answers as `ranks` (or `gold`, highest best) does; see `accuracy_of`."""
+    return accuracy_of(*pair_marks(model, tokenizer, profile, rows, key))
 
-    Returns `accuracy`, its 95 % interval `low`, `high` (bootstrap by prompt) and `pairs`; ties are left out.
-    """
+
+def pair_marks(model, tokenizer, profile: Profile, rows: list[dict], key: str = "ranks") -> tuple[np.ndarray, np.ndarray]:
+    """(pairs ordered alike, pairs) of each row; ties are left out."""
     encoded = encode_rankings(profile, tokenizer, rows)
     flat = score_answers(model, encoded_pairs(encoded), tokenizer.pad_token_id, profile)
     right, total, start = [], [], 0
@@ -169,10 +171,14 @@ def pair_accuracy(model, tokenizer, profile: Profile, rows: list[dict], key: str
         better = target[:, None] > target[None, :] + 1e-9
         right.append(float((better & (scores[:, None] > scores[None, :])).sum()))
         total.append(float(better.sum()))
-    right, total = np.array(right), np.array(total)
+    return np.array(right), np.array(total)
+
+
+def accuracy_of(right: np.ndarray, total: np.ndarray) -> dict:
+    """`accuracy`, its 95 % interval `low`, `high` (bootstrap by prompt) and `pairs`."""
     if not total.sum():
         return {"accuracy": float("nan"), "low": float("nan"), "high": float("nan"), "pairs": 0}
-    draws = np.random.default_rng(0).integers(len(rows), size=(2000, len(rows)))
+    draws = np.random.default_rng(0).integers(len(right), size=(2000, len(right)))
     samples = right[draws].sum(1) / np.maximum(total[draws].sum(1), 1)
     low, high = np.quantile(samples, [0.025, 0.975])
     return {"accuracy": float(right.sum() / total.sum()), "low": float(low), "high": float(high), "pairs": int(total.sum())}

@@ -88,6 +88,24 @@ def test_a_session_goes_on_where_it_was_left(store):
     assert not again.undo()
 
 
+def killed_while_ranking(url):
+    session = RankingSession(rows(5), "ada", RankingStore(url))
+    for _ in range(3):
+        session.rank(list(session.answers))
+        session.submit()
+    session.rank(list(reversed(session.answers)))  # decided, but not submitted
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_kernel_loses_only_the_order_not_yet_submitted(store):
+    process = multiprocessing.get_context("spawn").Process(target=killed_while_ranking, args=(store.engine.url.render_as_string(),))
+    process.start()
+    process.join()
+    again = RankingSession(rows(5), "ada", store)
+    assert process.exitcode == -signal.SIGKILL
+    assert again.item.id == "p3" and again.progress()["done"] == 3 and again.groups == [] and len(store.ranked("ada")) == 3
+
+
 def test_practice_comes_first_and_is_kept_out_of_training(store):
     practice = [rows(1)[0] | {"id": "practice", "ranks": [1, 2, 3, 4]}]
     session = RankingSession(rows(), "ada", store, practice=practice)

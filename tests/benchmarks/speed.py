@@ -1,0 +1,265 @@
+"""How fast the course trains and samples, each time beside what a reader would otherwise use, in one run.
+
+    make bench                                                    # the table, and runs/speed.json
+    .venv/bin/python tests/benchmarks/speed.py --threads 1 2 --trl ../trl112 --nanogpt ../nanoGPT
+
+Peers beside the course's own TRL: `--trl` is a folder with TRL 1.12, whose PPOTrainer was removed later
+(`pip install --target ../trl112 --no-deps trl==1.12.0`), `--nanogpt` a clone of nanoGPT. Without them their lines are
+left out and said so. Every figure is the fastest of several rounds in which the two take turns, so that a noisy
+machine hits both. Models are the course's own (4 layers, 128 wide), the data its own prompts and rankings.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from rlhf_utils.artifacts import Store, read_jsonl
+from rlhf_utils.models import autocast, has_bf16, load_gpt2, load_scorer, new_gpt2
+from rlhf_utils.ppo import PPO
+from rlhf_utils.pretraining import Windows, training_arguments
+from rlhf_utils.profiles import Profile, load_profile, runs_folder
+from rlhf_utils.reward import RankingTrainer, encode_rankings
+from rlhf_utils.sampling import answer_logprobs, generate
+from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
+from rlhf_utils.tokenizer import prompt_ids
+
+TOKENS, EPISODES = 32, 64
+
+
+def fastest(work: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Best rate of each of several jobs, taking turns. A job returns how many units it did a second."""
+    best = dict.fromkeys(work, 0.0)
+    for _ in range(rounds):
+        for name, job in work.items():
+            best[name] = max(best[name], job())
+    return best
+
+
+def rate(units: float, job: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    job()
+    return units / (time.perf_counter() - start)
+
+
+# -- reward model ---------------------------------------------------------------------------------------
+def reward_jobs(profile: Profile, store: Store, precision: str) -> dict[str, Callable[[], float]]:
+    """Comparisons a second on the same rankings of nine: each prompt once, or each comparison a pair."""
+    from transformers import TrainingArguments
+    from trl import RewardConfig, RewardTrainer
+
+    profile = replace(profile, precision=precision, reward_lm=0.0)
+    tokenizer = tokenizer_of(store)
+    rows = [r for r in read_jsonl(store.folder("rank") / "rankings.jsonl") if len(r["answers"]) == 9][:48]
+    encoded = encode_rankings(profile, tokenizer, rows)
+    pairs = [
+        {"chosen_ids": row["prompt"] + row["answers"][i], "rejected_ids": row["prompt"] + row["answers"][j]}
+        for row in encoded for i in range(9) for j in range(9) if row["ranks"][i] < row["ranks"][j]
+    ]  # fmt: skip
+    folder = runs_folder() / "speed"
+
+    def ours() -> float:
+        arguments = TrainingArguments(**training_arguments(profile, folder, num_train_epochs=1, per_device_train_batch_size=8, remove_unused_columns=False,
+                                                           train_sampling_strategy="group_by_length", length_column_name="length"))  # fmt: skip
+        trainer = RankingTrainer(load_scorer(store.folder("pretrain")).train(), arguments, train_dataset=Dataset.from_list(encoded),
+                                 data_collator=lambda r: {"rows": r}, pad=tokenizer.pad_token_id, windows=np.zeros((1, 2)), profile=profile)  # fmt: skip
+        return rate(len(pairs), trainer.train)
+
+    def trl() -> float:
+        config = RewardConfig(output_dir=str(folder), num_train_epochs=1, per_device_train_batch_size=64, bf16=precision == "bf16",
+                              use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, report_to="none", disable_tqdm=True, save_strategy="no",
+                              logging_strategy="no", dataloader_pin_memory=False, max_length=profile.context)  # fmt: skip
+        model = load_scorer(store.folder("pretrain")).train()
+        trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+        return rate(len(pairs), trainer.train)
+
+    return {"ours": quiet(ours), "TRL RewardTrainer": quiet(trl)}
+
+
+def quiet(job: Callable[[], float]) -> Callable[[], float]:
+    """Without what trainers print."""
+    def run() -> float:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return job()
+
+    return run
+
+
+# -- sampling -------------------------------------------------------------------------------------------
+def sampling_jobs(profile: Profile, store: Store, batch: int, precision: str) -> dict[str, Callable[[], float]]:
+    """Tokens a second with their log-probabilities, exactly 32 a prompt."""
+    profile = replace(profile, precision=precision)
+    tokenizer, model = tokenizer_of(store), load_gpt2(store.folder("sft"))
+    prompts = ppo_prompts(profile, store)[:batch]
+    pad, repeats = tokenizer.pad_token_id, max(128 // batch, 1)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+
+    def ours():
+        for _ in range(repeats):
+            with torch.no_grad(), autocast(profile):
+                drawn = generate(model, prompts, TOKENS, 1.0, pad, -1)  # no token ends an answer
+                answer_logprobs(model, prompts, drawn.tokens, pad)
+
+    def theirs():
+        for _ in range(repeats):
+            with torch.no_grad(), autocast(profile):
+                found = model.generate(ids, attention_mask=(ids != pad).long(), do_sample=True, top_k=0, min_new_tokens=TOKENS, max_new_tokens=TOKENS,
+                                       pad_token_id=pad, eos_token_id=None, return_dict_in_generate=True, output_scores=True)  # fmt: skip
+                model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
+
+    return {"ours": lambda: rate(batch * TOKENS * repeats, ours), "model.generate": lambda: rate(batch * TOKENS * repeats, theirs)}
+
+
+def ppo_prompts(profile: Profile, store: Store) -> list[list[int]]:
+    tokenizer = tokenizer_of(store)
+    return [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+
+
+# -- PPO --------------------------------------------------------------------------------------------------
+def ppo_job(profile: Profile, store: Store, precision: str, ends: bool, updates: int = 3) -> Callable[[], float]:
+    """Episodes a second: 64 an update, 2 epochs of 2 minibatches, a value model of its own."""
+    profile = replace(profile, precision=precision, episodes=EPISODES, minibatches=2, ppo_epochs=2, answer_tokens=TOKENS, ppo_rate=1e-6)
+    ppo = PPO(profile, tokenizer_of(store), store.folder("sft"), store.folder("reward"))
+    ppo.reward.config.likelihood = 0.0  # the peer's reward is the head alone
+    if not ends:
+        ppo.end = -1
+    prompts = ppo_prompts(profile, store)
+    ppo.update(prompts[:EPISODES], 1e-6)
+
+    def run():
+        for i in range(updates):
+            ppo.update(prompts[i * EPISODES : (i + 1) * EPISODES], 1e-6)
+
+    return lambda: rate(updates * EPISODES, run)
+
+
+def trl_ppo_job(profile: Profile, store: Store, folder: Path, ends: bool, freeze: bool, threads: int) -> Callable[[], float]:
+    """The same by TRL 1.12's PPOTrainer, in a process of its own (`peer_trl_ppo.py`)."""
+    data = runs_folder() / "speed" / "prompts.json"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    data.write_text(json.dumps(ppo_prompts(profile, store)[: 4 * EPISODES]))
+    command = [sys.executable, Path(__file__).with_name("peer_trl_ppo.py"), store.folder("sft"), store.folder("reward"), store.folder("tokenizer"), data,
+               "--threads", threads, *(["--ends"] if ends else []), *(["--freeze"] if freeze else [])]  # fmt: skip
+
+    def run() -> float:
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder.resolve())})
+        if result.returncode:
+            raise SystemExit(f"TRL's PPO in {folder} failed:\n{result.stderr[-2000:]}")
+        return json.loads(result.stdout.strip().splitlines()[-1])["episodes_a_second"]
+
+    return run
+
+
+# -- pretraining ------------------------------------------------------------------------------------------
+def pretraining_jobs(profile: Profile, store: Store, nanogpt: Path, precision: str, steps: int = 60) -> dict[str, Callable[[], float]]:
+    """Tokens a second of our Trainer, and of nanoGPT's model and optimizer in its loop, on the same windows."""
+    from transformers import Trainer, TrainingArguments
+
+    sys.path.insert(0, str(nanogpt))
+    from model import GPT, GPTConfig
+
+    profile, tokenizer = replace(profile, precision=precision), tokenizer_of(store)
+    windows = windows_of(store)[:2000]
+    units = steps * profile.pretrain_batch * profile.context
+
+    def ours() -> float:
+        arguments = TrainingArguments(**training_arguments(profile, runs_folder() / "speed", max_steps=steps,
+                                                           per_device_train_batch_size=profile.pretrain_batch))  # fmt: skip
+        return rate(units, Trainer(new_gpt2(profile, tokenizer), arguments, train_dataset=Windows(windows)).train)
+
+    def theirs() -> float:
+        model = GPT(GPTConfig(block_size=profile.context, vocab_size=len(tokenizer), n_layer=profile.layers, n_head=profile.heads, n_embd=profile.width,
+                              dropout=0.0, bias=True))  # fmt: skip
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+        flat = torch.from_numpy(windows.reshape(-1).astype(np.int64))
+
+        def loop():
+            for _ in range(steps):
+                at = torch.randint(len(flat) - profile.context - 1, (profile.pretrain_batch,))
+                x = torch.stack([flat[i : i + profile.context] for i in at])
+                y = torch.stack([flat[i + 1 : i + 1 + profile.context] for i in at])
+                with autocast(profile):
+                    _, loss = model(x, y)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        return rate(units, loop)
+
+    return {"ours": quiet(ours), "nanoGPT": quiet(theirs)}
+
+
+def matrix_rate(precision: str, size: int = 1024) -> float:
+    """What this machine reaches on a plain matrix product, in 10⁹ operations a second."""
+    a = torch.randn(size, size, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    a @ a
+    return max(rate(2 * size**3 / 1e9, lambda: a @ a) for _ in range(10))
+
+
+# -- the table --------------------------------------------------------------------------------------------
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trl", type=Path, help="a folder with TRL 1.12")
+    parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
+    wanted = parser.parse_args()
+    profile = load_profile()
+    store = Store(profile)
+    rows, precisions = [], ["fp32", "bf16"] if has_bf16() else ["fp32"]
+
+    def add(work: str, goal: str, threads: int, precision: str, rates: dict[str, float], ours: str = "ours") -> None:
+        peers = {k: v for k, v in rates.items() if k != ours}
+        for peer, value in peers.items():
+            rows.append({"work": work, "threads": threads, "precision": precision, "ours": rates[ours], "peer": peer, "theirs": value,
+                         "ratio": rates[ours] / value, "goal": goal})  # fmt: skip
+            print(f"{work:52} {threads} thread(s) {precision}  {rates[ours]:9.1f} against {value:9.1f} {peer:22} × {rates[ours] / value:5.2f}  goal {goal}",
+                  flush=True)  # fmt: skip
+
+    for threads in wanted.threads:
+        torch.set_num_threads(threads)
+        for precision in precisions:
+            add("reward model, K = 9, comparisons/s", "8, moonshot 12", threads, precision, fastest(reward_jobs(profile, store, precision), wanted.rounds))
+            for batch, goal in ((8, "1.8"), (64, "1.3")):
+                jobs = sampling_jobs(profile, store, batch, precision)
+                add(f"sampling with log-probabilities, batch {batch}, tokens/s", goal, threads, precision, fastest(jobs, wanted.rounds))
+            if wanted.nanogpt:
+                add("pretraining, tokens/s", "1", threads, precision, fastest(pretraining_jobs(profile, store, wanted.nanogpt, precision), wanted.rounds))
+        if wanted.trl:
+            for ends, name, goals in ((False, "PPO, exactly 32 tokens, episodes/s", {"fp32": "1.3 (1.1 without gc)", "bf16": "2"}),
+                                      (True, "PPO, answers that end, episodes/s", {"fp32": "2.5", "bf16": "4, moonshot 8"})):  # fmt: skip
+                jobs = {p: ppo_job(profile, store, p, ends) for p in precisions}
+                jobs["TRL 1.12 fp32"] = trl_ppo_job(profile, store, wanted.trl, ends, False, threads)
+                if not ends:
+                    jobs["TRL 1.12 fp32, no gc"] = trl_ppo_job(profile, store, wanted.trl, ends, True, threads)
+                found = fastest(jobs, max(wanted.rounds - 1, 1))
+                for precision in precisions:
+                    add(name, goals[precision], threads, precision, {"ours": found[precision], **{k: v for k, v in found.items() if k.startswith("TRL")}})
+        for precision in precisions:
+            limit = matrix_rate(precision)
+            parameters = sum(p.numel() for p in new_gpt2(profile, tokenizer_of(store)).parameters())
+            print(f"matrix products: {limit:.0f} GFLOP/s, {threads} thread(s), {precision}; a pretraining token takes {6 * parameters / 1e6:.1f} MFLOP", flush=True)
+            rows.append({"work": "matrix product", "threads": threads, "precision": precision, "gflops": limit, "mflop_a_token": 6 * parameters / 1e6})
+    for name, given in (("--trl: no line for PPO", wanted.trl), ("--nanogpt: no line for pretraining", wanted.nanogpt)):
+        if not given:
+            print(f"Left out, since not given: {name}")
+    path = runs_folder() / "speed.json"
+    path.write_text(json.dumps(rows, indent=1), "utf-8")
+    print(f"Kept in {path.parent.name}/{path.name}")
+
+
+if __name__ == "__main__":
+    main()

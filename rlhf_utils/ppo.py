@@ -27,6 +27,7 @@ CLIP = 0.2  # of the ratio, and of the value's change
 VALUE_COEFFICIENT = 0.1
 GAMMA, LAMBDA = 1.0, 0.95
 NO_END = -3.0  # reward of an answer that never ends, in standard deviations
+STEP_KL = 0.1  # nats a token from the policy that wrote the answers: further steps on them would be steps in the dark
 MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
 
 
@@ -77,6 +78,14 @@ def kl_estimates(log_ratio: Tensor, mask: Tensor) -> dict[str, float]:
     """
     rows = {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": torch.expm1(-log_ratio) + log_ratio}
     return {k: float((v * mask).sum(1).mean()) for k, v in rows.items()}
+
+
+def gradient_norm(model, before: list[Tensor] | None = None) -> float:
+    """Length of a model's gradient, or of what was added to the gradients `before`."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if before is not None:
+        gradients = [g - b for g, b in zip(gradients, before)]
+    return float(torch.stack([g.norm() for g in gradients]).norm())
 
 
 # -- a rollout ---------------------------------------------------------------------------------------------
@@ -175,18 +184,23 @@ class PPO:
             values = self.values(batch.ids, batch.attention, width) * batch.mask
         surrogate, clipped = policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask)
         error = value_loss(values, batch.values, batch.returns, batch.mask)
-        loss = surrogate + VALUE_COEFFICIENT * error
-        logged = {"policy_loss": surrogate.item(), "value_loss": error.item(), "clip_fraction": clipped.item()}
+        moved = torch.expm1(logprobs - batch.logprobs) - (logprobs - batch.logprobs)  # k3 on tokens that the old policy drew
+        logged = {
+            "policy_loss": surrogate.item(), "value_loss": error.item(), "clip_fraction": clipped.item(),
+            "step_kl": masked_mean(moved.detach(), batch.mask).item(),
+        }  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        (surrogate + VALUE_COEFFICIENT * error).backward()
+        logged["policy_gradient"], logged["value_gradient"] = gradient_norm(self.policy), gradient_norm(self.value)
         if self.windows is not None:
             chosen = self.shuffle.integers(len(self.windows), size=profile.ptx_windows)
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(batch.ids.device)
             with autocast(profile):
                 logits = self.policy(input_ids=ids, use_cache=False).logits[:, :-1]
             ptx = token_cross_entropy(logits, ids[:, 1:]).mean()
-            loss = loss + profile.ptx_coefficient * ptx
-            logged["ptx_loss"] = ptx.item()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            alone = [p.grad.clone() for p in self.policy.parameters()]
+            (profile.ptx_coefficient * ptx).backward()
+            logged["ptx_loss"], logged["ptx_gradient"] = ptx.item(), gradient_norm(self.policy, alone)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         torch.nn.utils.clip_grad_norm_(self.value.parameters(), 1.0)
         if not torch.isfinite(norm):
@@ -197,9 +211,11 @@ class PPO:
     def update(self, prompts: list[list[int]], rate: float) -> dict[str, float]:
         """Sample answers to `prompts`, then take the steps of all epochs on them."""
         batches = self.rollout(prompts)
-        logs = [
-            self.step(batches[i], rate) for _ in range(self.profile.ppo_epochs) for i in self.shuffle.permutation(len(batches))
-        ]
+        logs: list[dict[str, float]] = []
+        for i in (i for _ in range(self.profile.ppo_epochs) for i in self.shuffle.permutation(len(batches))):
+            logs.append(self.step(batches[i], rate))
+            if logs[-1]["step_kl"] > STEP_KL:
+                break
         everything = torch.cat([b.mask.bool().flatten() for b in batches])
 
         def flat(name: str) -> Tensor:  # the valid tokens of all minibatches
@@ -213,7 +229,7 @@ class PPO:
             "reward": torch.cat([b.scores for b in batches]).mean().item(), **{f"kl_{k}": v for k, v in kl.items()},
             "length": everything.sum().item() / len(prompts), "ended": torch.cat([b.ended for b in batches]).float().mean().item(),
             "entropy": -flat("logprobs").mean().item(), "explained_variance": 1 - (error.mean() / returns.var().clamp(min=1e-8)).item(),
-            **{k: float(np.mean([log[k] for log in logs])) for k in logs[0]}, "rate": rate,
+            **{k: float(np.mean([log[k] for log in logs])) for k in logs[0]}, "steps": len(logs), "rate": rate,
         }  # fmt: skip
 
     # -- resuming ------------------------------------------------------------------------------------------

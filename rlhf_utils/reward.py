@@ -9,6 +9,7 @@ appendix C.2). Beyond the paper, since a model this small would otherwise reward
   every token it predicts. `tests/benchmarks/reward_model.py` measures what each of them brings.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +35,32 @@ from rlhf_utils.profiles import Profile
 from rlhf_utils.tokenizer import prompt_ids
 
 
-def ranking_loss(scores: Tensor, ranks: Tensor, mask: Tensor | None = None) -> Tensor:
+def ranking_loss(
+    scores: Tensor, ranks: Tensor, mask: Tensor | None = None, weights: Tensor | None = None, tie_threshold: float = 0.0
+) -> Tensor:
     """How surprised the reward model is by labelers' rankings (InstructGPT, eq. 1).
 
-    scores, ranks: (prompts, answers); rank 1 is best, equal ranks are ties and count for nothing.
-    mask: same shape, False where a prompt has fewer answers. Each prompt's C(K, 2) comparisons come
-    from K scores and are averaged; prompts without a comparison do not count. Equal scores cost
-    log 2 = 0.693 a comparison, so an untrained model starts there.
+    scores, ranks: (prompts, answers); rank 1 is best, equal ranks are ties. mask: same shape, False where a prompt
+    has fewer answers. weights: (prompts,), how much each ranking counts. Each prompt's C(K, 2) comparisons come
+    from K scores and are averaged; prompts without a comparison do not count. Equal scores cost log 2 = 0.693
+    a comparison, so an untrained model starts there.
+
+    Ties count for nothing, as in the paper, unless there is a `tie_threshold` η > 0: then P(i beats j) =
+    σ(s_i − s_j − η), and what is left is the probability of a tie (Rao and Kupper, 1967).
     """
+    gap = scores[:, :, None] - scores[:, None, :]
     better = ranks[:, :, None] < ranks[:, None, :]
+    losses = -F.logsigmoid(gap - tie_threshold)
+    if tie_threshold:
+        tied = (ranks[:, :, None] == ranks[:, None, :]).triu(1)
+        losses = torch.where(tied, losses - F.logsigmoid(-gap - tie_threshold) - math.log(math.expm1(2 * tie_threshold)), losses)
+        better = better | tied
     if mask is not None:
-        better &= mask[:, :, None] & mask[:, None, :]
-    losses = -F.logsigmoid(scores[:, :, None] - scores[:, None, :])
+        better = better & mask[:, :, None] & mask[:, None, :]
     counts = better.sum((1, 2))
     per_prompt = losses.masked_fill(~better, 0).sum((1, 2)) / counts.clamp(min=1)
-    return per_prompt.sum() / (counts > 0).sum().clamp(min=1)
+    weights = torch.ones_like(per_prompt) if weights is None else weights
+    return (per_prompt * weights).sum() / (weights * (counts > 0)).sum().clamp(min=1e-6)
 
 
 def scored_ids(profile: Profile, tokenizer, messages: list[dict], answer: str) -> tuple[list[int], list[int]]:
@@ -60,16 +72,17 @@ def scored_ids(profile: Profile, tokenizer, messages: list[dict], answer: str) -
 class RankingTrainer(Trainer):
     """transformers' Trainer with the ranking loss and a language-model loss on windows."""
 
-    def __init__(self, *args, pad: int, windows: np.ndarray, profile: Profile, **kwargs):
+    def __init__(self, *args, pad: int, windows: np.ndarray, profile: Profile, tie_threshold: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.pad, self.windows, self.profile = pad, windows, profile
+        self.pad, self.windows, self.profile, self.tie_threshold = pad, windows, profile, tie_threshold
         self.draw = np.random.default_rng(profile.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows = inputs["rows"]
         flat = packed_scores(model, [(row["prompt"], row["answers"]) for row in rows], self.pad)
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
-        loss = ranking_loss(scores, ranks, mask)
+        weights = torch.tensor([row["weight"] for row in rows], device=flat.device)
+        loss = ranking_loss(scores, ranks, mask, weights, self.tie_threshold)
         if self.profile.reward_lm:
             chosen = self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2)
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(flat.device)
@@ -96,7 +109,10 @@ def encode_rankings(profile: Profile, tokenizer, rows: list[dict]) -> list[dict]
     for row in rows:
         pairs = [scored_ids(profile, tokenizer, row["messages"], answer) for answer in row["answers"]]
         prompt, answers = pairs[0][0], [answer for _, answer in pairs]
-        encoded.append({"prompt": prompt, "answers": answers, "ranks": row["ranks"], "length": len(prompt) + sum(map(len, answers))})
+        encoded.append({
+            "prompt": prompt, "answers": answers, "ranks": row["ranks"], "weight": float(row.get("weight", 1)),
+            "length": len(prompt) + sum(map(len, answers)),
+        })  # fmt: skip
     return encoded
 
 
@@ -106,9 +122,12 @@ def encoded_pairs(encoded: list[dict]) -> list[tuple[list[int], list[int]]]:
 
 def train_reward(
     profile: Profile, tokenizer, base: Path, rankings: list[dict], demonstrations: list[dict], validation: list[dict],
-    windows: np.ndarray, store: Store, folder: Path,
+    windows: np.ndarray, store: Store, folder: Path, tie_threshold: float = 0.0,
 ) -> None:  # fmt: skip
-    """Train a reward model and write it, with the scale of its rewards, into `folder`."""
+    """Train a reward model and write it, with the scale of its rewards, into `folder`.
+
+    A ranking may have a `weight` beside the others'; for `tie_threshold` see `ranking_loss`.
+    """
     torch.manual_seed(profile.seed)
     model = load_scorer(base).train()
     torch.nn.init.normal_(model.score.weight, std=1 / (profile.width + 1) ** 0.5)
@@ -121,7 +140,7 @@ def train_reward(
     ))  # fmt: skip
     trainer = RankingTrainer(
         model, arguments, train_dataset=Dataset.from_list(encode_rankings(profile, tokenizer, rankings)), data_collator=lambda rows: {"rows": rows},
-        pad=tokenizer.pad_token_id, windows=windows, profile=profile,
+        pad=tokenizer.pad_token_id, windows=windows, profile=profile, tie_threshold=tie_threshold,
     )  # fmt: skip
     rows = run_trainer(trainer, "reward", store)
     model.eval()

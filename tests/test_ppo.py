@@ -133,6 +133,21 @@ def test_ptx_gradient_is_the_sum_of_both_parts(ppo, prompts):
     assert torch.allclose(two - plain, 2 * (one - plain), atol=1e-5)
 
 
+def test_each_part_of_the_gradient_is_logged_before_clipping(ppo, prompts):
+    batch = ppo.rollout(prompts)[0]
+    logged = ppo.step(batch, 0.0)
+    assert logged["step_kl"] == 0  # nothing has moved yet
+    assert min(logged[f"{part}_gradient"] for part in ("policy", "value", "ptx")) > 0
+    whole = logged["gradient_norm"]  # of policy and ptx together, before clipping
+    assert abs(logged["policy_gradient"] - logged["ptx_gradient"]) <= whole <= logged["policy_gradient"] + logged["ptx_gradient"] + 1e-6
+
+
+def test_steps_end_when_the_policy_has_left_what_it_sampled(ppo, prompts):
+    calm, wild = ppo.update(prompts, 1e-6), ppo.update(prompts, 0.3)
+    assert calm["steps"] == ppo.profile.ppo_epochs * ppo.profile.minibatches and calm["step_kl"] < 1e-3
+    assert wild["steps"] < calm["steps"] and wild["step_kl"] > 0.05
+
+
 def test_same_seed_same_run_and_killed_runs_resume(tiny, prompts, tmp_path, monkeypatch):
     """Stopped after any update and resumed, PPO ends with the very same weights."""
     profile = replace(tiny.profile, precision="fp32", ppo_updates=4)

@@ -44,11 +44,46 @@ def test_all_tied_prompts_give_no_loss_and_no_nan():
     assert loss.item() == 0 and torch.isfinite(scores.grad).all()
 
 
-def test_at_k_2_it_is_trls_loss():
-    """RewardTrainer's loss is -log sigmoid(chosen - rejected)."""
-    chosen, rejected = torch.randn(6), torch.randn(6)
-    ours = ranking_loss(torch.stack([rejected, chosen], 1), torch.tensor([[2, 1]] * 6))
-    assert float(ours) == pytest.approx(float(-torch.nn.functional.logsigmoid(chosen - rejected).mean()), abs=1e-6)
+def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    from rlhf_utils.models import load_scorer, packed_scores
+    from rlhf_utils.stages import tokenizer_of
+
+    tokenizer, model = tokenizer_of(tiny), load_scorer(tiny.folder("reward"))
+    model.config.likelihood = 0.0  # the head alone, as theirs
+    rows = [([5, 6, 7 + i], [[8 + i, 9, tokenizer.eos_token_id], [10, tokenizer.eos_token_id]]) for i in range(6)]
+    pairs = [{"chosen_ids": prompt + best, "rejected_ids": prompt + worst} for prompt, (best, worst) in rows]
+    config = RewardConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none")
+    trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    theirs = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
+    ours = ranking_loss(packed_scores(model, rows, tokenizer.pad_token_id).view(6, 2), torch.tensor([[1, 2]] * 6))
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+
+
+@pytest.mark.parametrize("gap, threshold", [(0.0, 0.5), (1.3, 0.5), (-2.0, 1.5)])
+def test_rao_kupper_gives_better_worse_and_tied_probabilities_that_add_up(gap, threshold):
+    scores = torch.tensor([[gap, 0.0]])
+    better, worse, tied = (float(torch.exp(-ranking_loss(scores, torch.tensor([ranks]), tie_threshold=threshold))) for ranks in ([1, 2], [2, 1], [1, 1]))
+    theta = exp(threshold)
+    assert better == pytest.approx(exp(gap) / (exp(gap) + theta), abs=1e-5)
+    assert tied == pytest.approx((theta**2 - 1) * exp(gap) / ((exp(gap) + theta) * (1 + theta * exp(gap))), abs=1e-5)
+    assert better + worse + tied == pytest.approx(1.0, abs=1e-5)
+
+
+def test_ties_pull_scores_together_only_where_they_are_counted():
+    for threshold, moves in ((0.0, False), (0.5, True)):
+        scores = torch.tensor([[2.0, 0.0]], requires_grad=True)
+        ranking_loss(scores, torch.tensor([[1, 1]]), tie_threshold=threshold).backward()
+        assert (scores.grad[0, 0] > 0) == moves and (scores.grad[0, 1] < 0) == moves
+
+
+def test_a_ranking_of_twice_the_weight_counts_twice():
+    scores, ranks = torch.randn(3, 4), torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1], [1, 1, 1, 1]])
+    weighted = ranking_loss(scores, ranks, weights=torch.tensor([2.0, 1.0, 5.0]))
+    first, second = (ranking_loss(scores[i : i + 1], ranks[i : i + 1]) for i in (0, 1))
+    assert float(weighted) == pytest.approx(float((2 * first + second) / 3), abs=1e-6)  # the third is all ties and does not count
 
 
 def test_the_end_is_part_of_what_is_scored(tiny):

@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 import torch
+from datasets.utils.logging import disable_progress_bar
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rlhf_utils.artifacts import Store, write_jsonl
@@ -16,6 +17,8 @@ from rlhf_utils.models import autocast, device, new_gpt2, pad_batch, save_model,
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.world.facts import World
+
+disable_progress_bar()  # of the maps and filters that trainers run over their rows
 
 
 def to_windows(tokenizer, texts: list[str], context: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from datasets.utils.logging import disable_progress_bar
 from trl import SFTConfig, SFTTrainer
 
 from rlhf_utils.artifacts import Store, write_jsonl
@@ -18,8 +17,6 @@ from rlhf_utils.models import load_gpt2, save_model
 from rlhf_utils.pretraining import run_trainer, training_arguments
 from rlhf_utils.profiles import Profile
 from rlhf_utils.tokenizer import prompt_ids
-
-disable_progress_bar()
 
 
 def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict], windows: np.ndarray | None = None) -> Dataset:

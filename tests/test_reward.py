@@ -55,7 +55,7 @@ def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     model.config.likelihood = 0.0  # the head alone, as theirs
     rows = [([5, 6, 7 + i], [[8 + i, 9, tokenizer.eos_token_id], [10, tokenizer.eos_token_id]]) for i in range(6)]
     pairs = [{"chosen_ids": prompt + best, "rejected_ids": prompt + worst} for prompt, (best, worst) in rows]
-    config = RewardConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none")
+    config = RewardConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none")
     trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     theirs = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
     ours = ranking_loss(packed_scores(model, rows, tokenizer.pad_token_id).view(6, 2), torch.tensor([[1, 2]] * 6))

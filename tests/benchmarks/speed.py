@@ -78,7 +78,7 @@ def reward_jobs(profile: Profile, store: Store, precision: str) -> dict[str, Cal
 
     def trl() -> float:
         config = RewardConfig(output_dir=str(folder), num_train_epochs=1, per_device_train_batch_size=64, bf16=precision == "bf16",
-                              use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, report_to="none", disable_tqdm=True, save_strategy="no",
+                              use_cpu=not torch.cuda.is_available(), activation_checkpointing=False, report_to="none", disable_tqdm=True, save_strategy="no",
                               logging_strategy="no", dataloader_pin_memory=False, max_length=profile.context)  # fmt: skip
         model = load_scorer(store.folder("pretrain")).train()
         trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)

@@ -26,7 +26,7 @@ from rlhf_utils.sampling import answer_logprobs, generate, logprobs_of
 CLIP = 0.2  # of the ratio, and of the value's change
 VALUE_COEFFICIENT = 0.1
 GAMMA, LAMBDA = 1.0, 0.95
-NO_END = -3.0  # reward of an answer that never ends, in standard deviations
+NO_ANSWER = -3.0  # reward, in standard deviations, of an answer that never ends, or ends before its first word
 STEP_KL = 0.1  # nats a token from the policy that wrote the answers: further steps on them would be steps in the dark
 MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
 
@@ -162,7 +162,7 @@ class PPO:
             values = self.values(ids, attention, width) * mask
         scores = (scores - self.reward.config.reward_mean) / self.reward.config.reward_std
         finished = torch.tensor(ended, device=ids.device)
-        scores = torch.where(finished, scores, NO_END)
+        scores = torch.where(finished & (mask.sum(1) > 1), scores, NO_ANSWER)
         if not torch.isfinite(scores).all():
             raise CourseError("The reward model gave a reward that is not a number. Train it anew with a lower reward_rate.")
         logprobs, reference = logprobs * mask, reference * mask

@@ -104,9 +104,9 @@ def test_nothing_after_the_end_counts(ppo, prompts):
             assert getattr(batch, name)[outside].abs().sum() == 0, name
 
 
-def test_an_answer_that_never_ends_gets_the_penalty(ppo):
-    batch = ppo.score([[5, 6], [7]], [[8, 9], [8, ppo.end]], [False, True])
-    assert batch.scores[0] == -3.0 and batch.scores[1] != -3.0
+def test_an_answer_that_never_ends_or_never_begins_gets_the_penalty(ppo):
+    batch = ppo.score([[5, 6], [7], [7]], [[8, 9], [8, ppo.end], [ppo.end]], [False, True, True])
+    assert batch.scores[0] == -3.0 and batch.scores[1] != -3.0 and batch.scores[2] == -3.0
 
 
 def test_ptx_gradient_is_the_sum_of_both_parts(ppo, prompts):

@@ -1,13 +1,12 @@
 """Your taste: people's own rankings steer a reward model and a policy of their own, beside the default ones.
 
-Forty rankings are far too few to train a network: fine-tuned on them, the reward model learns them by heart
-(97 to 99 % of their pairs) and hardly anything else (70 to 74 % of others). So only a second head is trained, 128
-numbers that read what the crowd's reward model sees in an answer. Your reward is the crowd's plus
-`own_weight` times the probability that you would prefer this answer to a middling one, both in standard
-deviations: nothing that the crowd taught is lost. A probability, since it has an end: with the head's
-bare number a taste for short answers ended in no answers at all. The policy is then trained from the SFT model
-as the default one was, with this reward model in place of the crowd's. The paper has no such step: its
-labelers were one crowd.
+Forty rankings are far too few to train a network: fine-tuned on them, it learns them by heart and hardly
+anything else. So only a second head is trained, a hundred numbers or so that read what the crowd's reward model
+sees in an answer. Your reward is the crowd's plus `own_weight` times the probability that you would prefer this
+answer to a middling one, both in standard deviations: nothing that the crowd taught is lost. A probability, since
+it has an end: with the head's bare number a taste for short answers ended in no answers at all. The policy is then
+trained from the SFT model as the default one was, with this reward model in place of the crowd's. The paper
+has no such step: its labelers were one crowd.
 """
 
 import hashlib

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def taste_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--own-weight", type=float, metavar="W", help="how much your own rankings count beside the crowd's (0 to 10, default: 1)")
+    sub.add_argument("--own-weight", type=float, metavar="W", help="how much your own rankings count beside the crowd's (0 to 10, default: 1.5)")
     sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
 
 

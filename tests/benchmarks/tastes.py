@@ -2,7 +2,7 @@
 
     rlhf run --seed 0 && rlhf run --seed 1 && rlhf run --seed 2
     python tests/benchmarks/tastes.py --seeds 0 1 2                        # each taste at the default weight
-    python tests/benchmarks/tastes.py --seeds 0 --weights 0.5 2 4  # the knob
+    python tests/benchmarks/tastes.py --seeds 0 --weights 0.5 1 3  # the knob
 
 A scripted reader ranks 40 prompts (K = 4) in a RankingSession, headless, and the stages do the rest. Every
 result is kept in `runs/tastes.json`, so that the command goes on where it was stopped; then each goal is

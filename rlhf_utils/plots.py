@@ -76,19 +76,22 @@ def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Fi
 
 
 def taste_knob(rows: list[dict]) -> go.Figure:
-    """What scripted tastes get, and what it costs, by the weight of their rankings; `rows` as in data/reference/tastes.json."""
+    """What scripted tastes get, and what it costs, by the weight of their rankings; `rows` as in data/reference/tastes.json.
+
+    At weight 0 it is the default model.
+    """
     figure = make_subplots(rows=1, cols=2, subplot_titles=["what was wished for (1: the default model)", "gold score gained or lost"])
     colours = dict(zip(("short", "polite", "detailed"), (COLOURS["sft"], COLOURS["ppo"], COLOURS["ppo_ptx"])))
     for taste, colour in colours.items():
         found = sorted((r for r in rows if r["taste"] == taste), key=lambda r: r["weight"])
-        weights = [r["weight"] for r in found]
+        weights = [0.0, *(r["weight"] for r in found)]
         # "short" wants fewer words, so it is shown as how many times shorter.
         kind = "polite_ratio" if taste == "polite" else "words_ratio"
-        wished = [1 / max(r[kind]["ratio"], 0.02) if taste == "short" else r[kind]["ratio"] for r in found]
+        wished = [1.0, *(1 / max(r[kind]["ratio"], 0.02) if taste == "short" else r[kind]["ratio"] for r in found)]
         words = {"short": "short: times shorter", "polite": "polite: times as often", "detailed": "detailed: times as long"}[taste]
         figure.add_scatter(x=weights, y=wished, name=words, line_color=colour, row=1, col=1)
         for aspect, dash in (("honest", "solid"), ("harmless", "dot")):
-            figure.add_scatter(x=weights, y=[r["gold_difference"][aspect]["difference"] for r in found], name=f"{taste}: {aspect}",
-                               line=dict(color=colour, dash=dash), row=1, col=2)  # fmt: skip
-    figure.update_yaxes(type="log", row=1, col=1).update_xaxes(title="own_weight")
-    return figure.update_layout(**(LAYOUT | dict(height=420)), title="What forty rankings change")
+            lost = [0.0, *(r["gold_difference"][aspect]["difference"] for r in found)]
+            figure.add_scatter(x=weights, y=lost, name=f"{taste}: {aspect}", line=dict(color=colour, dash=dash), row=1, col=2)
+    figure.update_yaxes(type="log", tickvals=[1, 2, 5, 10, 20], row=1, col=1).update_xaxes(title="own_weight")
+    return figure.update_layout(**(LAYOUT | dict(height=420)), title="What forty rankings change", margin_t=80)

@@ -20,6 +20,14 @@ def shot(page, name: str) -> None:
         page.screenshot(path=Path(os.environ["RLHF_SHOTS"]) / f"{name}.png")
 
 
+def wait_for_widget(page) -> None:
+    """Until the whole chapter has run, which scrolls to its end, and the widget is back on the screen."""
+    page.wait_for_function("() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: agreement(')", timeout=120_000)
+    page.wait_for_selector(".rlhf-card", state="attached", timeout=60_000)
+    page.locator(".rlhf-ranking").scroll_into_view_if_needed()
+    page.wait_for_selector(".rlhf-card", state="visible", timeout=60_000)
+
+
 @pytest.mark.slow
 def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf, tmp_path):
     runs, folder = tmp_path / "runs", tmp_path / "lab"
@@ -30,19 +38,16 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
     with lab(folder, RLHF_RUNS=str(runs), RLHF_PROFILE="tiny", JUPYTERHUB_USER="ada") as open_notebook:
         page = open_notebook(CHAPTER.name)
         menu(page, "Run", "Run All Cells")
-        page.wait_for_selector(".rlhf-card", timeout=120_000)
+        wait_for_widget(page)
         cells = page.locator(".jp-Cell").count()
-        page.locator(".rlhf-ranking").scroll_into_view_if_needed()
         shot(page, "chapter")
 
         # Practice by keys: the known order of three answers, then the widget says how it went.
         for item in range(2):
-            texts = {card.get_attribute("data-letter"): card.inner_text() for card in page.locator(".rlhf-card").all()}
-            good = [("grass.", "because it would"), ("nice day", "made of steel"), ("fish", "Break")]
+            known = {"nice day": 2, "made of steel": 2, "fish": 3, "Break": 3, "eat grass.": 1, "because it would": 1}
             page.locator(".rlhf-card").first.focus()
-            for letter in letters(page):
-                page.keyboard.press(str(1 + next(i for i, words in enumerate(good) if any(w in texts[letter].split("\n")[-1] for w in words) and
-                                                 not (i == 0 and "nice day" in texts[letter]))))  # fmt: skip
+            for text in [card.text_content() for card in page.locator(".rlhf-card").all()]:
+                page.keyboard.press(str(next(rank for words, rank in known.items() if words in text)))
             page.keyboard.press("Enter")
             wait_done(page, item + 1)
         assert "100 %" in page.locator(".rlhf-message").inner_text()
@@ -86,6 +91,7 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
         wait_idle(page)
         menu(page, "Run", "Run All Cells")
         page.wait_for_function("() => document.querySelector('.rlhf-count')?.textContent.trim().startsWith('20 ')", timeout=120_000)
+        wait_for_widget(page)
         assert len(store.ranked("ada")) == ranked == 18
         page.locator(".rlhf-card").first.focus()
         while done(page) < 34:

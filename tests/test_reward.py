@@ -59,7 +59,7 @@ def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     theirs = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
     ours = ranking_loss(packed_scores(model, rows, tokenizer.pad_token_id).view(6, 2), torch.tensor([[1, 2]] * 6))
-    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("gap, threshold", [(0.0, 0.5), (1.3, 0.5), (-2.0, 1.5)])

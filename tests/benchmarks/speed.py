@@ -124,7 +124,8 @@ def sampling_jobs(profile: Profile, store: Store, batch: int, precision: str) ->
 
 def ppo_prompts(profile: Profile, store: Store) -> list[list[int]]:
     tokenizer = tokenizer_of(store)
-    return [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    return prompts * -(-4 * EPISODES // len(prompts))  # the tiny profile has few
 
 
 # -- PPO --------------------------------------------------------------------------------------------------

@@ -86,7 +86,9 @@ def write_report(store: Store) -> Path:
     for i, figure in enumerate(figures):
         parts.append(figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False}))
     parts.append("<h2>Answers to the same prompts</h2><p class=note>At temperature 1, drawn once, chosen by position and not by quality.</p>")
-    if "gold" in metrics:
+    if "gold" in metrics and not (folder / "answers.jsonl").exists():
+        parts.append("<p>The models that come with the course come without their answers. <code>rlhf run</code> trains yours and shows them here.</p>")
+    elif "gold" in metrics:
         rows = read_jsonl(folder / "answers.jsonl")
         shown = [next(r for r in rows if r["use_case"] == u) for u in dict.fromkeys(r["use_case"] for r in rows)]
         parts.append(_table(

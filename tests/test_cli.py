@@ -144,3 +144,9 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path, words):
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130 and time.time() - sent < 2
     assert f"go on with: rlhf {' '.join(words)}" in errors and "Traceback" not in errors
+
+
+def test_before_anything_is_trained_the_report_shows_the_models_that_come_with_the_course(rlhf, tmp_path):
+    result = rlhf("report", RLHF_PROFILE="laptop", RLHF_REFERENCE="1", check=0)
+    assert "PPO-ptx beats SFT" in result.stdout
+    assert "come without their answers" in (tmp_path / "laptop" / "report.html").read_text("utf-8")

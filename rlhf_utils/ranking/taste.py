@@ -159,7 +159,8 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
             for n, scorer in scorers.items()
         },
         "words": {n: float(w.mean()) for n, w in words.items()}, "words_difference": mean_difference(words["taste"], words["default"]),
-        "changed_share": len(changed) / len(prompts), "changed": changed[:12],
+        "changed_share": len(changed) / len(prompts),
+        "changed": list({(c["prompt"], c["taste"]): c for c in changed}.values())[:12],  # test prompts come more than once
     }  # fmt: skip
     if not profile.data:  # own data has no gold judge
         gold = {n: {k: judge_answers(judge, prompts, a) for k, a in kinds.items()} for n, kinds in answers.items()}

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,23 +29,23 @@ FORMAT = 1
 MODEL = ("layers", "width", "heads", "context", "vocabulary")
 TEXT = ("prompt_tokens", "answer_tokens", "demonstrations", "ranked_prompts", "ppo_prompts",
         "validation_prompts", "test_prompts", "use_cases")  # fmt: skip
+PPO = ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient", "ppo_temperature", "one_trunk", "lora")
+PTX = ("ptx_coefficient", "ptx_windows")
 # Which settings decide what a stage makes; other settings may change without a new artifact.
 SETTINGS = {
     "corpus": ("corpus_characters", "heldout_characters", *TEXT),
     "tokenizer": ("vocabulary",),
     "tokens": ("context",),
     "pretrain": (*MODEL, "pretrain_steps", "pretrain_batch", "pretrain_rate"),
-    "sft": ("sft_epochs", "sft_batch", "sft_rate", "sft_mix"),
+    "sft": ("sft_epochs", "sft_batch", "sft_rate", "sft_mix", "lora"),
     "rank": ("answer_tokens", "nine_answers"),
     "reward": ("reward_epochs", "reward_batch", "reward_rate", "reward_lm", "reward_likelihood"),
-    "ppo": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient"),
-    "ppo_ptx": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient",
-                "ptx_coefficient", "ptx_windows"),
+    "ppo": PPO,
+    "ppo_ptx": (*PPO, *PTX),
     "evaluate": ("samples",),
     "taste": ("guideline",),
     "taste_reward": ("own_weight",),
-    "taste_ppo": ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient",
-                  "ptx_coefficient", "ptx_windows"),
+    "taste_ppo": (*PPO, *PTX),
     "taste_evaluate": ("samples",),
 }  # fmt: skip
 PARENTS = {
@@ -154,7 +155,9 @@ class Store:
         ) + (f" --data {self.profile.data}" if self.profile.data else "") + f" --force {stage}"  # fmt: skip
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-            files, settings = manifest["files"], manifest["settings"]
+            # An option that did not exist when the artifact was made had its default.
+            new = {k: v for k, v in asdict(Profile("")).items() if k in SETTINGS[stage]}
+            files, settings = manifest["files"], new | manifest["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CourseError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}). {mend}") from None
         if manifest.get("format") != FORMAT or manifest.get("stage") != stage:
@@ -216,7 +219,7 @@ class Store:
         partial.mkdir()
         started = time.time()
         yield partial
-        files = {f.name: file_hash(f) for f in sorted(partial.iterdir())}
+        files = {f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()}
         parents = {p: self.manifest(p)["id"] for p in PARENTS[stage]}
         core = {"format": FORMAT, "stage": stage, "settings": self._settings(stage), "files": files, "parents": parents}
         identity = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,12 +12,12 @@ import torch
 from safetensors.numpy import load_file
 
 from rlhf_utils.artifacts import STAGES, Store, peak_memory, read_jsonl, write_jsonl
-from rlhf_utils.models import autocast, load_gpt2, load_scorer
+from rlhf_utils.models import answer_logprobs, autocast, load_gpt2, load_scorer, pack
 from rlhf_utils.pretraining import bytes_per_token, cloze_accuracy, ngram_bits, perplexity, token_losses
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.reward import accuracy_of, pair_accuracy, pair_marks, rewards, scored_ids
-from rlhf_utils.sampling import answer_logprobs, sample_texts
+from rlhf_utils.sampling import sample_texts
 from rlhf_utils.tokenizer import load_tokenizer, prompt_ids
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
@@ -106,9 +106,8 @@ def kl_to_sft(profile: Profile, tokenizer, model, sft, prompts: list[dict], answ
             part = slice(start, start + 128)
             left = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts[part]]
             right = [[*(tokenizer(a[0])["input_ids"] if a[0] else []), end][: profile.answer_tokens] for a in answers[part]]
-            mine, mask, *_ = answer_logprobs(model, left, right, pad)
-            theirs, *_ = answer_logprobs(sft, left, right, pad)
-            total += float(((mine - theirs) * mask).sum())
+            packed = pack([(prompt, [answer]) for prompt, answer in zip(left, right)], pad)
+            total += float((answer_logprobs(model, packed, pad) - answer_logprobs(sft, packed, pad)).sum())
     return total / len(prompts)
 
 

@@ -1,13 +1,15 @@
 """GPT-2 of a profile's size, and the same trunk with a scalar head for rewards and values."""
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
 from rlhf_utils.profiles import Profile
@@ -40,6 +42,12 @@ def autocast(profile: Profile):
     return nullcontext()
 
 
+def computing_dtype() -> torch.dtype:
+    """What matrix products are computed in here: bfloat16 inside `autocast`, if at all."""
+    kind = device().type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
 def attention() -> str:
     """Plain matrix products beat torch's fused attention on a CPU: its backward pass is slow there."""
     return "sdpa" if torch.cuda.is_available() else "eager"
@@ -53,8 +61,8 @@ def gpt2_config(profile: Profile, tokenizer) -> GPT2Config:
         initializer_range=profile.width**-0.5, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         # Dropout is 0 throughout: small models do not need it, and PPO's ratio must be 1 at first.
         embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, summary_first_dropout=0.0, num_labels=1,
-        # The same function as GPT-2's "gelu_new", in one kernel.
-        activation_function="gelu_pytorch_tanh", attn_implementation=attention(),
+        # GPT-2 approximated the GELU by a tanh, which today takes a CPU five times as long as the function itself.
+        activation_function="gelu", attn_implementation=attention(),
     )  # fmt: skip
 
 
@@ -62,8 +70,33 @@ def new_gpt2(profile: Profile, tokenizer) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(gpt2_config(profile, tokenizer))
 
 
+def with_lora(model: GPT2LMHeadModel, rank: int):
+    """The model with low-rank adapters on all its matrices (Hu et al., 2021); nothing else trains.
+
+    The adapters start at exactly 0, so the model is what it was.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    # GPT-2 stores its matrices transposed, which peft calls fan_in_fan_out.
+    matrices = ["c_attn", "c_proj", "c_fc"]
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=matrices, fan_in_fan_out=True, task_type="CAUSAL_LM"))
+
+
+def weight_of(part: nn.Module) -> Tensor:
+    """The weight of a layer, with its adapter if there is one."""
+    if hasattr(part, "get_delta_weight") and not part.disable_adapters:
+        return part.weight + part.get_delta_weight("default")
+    return part.weight
+
+
 def save_model(model: nn.Module, folder: Path, tokenizer=None) -> None:
-    """Weights as safetensors in fp32, with config and, if given, the tokenizer beside them."""
+    """Weights as safetensors in fp32, with config and, if given, the tokenizer beside them.
+
+    Of a model with LoRA, the adapters go into `adapter/`, and the weights are the merged ones.
+    """
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(folder / "adapter")
+        model = model.merge_and_unload()
     model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
@@ -85,7 +118,7 @@ def load_scorer(folder: Path) -> GPT2ForSequenceClassification:
 
 
 def token_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
-    """Cross-entropy in nats of each next token: logits (batch, time, vocabulary), ids (batch, time).
+    """Cross-entropy in nats of each next token: logits (…, vocabulary), ids (…).
 
     Rows are flattened first: torch's loss over a middle axis takes 1.6 times as long on a CPU.
     """
@@ -93,38 +126,126 @@ def token_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
     return flat.view(ids.shape)
 
 
-def pad_batch(sequences: list[list[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Pad token lists to (batch, time); returns ids and a mask that is 1 where a token is real."""
+def pad_batch(sequences: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Pad token lists on the right to (batch, time); returns ids and a mask that is 1 where a token is real."""
     length = max(map(len, sequences))
     ids = torch.full((len(sequences), length), pad)
     mask = torch.zeros((len(sequences), length), dtype=torch.long)
     for row, tokens in enumerate(sequences):
-        where = slice(length - len(tokens), length) if left else slice(0, len(tokens))
-        ids[row, where] = torch.tensor(tokens)
-        mask[row, where] = 1
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
     return ids.to(device()), mask.to(device())
 
 
-def pad_answers(pairs: list[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(prompt, answer) token lists → ids, mask and a mask of the answers, each (batch, time)."""
-    ids, mask = pad_batch([prompt + answer for prompt, answer in pairs], pad)
-    starts = torch.tensor([len(prompt) for prompt, _ in pairs], device=ids.device)
-    return ids, mask, mask * (torch.arange(ids.shape[1], device=ids.device) >= starts[:, None])
+@dataclass
+class Packed:
+    """Prompts and their answers laid end to end in lines of one width, so that hardly anything is padding.
+
+    A prompt stands once, its answers follow one after the other. Each answer's positions go on from the prompt's
+    end, and its tokens see the prompt and themselves, never another answer or another prompt. So every number is
+    that of a sequence on its own; only the work saved is different. Answers keep their order: `rows` and `columns`
+    place what belongs to answer tokens in an (answers, longest answer) table.
+    """
+
+    ids: Tensor  # (lines, width)
+    positions: Tensor  # (lines, width)
+    sees: Tensor  # (lines, 1, width, width): 0 where a token may look, else the lowest number there is
+    kept: Tensor  # (kept,): places in the flattened lines whose hidden states are read: an answer's and the one before it
+    before: Tensor  # (answer tokens,): place among the kept of the token before each
+    said: Tensor  # (answer tokens,): their ids
+    rows: Tensor  # (answer tokens,): which answer each belongs to …
+    columns: Tensor  # (answer tokens,): … and where in it
+    ends: Tensor  # (answers,): place among the kept of the last token of each
+    starts: Tensor  # (prompts,): place of the first token of each prompt in the flattened lines
+    mask: Tensor  # (answers, longest): 1 on an answer's tokens, the end-of-text token included
+
+    def table(self, values: Tensor) -> Tensor:
+        """(answer tokens,) → (answers, longest), 0 elsewhere."""
+        return torch.zeros(self.mask.shape, device=values.device, dtype=values.dtype).index_put((self.rows, self.columns), values)
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Position ids that start at 0 at the first real token, so left padding changes nothing."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
+def fit(lengths: list[int], width: int) -> list[tuple[int, int]]:
+    """Line and column of each sequence in lines of one width: first fit, the longest first."""
+    free: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        line = next((k for k, left in enumerate(free) if left >= lengths[i]), len(free))
+        if line == len(free):
+            free.append(width)
+        places[i] = line, width - free[line]
+        free[line] -= lengths[i]
+    return places
 
 
-def hidden_states(model, ids: Tensor, mask: Tensor) -> Tensor:
-    """Last hidden states of the trunk, (batch, time, width)."""
-    return model.transformer(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False).last_hidden_state
+def pack(rows: list[tuple[list[int], list[list[int]]]], pad: int) -> Packed:
+    """Lay out (prompt, answers) token lists; a prompt has at least one token."""
+    lengths = [len(prompt) + sum(map(len, answers)) for prompt, answers in rows]
+    # Wider lines waste less on padding and more on attention, which costs as much as all else at about 350 tokens.
+    tries = [(width, fit(lengths, width)) for width in (int(max(lengths) * k) for k in (1, 1.25, 1.5, 2, 2.5))]
+    width, found = min(tries, key=lambda t: (1 + max(t[1])[0]) * t[0] * (1 + t[0] / 350))
+    places, shape = [line * width + column for line, column in found], (1 + max(found)[0], width)
+    ids = np.full(shape[0] * width, pad)
+    position, owner, part = (np.zeros(len(ids), dtype=np.int64) for _ in range(3))  # part: 0 is the prompt
+    before, said, row_of, columns, ends = [], [], [], [], []
+    for number, ((prompt, answers), place) in enumerate(zip(rows, places), 1):
+        start = place + len(prompt)
+        ids[place:start], position[place:start] = prompt, np.arange(len(prompt))
+        owner[place : place + lengths[number - 1]] = number
+        for k, answer in enumerate(answers, 1):
+            stop = start + len(answer)
+            ids[start:stop], part[start:stop] = answer, k
+            position[start:stop] = np.arange(len(prompt), len(prompt) + len(answer))
+            before += [place + len(prompt) - 1, *range(start, stop - 1)][: len(answer)]
+            said += answer
+            row_of += [len(ends)] * len(answer)
+            columns += range(len(answer))
+            ends.append(stop - 1 if answer else place + len(prompt) - 1)
+            start = stop
+    owner, part = (torch.from_numpy(x.reshape(shape)).to(device()) for x in (owner, part))
+    sees = (owner[:, :, None] == owner[:, None, :]) & ((part[:, :, None] == part[:, None, :]) | (part[:, None, :] == 0))
+    sees &= torch.ones(width, width, dtype=torch.bool, device=device()).tril()
+    bias = torch.zeros(sees.shape, device=device()).masked_fill(~sees, torch.finfo(torch.bfloat16).min)[:, None]
+    ids, position = (torch.from_numpy(x.reshape(shape)).to(device()) for x in (ids, position))
+    kept, where = np.unique(before + ends, return_inverse=True)
+    before, ends = where[: len(before)], where[len(before) :]
+    kept, before, said, row_of, columns, ends, starts = (
+        torch.as_tensor(x, device=device(), dtype=torch.long) for x in (kept, before, said, row_of, columns, ends, places)
+    )
+    mask = torch.zeros(len(ends), int(columns.max()) + 1 if len(columns) else 1, device=device())
+    mask[row_of, columns] = 1
+    return Packed(ids, position, bias, kept, before, said, row_of, columns, ends, starts, mask)
 
 
-def token_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tensor) -> Tensor:
-    """The scalar head at every position, (batch, time)."""
-    return model.score(hidden_states(model, ids, mask)).squeeze(-1)
+def hidden_states(model, packed: Packed, cache: DynamicCache | None = None) -> Tensor:
+    """Last hidden states of the trunk where they are read, (kept, width). Keys and values of all tokens go into `cache`.
+
+    GPT2Model's forward pass but for its end: the last MLP sees only what is kept, and no prompt.
+    """
+    body, sees = model.transformer, packed.sees.to(computing_dtype())
+    x = body.drop(body.wte(packed.ids) + body.wpe(packed.positions))
+    for block in body.h[:-1]:
+        x = block(x, cache, sees, use_cache=cache is not None)
+    last = body.h[-1]
+    x = (x + last.attn(last.ln_1(x), cache, sees)[0]).flatten(0, 1)[packed.kept]
+    return body.ln_f(x + last.mlp(last.ln_2(x)))
+
+
+def next_logits(model, hidden: Tensor) -> Tensor:
+    """Logits of the next token; a reward model's trunk has a language model's output, too."""
+    return hidden @ model.transformer.wte.weight.T.to(hidden.dtype)
+
+
+def answer_logprobs(model, packed: Packed, pad: int, temperature: float = 1.0, hidden: Tensor | None = None) -> Tensor:
+    """Log-probabilities of answer tokens under a model, (answers, longest answer), 0 beyond an answer's end.
+
+    `hidden` are the model's hidden states if they are known already.
+    """
+    hidden = hidden_states(model, packed) if hidden is None else hidden
+    logits = next_logits(model, hidden[packed.before])
+    logits[:, pad] = -torch.inf  # sampling never draws <pad>, so it takes no part in the softmax either
+    if temperature != 1.0:
+        logits = logits / temperature
+    return packed.table(-token_cross_entropy(logits, packed.said))
 
 
 def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
@@ -136,60 +257,16 @@ def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
     return values[..., 0] + taste["scale"] * torch.sigmoid(values[..., 1] - taste["middle"])
 
 
-def answer_scores(model: GPT2ForSequenceClassification, ids: Tensor, mask: Tensor, answer: Tensor) -> Tensor:
-    """What a reward model thinks of the answer in each row, (batch,).
+def answer_scores(model: GPT2ForSequenceClassification, packed: Packed) -> Tensor:
+    """What a reward model thinks of each answer, (answers,).
 
-    ids, mask, answer: (batch, time); answer is 1 on the answer's tokens, the end-of-text token included.
-    The score is the scalar head at the last real token plus `config.likelihood` times the log-probability
+    The score is the scalar head at the answer's last token plus `config.likelihood` times the log-probability
     that the model's own language model gives the answer. With a likelihood of 0 it is InstructGPT's.
     """
-    hidden = hidden_states(model, ids, mask)
-    last = (mask * torch.arange(ids.shape[1], device=ids.device)).argmax(-1)
-    scores = head_scores(model, hidden[torch.arange(len(ids)), last])
+    hidden = hidden_states(model, packed)
+    scores = head_scores(model, hidden[packed.ends])
     likelihood = getattr(model.config, "likelihood", 0.0)
     if not likelihood:
         return scores
-    first = int(answer.amax(0).argmax())  # no answer begins before this column
-    logits = hidden[:, first - 1 : -1] @ model.transformer.wte.weight.T.to(hidden.dtype)
-    logprobs = -token_cross_entropy(logits, ids[:, first:])
-    return scores + likelihood * (logprobs * answer[:, first:]).sum(1)
-
-
-def packed_scores(model: GPT2ForSequenceClassification, rows: list[tuple[list[int], list[list[int]]]], pad: int) -> Tensor:
-    """`answer_scores` of all answers to each prompt with the prompt read once, (answers,) in their order.
-
-    rows: (prompt, answers) token lists. A row becomes one sequence: the prompt, then its answers one after the
-    other. Each answer's positions go on from the prompt's end, and its tokens see the prompt and themselves, never
-    another answer, so nothing but the work saved is different. With K = 9 it is less than half the tokens.
-    """
-    width = max(len(p) + sum(map(len, a)) for p, a in rows)
-    shape = (len(rows), width)
-    ids, position, owner = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)  # owner: 0 is the prompt
-    before, said, ends = [], [], []  # flat places of: the token before each answer token, that token, and each answer's last
-    for row, (prompt, answers) in enumerate(rows):
-        start = len(prompt)
-        ids[row, :start] = torch.tensor(prompt)
-        position[row, :start] = torch.arange(start)
-        owner[row, :start] = 0
-        for number, answer in enumerate(answers, 1):
-            where = range(row * width + start, row * width + start + len(answer))
-            ids[row, start : start + len(answer)] = torch.tensor(answer)
-            position[row, start : start + len(answer)] = torch.arange(len(prompt), len(prompt) + len(answer))
-            owner[row, start : start + len(answer)] = number
-            before += [row * width + len(prompt) - 1, *where[:-1]]
-            said += where
-            ends.append(where[-1])
-            start += len(answer)
-    causal = torch.ones(width, width).tril().bool()
-    sees = causal & ((owner[:, None, :] == owner[:, :, None]) | (owner[:, None, :] == 0))
-    ids, position, sees = ids.to(device()), position.to(device()), sees.to(device())
-    mask = torch.zeros(sees.shape, device=ids.device).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
-    hidden = model.transformer(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state.flatten(0, 1)
-    scores = head_scores(model, hidden[ends])
-    likelihood = getattr(model.config, "likelihood", 0.0)
-    if not likelihood:
-        return scores
-    logits = hidden[before] @ model.transformer.wte.weight.T.to(hidden.dtype)
-    logprobs = -token_cross_entropy(logits, ids.flatten()[said])
-    answer = torch.repeat_interleave(torch.tensor([len(a) for _, answers in rows for a in answers]))
-    return scores + likelihood * torch.zeros_like(scores).index_add(0, answer.to(ids.device), logprobs)
+    logprobs = -token_cross_entropy(next_logits(model, hidden[packed.before]), packed.said)
+    return scores + likelihood * torch.zeros_like(scores).index_add(0, packed.rows, logprobs)

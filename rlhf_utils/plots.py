@@ -1,5 +1,7 @@
 """The figures of chapters and report, all in plotly and all with the same look."""
 
+import html
+
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -18,17 +20,30 @@ def loss_curve(rows: list[dict], title: str = "Training loss") -> go.Figure:
     return figure.add_scatter(x=[r["step"] for r in rows], y=[r["loss"] for r in rows], mode="lines", line_color=COLOURS["sft"])
 
 
-def ppo_curves(rows: list[dict], title: str = "PPO-ptx while it trains") -> go.Figure:
-    """Reward, KL, clip fraction and explained variance over updates."""
-    keys = {"reward": "reward", "kl_k3": "KL to SFT (nats an answer)", "length": "answer length (tokens)",
-            "clip_fraction": "clip fraction", "explained_variance": "explained variance", "entropy": "entropy (nats a token)"}  # fmt: skip
-    figure = make_subplots(rows=2, cols=3, subplot_titles=list(keys.values()))
+def ppo_curves(runs: dict[str, list[dict]], title: str = "PPO while it trains", samples: list[tuple[str, str, str]] = ()) -> go.Figure:
+    """What PPO logs over its updates, by stage; `samples` are (prompt, SFT's answer, the policy's answer), shown underneath."""
+    keys = {"reward": "reward", "gold": "gold score (not trained on)", "kl_k3": "KL to SFT (nats an answer)", "length": "answer length (tokens)",
+            "clip_fraction": "clip fraction", "explained_variance": "explained variance", "entropy": "entropy (nats a token)",
+            "gradient_norm": "gradient norm"}  # fmt: skip
+    keys = {k: v for k, v in keys.items() if all(k in rows[0] for rows in runs.values())}
+    plots = [[{}] * 4] * 2
+    figure = make_subplots(
+        rows=3 if samples else 2, cols=4, specs=[*plots, [{"type": "table", "colspan": 4}, None, None, None]] if samples else plots,
+        subplot_titles=list(keys.values()), vertical_spacing=0.1, row_heights=[0.28, 0.28, 0.44] if samples else None,
+    )  # fmt: skip
     for i, key in enumerate(keys):
-        figure.add_scatter(
-            x=[r["update"] for r in rows], y=[r[key] for r in rows], mode="lines", line_color=COLOURS["ppo_ptx"],
-            row=i // 3 + 1, col=i % 3 + 1, showlegend=False,
+        for stage, rows in runs.items():
+            figure.add_scatter(
+                x=[r["update"] for r in rows], y=[r[key] for r in rows], mode="lines", line_color=COLOURS.get(stage, COLOURS["sft"]),
+                name=NAMES.get(stage, stage), legendgroup=stage, showlegend=i == 0 and len(runs) > 1, row=i // 4 + 1, col=i % 4 + 1,
+            )  # fmt: skip
+    if samples:
+        figure.add_table(
+            header=dict(values=["prompt", "SFT, greedy", "the policy now, greedy"], align="left", fill_color="#e8ebf2"),
+            cells=dict(values=[[html.escape(text) for text in column] for column in zip(*samples)], align="left", fill_color="white", height=24), row=3, col=1,
         )  # fmt: skip
-    return figure.update_layout(**(LAYOUT | dict(height=480)), title=title)
+    figure.update_annotations(font_size=12)
+    return figure.update_layout(**(LAYOUT | dict(height=640 if samples else 460)), title=title)
 
 
 def gold_by_model(metrics: dict) -> go.Figure:

@@ -9,19 +9,35 @@ Left out of the paper: an adaptive KL coefficient and an exponential average of 
 """
 
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from rlhf_utils import plots
 from rlhf_utils.artifacts import Store, write_jsonl
-from rlhf_utils.models import answer_scores, autocast, device, load_gpt2, load_scorer, save_model, token_cross_entropy, token_scores
+from rlhf_utils.models import (
+    Packed,
+    answer_logprobs,
+    answer_scores,
+    autocast,
+    device,
+    hidden_states,
+    load_gpt2,
+    load_scorer,
+    pack,
+    save_model,
+    token_cross_entropy,
+    with_lora,
+)
 from rlhf_utils.profiles import CourseError, Profile
 from rlhf_utils.progress import Progress
-from rlhf_utils.sampling import answer_logprobs, generate, logprobs_of
+from rlhf_utils.sampling import Answers, generate
+from rlhf_utils.tokenizer import same_tokenizer
 
 CLIP = 0.2  # of the ratio, and of the value's change
 VALUE_COEFFICIENT = 0.1
@@ -29,6 +45,7 @@ GAMMA, LAMBDA = 1.0, 0.95
 NO_ANSWER = -3.0  # reward, in standard deviations, of an answer that never ends, or ends before its first word
 STEP_KL = 0.1  # nats a token from the policy that wrote the answers: further steps on them would be steps in the dark
 MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
+SAVE_EVERY = 20  # updates between checkpoints
 
 
 # -- the pieces ------------------------------------------------------------------------------------------
@@ -40,10 +57,11 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
     """Rewards of tokens, (batch, time): −β · log-ratio everywhere and the score on the last token.
 
     scores: (batch,); log_ratio: log π − log π_SFT of the sampled tokens; mask: 1 up to the end of an answer.
+    An answer without a token has nowhere to put its score.
     """
-    last = mask.sum(1).long() - 1
+    lengths = mask.sum(1)
     rewards = -beta * log_ratio * mask
-    return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype))
+    return rewards.scatter_add(1, (lengths.long() - 1).clamp(min=0)[:, None], (scores * (lengths > 0))[:, None].to(rewards.dtype))
 
 
 def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,30 +98,33 @@ def kl_estimates(log_ratio: Tensor, mask: Tensor) -> dict[str, float]:
     return {k: float((v * mask).sum(1).mean()) for k, v in rows.items()}
 
 
-def gradient_norm(model, before: list[Tensor] | None = None) -> float:
-    """Length of a model's gradient, or of what was added to the gradients `before`."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+def gradient_norm(parameters: list[Tensor], before: list[Tensor] | None = None) -> float:
+    """Length of the gradient, or of what was added to the gradients `before`."""
+    gradients = [p.grad for p in parameters]
     if before is not None:
-        gradients = [g - b for g, b in zip(gradients, before)]
-    return float(torch.stack([g.norm() for g in gradients]).norm())
+        gradients = torch._foreach_sub(gradients, before)
+    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 # -- a rollout ---------------------------------------------------------------------------------------------
 @dataclass
 class Rollout:
-    """A minibatch of answers with all that PPO needs of them; tensors are (batch, time)."""
+    """A minibatch of answers with all that PPO needs of them; tensors are (answers, longest answer)."""
 
-    ids: Tensor  # prompt and answer, (batch, prompt + answer)
-    attention: Tensor
-    mask: Tensor  # 1 on answer tokens, the end-of-text token included
+    packed: Packed  # the sequences, and `packed.mask`: 1 on answer tokens, the end-of-text token included
     logprobs: Tensor
     reference: Tensor
     values: Tensor
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
-    scores: Tensor  # (batch,)
+    scores: Tensor  # (answers,)
     ended: Tensor
+    forward: tuple[Tensor, Tensor] | None = None  # log-probabilities and values with their graph, for the very first step
+
+    @property
+    def mask(self) -> Tensor:
+        return self.packed.mask
 
 
 class PPO:
@@ -111,20 +132,20 @@ class PPO:
 
     def __init__(self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None):
         self.profile, self.pad, self.end = profile, tokenizer.pad_token_id, tokenizer.eos_token_id
-        self.policy, self.reference = load_gpt2(sft), load_gpt2(sft)
-        self.reward, self.value = load_scorer(reward), load_scorer(reward)
-        if self.reward.config.vocab_size != self.policy.config.vocab_size:
-            raise CourseError(
-                f"The reward model in {reward} has {self.reward.config.vocab_size} tokens, the policy in {sft} has "
-                f"{self.policy.config.vocab_size}: they come from different tokenizers. Train the reward model anew."
-            )
+        same_tokenizer(tokenizer, sft, reward)
+        self.policy, self.reward = load_gpt2(sft), load_scorer(reward)
+        self.reference = None if profile.lora else load_gpt2(sft)  # LoRA: the policy without its adapters
+        if profile.lora:
+            self.policy = with_lora(self.policy, profile.lora)
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
         # the reward's head was trained on finished answers only, and misjudges beginnings.
-        self.value.score = torch.nn.Linear(self.value.config.n_embd, 1, bias=False, device=device())
-        torch.nn.init.zeros_(self.value.score.weight)
-        self.windows = windows
-        parameters = [*self.policy.parameters(), *self.value.parameters()]
-        self.optimizer = torch.optim.AdamW(parameters, lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self.value = None if profile.one_trunk else load_scorer(reward)
+        self.head = torch.nn.Linear(self.reward.config.n_embd, 1, bias=False, device=device())
+        torch.nn.init.zeros_(self.head.weight)
+        self.windows, self.drawn = windows, Answers([], [])  # the answers of the latest update
+        self.of_policy = [p for p in self.policy.parameters() if p.requires_grad]
+        self.of_value = [*self.head.parameters(), *(self.value.transformer.parameters() if self.value else ())]
+        self.optimizer = torch.optim.AdamW([*self.of_policy, *self.of_value], lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.generator = torch.Generator(device()).manual_seed(profile.seed + 17)
         self.shuffle = np.random.default_rng(profile.seed + 17)
 
@@ -132,16 +153,17 @@ class PPO:
     def rollout(self, prompts: list[list[int]]) -> list[Rollout]:
         """Sample an answer to each prompt and work out rewards and advantages, as one Rollout a minibatch.
 
-        Minibatches are made of sequences of like length: half of a random one would be padding.
+        Minibatches are made of sequences of like length, which pack best, and come in random order. The pass that
+        scores the first of them is also the forward pass of the first step.
         """
         profile = self.profile
         with autocast(profile):
-            drawn = generate(self.policy, prompts, profile.answer_tokens, 1.0, self.pad, self.end, self.generator)
+            drawn = self.drawn = generate(self.policy, prompts, profile.answer_tokens, profile.ppo_temperature, self.pad, self.end, self.generator)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(drawn.tokens[i]))
-        size = -(-len(prompts) // profile.minibatches)
+        parts = np.array_split(order, min(profile.minibatches, len(prompts)))
         batches = [
-            self.score([prompts[i] for i in part], [drawn.tokens[i] for i in part], [drawn.ended[i] for i in part])
-            for part in (order[k : k + size] for k in range(0, len(order), size))
+            self.score([prompts[i] for i in parts[k]], [drawn.tokens[i] for i in parts[k]], [drawn.ended[i] for i in parts[k]], first=n == 0)
+            for n, k in enumerate(self.shuffle.permutation(len(parts)))
         ]
         valid = torch.cat([b.advantages[b.mask.bool()] for b in batches])
         mean, deviation = valid.mean(), valid.std(correction=0) + 1e-8
@@ -149,62 +171,66 @@ class PPO:
             batch.advantages = (batch.advantages - mean) / deviation * batch.mask
         return batches
 
-    def score(self, prompts: list[list[int]], answers: list[list[int]], ended: list[bool]) -> Rollout:
-        """Rewards and advantages (not yet whitened) of a minibatch of answers."""
+    @torch.no_grad()
+    def score(self, prompts: list[list[int]], answers: list[list[int]], ended: list[bool], first: bool = False) -> Rollout:
+        """Rewards and advantages (not yet whitened) of a minibatch of answers; the `first` keeps the graph of its pass."""
         profile = self.profile
+        packed = pack([(prompt, [answer]) for prompt, answer in zip(prompts, answers)], self.pad)
         with autocast(profile):
             # The sampler's own probabilities differ by rounding from those of a pass over the whole
             # sequence, and the ratio must be 1 before the first step: so the old ones come from a pass.
-            logprobs, mask, ids, attention = answer_logprobs(self.policy, prompts, answers, self.pad)
-            width = mask.shape[1]
-            reference = logprobs_of(self.reference, ids, attention, width, self.pad)
-            scores = answer_scores(self.reward, ids, attention, F.pad(mask, (ids.shape[1] - width, 0)))
-            values = self.values(ids, attention, width) * mask
+            with torch.set_grad_enabled(first):
+                kept = self.look(packed)
+            logprobs, values = (x.detach() for x in kept)
+            with nullcontext() if self.reference else self.policy.disable_adapter():
+                reference = answer_logprobs(self.reference or self.policy, packed, self.pad, profile.ppo_temperature)
+            scores = answer_scores(self.reward, packed)
         scores = (scores - self.reward.config.reward_mean) / self.reward.config.reward_std
-        finished = torch.tensor(ended, device=ids.device)
-        scores = torch.where(finished & (mask.sum(1) > 1), scores, NO_ANSWER)
+        finished = torch.tensor(ended, device=scores.device)
+        scores = torch.where(finished & (packed.mask.sum(1) > 1), scores, NO_ANSWER)
         if not torch.isfinite(scores).all():
             raise CourseError("The reward model gave a reward that is not a number. Train it anew with a lower reward_rate.")
-        logprobs, reference = logprobs * mask, reference * mask
-        rewards = token_rewards(scores, logprobs - reference, mask, profile.kl_coefficient)
-        advantages, returns = advantages_and_returns(rewards, values, mask)
-        return Rollout(ids, attention, mask, logprobs, reference, values, rewards, advantages, returns, scores, finished)
+        rewards = token_rewards(scores, logprobs - reference, packed.mask, profile.kl_coefficient)
+        advantages, returns = advantages_and_returns(rewards, values, packed.mask)
+        return Rollout(packed, logprobs, reference, values, rewards, advantages, returns, scores, finished, kept if first else None)
 
-    def values(self, ids: Tensor, attention: Tensor, width: int) -> Tensor:
-        """Value before each answer token: read at the token before it, (batch, width)."""
-        return token_scores(self.value, ids[:, :-1], attention[:, :-1])[:, -width:].float()
+    def look(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Log-probability of each answer token, and the value before it, which is read at the token before."""
+        hidden = hidden_states(self.policy, packed)
+        logprobs = answer_logprobs(self.policy, packed, self.pad, self.profile.ppo_temperature, hidden)
+        seen = hidden_states(self.value, packed) if self.value else hidden
+        return logprobs, packed.table(self.head(seen[packed.before]).squeeze(-1).float())
 
     def step(self, batch: Rollout, rate: float) -> dict[str, float]:
         """One optimizer step on a minibatch; returns what there is to log."""
-        profile, width = self.profile, batch.mask.shape[1]
+        profile, mask = self.profile, batch.mask
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(profile):
-            logprobs = logprobs_of(self.policy, batch.ids, batch.attention, width, self.pad) * batch.mask
-            values = self.values(batch.ids, batch.attention, width) * batch.mask
-        surrogate, clipped = policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask)
-        error = value_loss(values, batch.values, batch.returns, batch.mask)
-        moved = torch.expm1(logprobs - batch.logprobs) - (logprobs - batch.logprobs)  # k3 on tokens that the old policy drew
+            logprobs, values = batch.forward or self.look(batch.packed)
+        batch.forward = None
+        surrogate, clipped = policy_loss(logprobs, batch.logprobs, batch.advantages, mask)
+        error = value_loss(values, batch.values, batch.returns, mask)
+        moved = (torch.expm1(logprobs - batch.logprobs) - (logprobs - batch.logprobs)).detach()  # k3 on tokens that the old policy drew
         logged = {
-            "policy_loss": surrogate.item(), "value_loss": error.item(), "clip_fraction": clipped.item(),
-            "step_kl": masked_mean(moved.detach(), batch.mask).item(),
+            "policy_loss": surrogate.item(), "value_loss": error.item(), "clip_fraction": clipped.item(), "step_kl": masked_mean(moved, mask).item(),
         }  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         (surrogate + VALUE_COEFFICIENT * error).backward()
-        logged["policy_gradient"], logged["value_gradient"] = gradient_norm(self.policy), gradient_norm(self.value)
+        logged["policy_gradient"], logged["value_gradient"] = gradient_norm(self.of_policy), gradient_norm(self.of_value)
         if self.windows is not None:
             chosen = self.shuffle.integers(len(self.windows), size=profile.ptx_windows)
-            ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(batch.ids.device)
+            ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(mask.device)
             with autocast(profile):
                 logits = self.policy(input_ids=ids, use_cache=False).logits[:, :-1]
             ptx = token_cross_entropy(logits, ids[:, 1:]).mean()
-            alone = [p.grad.clone() for p in self.policy.parameters()]
+            alone = [p.grad.clone() for p in self.of_policy]
             (profile.ptx_coefficient * ptx).backward()
-            logged["ptx_loss"], logged["ptx_gradient"] = ptx.item(), gradient_norm(self.policy, alone)
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
-        torch.nn.utils.clip_grad_norm_(self.value.parameters(), 1.0)
+            logged["ptx_loss"], logged["ptx_gradient"] = ptx.item(), gradient_norm(self.of_policy, alone)
+        norm = torch.nn.utils.clip_grad_norm_(self.of_policy, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.of_value, 1.0)
         if not torch.isfinite(norm):
-            raise CourseError(f"PPO's gradient is not a number at learning rate {rate:.1e}. Try half of it (ppo_rate).")
+            raise CourseError(f"PPO's gradient is not a number at learning rate {rate:.1e}")
         self.optimizer.step()
         return logged | {"gradient_norm": float(norm)}
 
@@ -212,7 +238,8 @@ class PPO:
         """Sample answers to `prompts`, then take the steps of all epochs on them."""
         batches = self.rollout(prompts)
         logs: list[dict[str, float]] = []
-        for i in (i for _ in range(self.profile.ppo_epochs) for i in self.shuffle.permutation(len(batches))):
+        later = [i for _ in range(1, self.profile.ppo_epochs) for i in self.shuffle.permutation(len(batches))]
+        for i in [*range(len(batches)), *later]:
             logs.append(self.step(batches[i], rate))
             if logs[-1]["step_kl"] > STEP_KL:
                 break
@@ -222,8 +249,8 @@ class PPO:
             return torch.cat([getattr(b, name).flatten() for b in batches])[everything]
 
         kl = {k: sum(kl_estimates(b.logprobs - b.reference, b.mask)[k] * len(b.scores) for b in batches) / len(prompts) for k in ("k1", "k2", "k3")}
-        if kl["k3"] > MAX_KL:
-            raise CourseError(f"PPO ran away: KL {kl['k3']:.0f} nats an answer. Try a lower ppo_rate or a higher kl_coefficient.")
+        if not kl["k3"] <= MAX_KL:
+            raise CourseError(f"PPO ran away: KL {kl['k3']:.0f} nats an answer")
         returns, error = flat("returns"), (flat("returns") - flat("values")) ** 2
         return {
             "reward": torch.cat([b.scores for b in batches]).mean().item(), **{f"kl_{k}": v for k, v in kl.items()},
@@ -239,7 +266,8 @@ class PPO:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         state = {
-            "policy": self.policy.state_dict(), "value": self.value.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "policy": self.policy.state_dict(), "head": self.head.state_dict(), "value": self.value.state_dict() if self.value else {},
+            "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(), "shuffle": self.shuffle.bit_generator.state, "update": update, "rows": rows,
         }  # fmt: skip
         torch.save(state, partial / "state.pt")
@@ -256,7 +284,9 @@ class PPO:
         newest = max(done, key=lambda f: int(f.name.split("-")[1]))
         state = torch.load(newest / "state.pt", weights_only=True, map_location=device())
         self.policy.load_state_dict(state["policy"])
-        self.value.load_state_dict(state["value"])
+        self.head.load_state_dict(state["head"])
+        if self.value:
+            self.value.load_state_dict(state["value"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.shuffle.bit_generator.state = state["shuffle"]
@@ -265,21 +295,60 @@ class PPO:
 
 def train_ppo(
     profile: Profile, tokenizer, sft: Path, reward: Path, prompts: list[list[int]], windows: np.ndarray | None, store: Store,
-    stage: str, folder: Path,
+    stage: str, folder: Path, gold: Callable[[list[int], list[str]], float] | None = None,
 ) -> None:  # fmt: skip
-    """Train a policy with PPO (with PPO-ptx if there are `windows`) and write it into `folder`."""
+    """Train a policy with PPO (with PPO-ptx if there are `windows`) and write it into `folder`.
+
+    `gold`, where the truth is known, says how good answers to some of the prompts (their numbers) are. It is
+    logged and drawn, and never a reward.
+    """
     torch.manual_seed(profile.seed)
     ppo = PPO(profile, tokenizer, sft, reward, windows)
     resume = store.resume_folder(stage)
     first, rows = ppo.restore(resume)
+    watched = Samples(ppo, tokenizer, prompts[:4])
     with Progress(stage, profile.ppo_updates, store.root, done=first) as progress:
         for update in range(first, profile.ppo_updates):
             draw = np.random.default_rng([profile.seed, update])
-            batch = [prompts[i] for i in draw.choice(len(prompts), profile.episodes, replace=len(prompts) < profile.episodes)]
+            chosen = draw.choice(len(prompts), profile.episodes, replace=len(prompts) < profile.episodes).tolist()
             rate = profile.ppo_rate * (1 - 0.9 * update / profile.ppo_updates)
-            rows.append({"update": update, **ppo.update(batch, rate)})
-            progress.step(note=f"reward {rows[-1]['reward']:+.2f}, KL {rows[-1]['kl_k3']:.1f}")
-            if (update + 1) % 20 == 0 and update + 1 < profile.ppo_updates:
+            try:
+                logged = ppo.update([prompts[i] for i in chosen], rate)
+            except CourseError as error:
+                before = f"KL was {rows[-1]['kl_k3']:.1f} nats an answer before. " if rows else ""
+                kept = max((u for u in range(first, update + 1) if (resume / f"update-{u}").exists()), default=0)
+                raise CourseError(
+                    f"{stage} stopped at update {update + 1} of {profile.ppo_updates}: {error}. {before}Try half the ppo_rate or twice the "
+                    "kl_coefficient; " + (f"training then goes on from update {kept}, the last one kept." if kept else "training then starts anew.")
+                ) from None
+            if gold is not None:
+                logged["gold"] = gold(chosen, tokenizer.batch_decode(ppo.drawn.tokens, skip_special_tokens=True))
+            rows.append({"update": update, **logged})
+            progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k3']:.1f}")
+            progress.picture(lambda: plots.ppo_curves({stage: rows}, f"{plots.NAMES.get(stage, stage)} while it trains", watched()))
+            if (update + 1) % SAVE_EVERY == 0 and update + 1 < profile.ppo_updates:
                 ppo.save(resume, update + 1, rows)
     save_model(ppo.policy, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)
+
+
+class Samples:
+    """A few prompts with the greedy answers of the SFT model and of the policy as it is now, for the live picture."""
+
+    def __init__(self, ppo: PPO, tokenizer, prompts: list[list[int]]):
+        self.ppo, self.tokenizer, self.prompts = ppo, tokenizer, prompts
+        self.before: list[str] | None = None
+
+    def __call__(self) -> list[tuple[str, str, str]]:
+        """(prompt, what SFT says, what the policy says)."""
+        ppo = self.ppo
+        if self.before is None:
+            with nullcontext() if ppo.reference else ppo.policy.disable_adapter():
+                self.before = self.answers(ppo.reference or ppo.policy)
+        asked = [self.tokenizer.decode(p, skip_special_tokens=True).strip() for p in self.prompts]
+        return list(zip(asked, self.before, self.answers(ppo.policy)))
+
+    def answers(self, model) -> list[str]:
+        with autocast(self.ppo.profile):
+            drawn = generate(model, self.prompts, self.ppo.profile.answer_tokens, 0.0, self.ppo.pad, self.ppo.end)
+        return [t.strip() for t in self.tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)]

@@ -67,6 +67,9 @@ class Profile:
     minibatches: int = 4
     ppo_rate: float = 2e-4
     kl_coefficient: float = 0.1
+    ppo_temperature: float = 1.0  # logits are divided by it, in sampling and in scoring alike
+    one_trunk: bool = False  # value model: a head on the policy instead of a network of its own
+    lora: int = 0  # rank of the adapters that SFT and PPO train; 0 trains all weights
     ptx_coefficient: float = 0.5
     ptx_windows: int = 4  # per minibatch
     # your own rankings beside the crowd's

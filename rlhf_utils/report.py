@@ -79,10 +79,11 @@ def write_report(store: Store) -> Path:
     figures = []
     if "gold" in metrics:
         figures += [plots.gold_by_model(metrics), plots.gain_by_use_case(metrics), plots.alignment_tax(metrics)]
-    for stage, make in (("pretrain", plots.loss_curve), ("ppo_ptx", plots.ppo_curves)):
-        found = store.find(stage)
-        if found:
-            figures.append(make(read_jsonl(found / "metrics.jsonl")))
+    trained = {s: read_jsonl(store.find(s) / "metrics.jsonl") for s in ("pretrain", "ppo", "ppo_ptx") if store.find(s)}
+    if "pretrain" in trained:
+        figures.append(plots.loss_curve(trained.pop("pretrain")))
+    if trained:
+        figures.append(plots.ppo_curves(trained))
     for i, figure in enumerate(figures):
         parts.append(figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False}))
     parts.append("<h2>Answers to the same prompts</h2><p class=note>At temperature 1, drawn once, chosen by position and not by quality.</p>")

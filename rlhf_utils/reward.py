@@ -23,10 +23,9 @@ from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import (
     answer_scores,
     autocast,
-    hidden_states,
     load_scorer,
-    packed_scores,
-    pad_answers,
+    next_logits,
+    pack,
     save_model,
     token_cross_entropy,
 )
@@ -79,15 +78,14 @@ class RankingTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows = inputs["rows"]
-        flat = packed_scores(model, [(row["prompt"], row["answers"]) for row in rows], self.pad)
+        flat = answer_scores(model, pack([(row["prompt"], row["answers"]) for row in rows], self.pad))
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
         weights = torch.tensor([row["weight"] for row in rows], device=flat.device)
         loss = ranking_loss(scores, ranks, mask, weights, self.tie_threshold)
         if self.profile.reward_lm:
             chosen = self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2)
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(flat.device)
-            hidden = hidden_states(model, ids, torch.ones_like(ids))[:, :-1]
-            logits = hidden @ model.transformer.wte.weight.T.to(hidden.dtype)
+            logits = next_logits(model, model.transformer(input_ids=ids, use_cache=False).last_hidden_state[:, :-1])
             loss = loss + self.profile.reward_lm * token_cross_entropy(logits, ids[:, 1:]).mean()
         return (loss, {"scores": scores}) if return_outputs else loss
 
@@ -163,7 +161,7 @@ def score_answers(model, pairs: list[tuple[list[int], list[int]]], pad: int, pro
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
         with autocast(profile):
-            values = answer_scores(model, *pad_answers([pairs[i] for i in part], pad))
+            values = answer_scores(model, pack([(pairs[i][0], [pairs[i][1]]) for i in part], pad))
         scores[part] = values.float().cpu().numpy()
     return scores
 

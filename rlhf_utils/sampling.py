@@ -1,4 +1,4 @@
-"""Batched generation with a key-value cache, and log-probabilities of what was generated."""
+"""Batched generation with a key-value cache."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from rlhf_utils.models import pad_batch, positions, token_cross_entropy
+from rlhf_utils.models import computing_dtype, hidden_states, next_logits, pack, weight_of
 
 
 @dataclass
@@ -25,42 +25,41 @@ class Decoder:
     as long as the arithmetic. `logits` are those of the next token, (batch, vocabulary).
     """
 
-    def __init__(self, model, ids: Tensor, mask: Tensor, room: int):
-        """Read the prompts, (batch, time), left-padded; then there is room for so many more tokens."""
-        first = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions(mask), past_key_values=DynamicCache(config=model.config), use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        self.logits, self.heads = first.logits[:, -1].float(), model.config.n_head
-        kind = ids.device.type
-        self.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        body = model.transformer
+    def __init__(self, model, prompts: list[list[int]], pad: int, room: int):
+        """Read the prompts, packed; then there is room for so many more tokens."""
+        packed, cache = pack([(prompt, [[]]) for prompt in prompts], pad), DynamicCache(config=model.config)
+        self.logits, self.heads = next_logits(model, hidden_states(model, packed, cache)[packed.ends]).float(), model.config.n_head
+        body, self.dtype = model.transformer, computing_dtype()
         self.tokens, self.places, self.last = body.wte.weight, body.wpe.weight, body.ln_f
         self.output = self.tokens.T.to(self.dtype)
         self.blocks = [
-            (block.ln_1, block.ln_2, [(part.weight.to(self.dtype), part.bias.to(self.dtype)) for part in
+            (block.ln_1, block.ln_2, block.mlp.act, [(weight_of(part).to(self.dtype), part.bias.to(self.dtype)) for part in
                                       (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)])
             for block in body.h
         ]  # fmt: skip
-        self.time = ids.shape[1]
+        # Prompts are padded on the left in memory, so that the next token has the same place in every row.
+        lengths = torch.tensor([len(p) for p in prompts], device=packed.ids.device)
+        self.time = int(lengths.max())
+        column = torch.arange(self.time, device=packed.ids.device) - (self.time - lengths[:, None])  # negative: padding
+        places = packed.starts[:, None] + column.clamp(min=0)
         self.memory = []
-        for layer in first.past_key_values.layers:
+        for layer in cache.layers:
             pair = []
-            for seen in (layer.keys, layer.values):
-                whole = torch.zeros(*seen.shape[:2], self.time + room, seen.shape[3], dtype=self.dtype, device=ids.device)
-                whole[:, :, : self.time] = seen
+            for seen in (layer.keys, layer.values):  # (lines, heads, width, size)
+                whole = torch.zeros(len(prompts), self.heads, self.time + room, seen.shape[3], dtype=self.dtype, device=seen.device)
+                whole[:, :, : self.time] = seen.transpose(1, 2).flatten(0, 1)[places].transpose(1, 2)
                 pair.append(whole)
             self.memory.append(pair)
-        self.hidden = torch.zeros(len(ids), 1, 1, self.time + room, dtype=self.dtype, device=ids.device)
-        self.hidden[:, 0, 0, : self.time].masked_fill_(mask == 0, -torch.inf)
-        self.position = mask.sum(1)
+        self.hidden = torch.zeros(len(prompts), 1, 1, self.time + room, dtype=self.dtype, device=lengths.device)
+        self.hidden[:, 0, 0, : self.time].masked_fill_(column < 0, -torch.inf)
+        self.position = lengths
 
     def step(self, chosen: Tensor) -> None:
         """Read one more token of each row, (batch,)."""
         x = F.embedding(chosen, self.tokens) + F.embedding(self.position, self.places)
         seen = self.time + 1
         with torch.autocast(x.device.type, enabled=False):  # precision is decided once, in __init__
-            for (before, between, weights), (keys, values) in zip(self.blocks, self.memory):
+            for (before, between, act, weights), (keys, values) in zip(self.blocks, self.memory):
                 (w_in, b_in), (w_out, b_out), (w_up, b_up), (w_down, b_down) = weights
                 h = F.layer_norm(x, before.normalized_shape, before.weight, before.bias, before.eps).to(self.dtype)
                 query, key, value = torch.addmm(b_in, h, w_in).view(len(x), 3, self.heads, 1, -1).unbind(1)
@@ -68,7 +67,7 @@ class Decoder:
                 mixed = F.scaled_dot_product_attention(query, keys[:, :, :seen], values[:, :, :seen], attn_mask=self.hidden[..., :seen])
                 x = x + torch.addmm(b_out, mixed.reshape(len(x), -1), w_out)
                 h = F.layer_norm(x, between.normalized_shape, between.weight, between.bias, between.eps).to(self.dtype)
-                x = x + torch.addmm(b_down, F.gelu(torch.addmm(b_up, h, w_up), approximate="tanh"), w_down)
+                x = x + torch.addmm(b_down, act(torch.addmm(b_up, h, w_up)), w_down)
             h = F.layer_norm(x, self.last.normalized_shape, self.last.weight, self.last.bias, self.last.eps).to(self.dtype)
             self.logits = (h @ self.output).float()
         self.time, self.position = seen, self.position + 1
@@ -86,10 +85,10 @@ def generate(
 ) -> Answers:  # fmt: skip
     """Sample one answer a prompt (greedy at temperature 0). Rows that have ended leave the loop.
 
-    `prompts` are token lists of any length; they are padded on the left.
+    `prompts` are token lists of any length, 1 at least.
     """
     model.eval()
-    decoder = Decoder(model, *pad_batch(prompts, pad, left=True), max_tokens)
+    decoder = Decoder(model, prompts, pad, max_tokens)
     rows = list(range(len(prompts)))
     tokens: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
@@ -117,33 +116,6 @@ def generate(
             chosen, rows = chosen[index], [rows[i] for i in keep]
         decoder.step(chosen)
     return Answers(tokens, ended)
-
-
-def answer_logprobs(
-    model, prompts: list[list[int]], answers: list[list[int]], pad: int, temperature: float = 1.0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probabilities of answer tokens under a model.
-
-    Returns log-probabilities and their mask, both (batch, longest answer), and the ids and attention
-    mask, (batch, time), of prompt and answer that they were computed from (left-padded prompts,
-    right-padded answers).
-    """
-    left, left_mask = pad_batch(prompts, pad, left=True)
-    right, right_mask = pad_batch(answers, pad)
-    ids, mask = torch.cat([left, right], 1), torch.cat([left_mask, right_mask], 1)
-    return logprobs_of(model, ids, mask, right.shape[1], pad, temperature), right_mask, ids, mask
-
-
-def logprobs_of(model, ids: Tensor, mask: Tensor, width: int, pad: int, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities of the last `width` tokens, (batch, width)."""
-    logits = model(
-        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions(mask)[:, :-1], logits_to_keep=width, use_cache=False
-    ).logits  # fmt: skip
-    # Sampling never draws <pad>, so its logit takes no part in the softmax either.
-    logits[..., pad] = -torch.inf
-    if temperature != 1.0:
-        logits = logits / temperature
-    return -token_cross_entropy(logits, ids[:, -width:].masked_fill(ids[:, -width:] == pad, 0))
 
 
 def sample_texts(

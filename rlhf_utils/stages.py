@@ -16,6 +16,7 @@ from rlhf_utils.tokenizer import load_tokenizer, prompt_ids, save_tokenizer, tra
 from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.documents import write_documents
 from rlhf_utils.world.facts import load_world
+from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import USE_CASES, training_shares, write_prompts
 
 
@@ -135,10 +136,17 @@ def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None
     from rlhf_utils.ppo import train_ppo
 
     tokenizer = tokenizer_of(store)
-    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    rows, gold = prompts_of(store, "ppo"), None
+    if not profile.data:
+        judge = Judge(load_world())
+
+        def gold(chosen: list[int], answers: list[str]) -> float:
+            return sum(judge.score(rows[i], a.strip()).total for i, a in zip(chosen, answers)) / len(chosen)
+
+    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in rows]
     windows = windows_of(store) if stage != "ppo" else None
     reward = store.folder("taste_reward" if stage == "taste_ppo" else "reward")
-    train_ppo(profile, tokenizer, store.folder("sft"), reward, prompts, windows, store, stage, folder)
+    train_ppo(profile, tokenizer, store.folder("sft"), reward, prompts, windows, store, stage, folder, gold)
 
 
 def make_ppo_ptx(profile: Profile, store: Store, folder) -> None:

@@ -4,11 +4,14 @@ Left out of GPT-2's tokenizer: nothing but size. `<pad>` differs from the end-of
 end of an answer is always learned, scored and counted.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from rlhf_utils.profiles import CourseError
 
 END, PAD = "<|endoftext|>", "<pad>"
 # The roles are marked as forum threads mark them, so that a base model knows the form already: with new
@@ -56,6 +59,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def same_tokenizer(tokenizer, *models: Path) -> None:
+    """Raise CourseError unless the models in these folders were made with this tokenizer."""
+    for folder in models:
+        if (folder / "tokenizer.json").exists():
+            same = load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+        else:
+            same = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"] == len(tokenizer)
+        if not same:
+            raise CourseError(f"The model in {folder} was made with another tokenizer: its token ids mean other words. Train it anew with this one.")
 
 
 def prompt_text(tokenizer, messages: list[dict]) -> str:

@@ -6,9 +6,9 @@ import torch
 from scipy.stats import chisquare
 from torch.nn import functional as F
 
-from rlhf_utils.models import answer_scores, load_scorer, new_gpt2, pad_answers, pad_batch, save_model, token_scores
+from rlhf_utils.models import answer_logprobs, answer_scores, load_scorer, new_gpt2, pack, pad_batch, save_model
 from rlhf_utils.profiles import PROFILES
-from rlhf_utils.sampling import answer_logprobs, generate, sample_texts
+from rlhf_utils.sampling import generate, sample_texts
 from rlhf_utils.tokenizer import END, PAD, load_tokenizer, prompt_ids, prompt_text, save_tokenizer, train_tokenizer
 
 TEXTS = ["The capital of France is Paris.", "Cows eat grass.\nCows live on farms.", "Who has the ball? Anna has the ball."] * 30
@@ -93,18 +93,40 @@ def test_nothing_follows_the_end(tokenizer, model):
 
 
 def test_logprobs_do_not_depend_on_padding_or_company(tokenizer, model):
-    prompts = [tokenizer(t)["input_ids"] for t in ("Cows eat grass. Cows", "Who", "The capital of France is")]
-    answers = [[9, 8, 0], [11, 0], [30, 31, 32, 33, 0]]
+    """Packed in any order and any company, the numbers are those of each sequence alone, left-padded or not."""
+    pad = tokenizer.pad_token_id
+    pairs = [(tokenizer(t)["input_ids"], [[9, 8, 0]]) for t in ("Cows eat grass. Cows", "Who", "The capital of France is")] + [([5] * 30, [[11, 0]])]
     with torch.no_grad():
-        together, mask, *_ = answer_logprobs(model, prompts, answers, tokenizer.pad_token_id)
-        for i, (prompt, answer) in enumerate(zip(prompts, answers)):
-            alone, *_ = answer_logprobs(model, [prompt], [answer], tokenizer.pad_token_id)
-            assert together[i, : len(answer)] == pytest.approx(alone[0].numpy(), abs=1e-5)
-            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-            logits[:, tokenizer.pad_token_id] = -torch.inf
-            exact = logits.log_softmax(-1)[torch.arange(len(answer)), answer]
-            assert alone[0].numpy() == pytest.approx(exact.numpy(), abs=1e-5)
-    assert mask.sum(1).tolist() == [3, 2, 5]
+        together = answer_logprobs(model, pack(pairs, pad), pad)
+        backwards = answer_logprobs(model, pack(pairs[::-1], pad), pad).flip(0)
+        assert torch.allclose(together, backwards, atol=1e-5)
+        for row, (prompt, (answer,)) in zip(together, pairs):
+            for padding in (0, 7):
+                ids = torch.tensor([[pad] * padding + prompt + answer])
+                mask = (torch.arange(ids.shape[1]) >= padding).long()[None]
+                logits = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[0, -len(answer) - 1 : -1]
+                logits[:, pad] = -torch.inf
+                exact = logits.log_softmax(-1)[torch.arange(len(answer)), answer]
+                assert row[: len(answer)].numpy() == pytest.approx(exact.numpy(), abs=1e-5)
+            assert row[len(answer) :].abs().sum() == 0
+
+
+def test_temperature_divides_the_logits_when_scoring_as_when_sampling(tokenizer, model):
+    pad, prompt = tokenizer.pad_token_id, tokenizer("Cows")["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+        logits[pad] = -torch.inf
+        scored = answer_logprobs(model, pack([(prompt, [[k]]) for k in (9, 40, 100)], pad), pad, temperature=0.7)
+    assert scored[:, 0].tolist() == pytest.approx((logits / 0.7).log_softmax(-1)[[9, 40, 100]].tolist(), abs=1e-5)
+
+
+def test_packing_leaves_little_padding_and_mixes_any_shapes(tokenizer):
+    rng = np.random.default_rng(0)
+    rows = [(list(rng.integers(2, 99, rng.integers(1, 60))), [list(rng.integers(2, 99, rng.integers(0, 20))) for _ in range(rng.integers(1, 10))]) for _ in range(40)]
+    packed = pack(rows, tokenizer.pad_token_id)
+    assert sum(len(p) + sum(map(len, a)) for p, a in rows) / packed.ids.numel() > 0.85
+    answers = [a for _, found in rows for a in found]
+    assert packed.mask.sum(1).tolist() == [len(a) for a in answers] and packed.said.tolist() == [t for a in answers for t in a]
 
 
 def test_answers_come_back_in_the_order_of_the_prompts(tokenizer, model):
@@ -113,23 +135,17 @@ def test_answers_come_back_in_the_order_of_the_prompts(tokenizer, model):
     assert texts == [sample_texts(model, tokenizer, [p], 8, 0.0, 0)[0][0] for p in prompts]
 
 
-def test_last_scores_read_the_end_and_ignore_padding(tokenizer, model, tmp_path):
+def test_scores_read_the_end_as_transformers_does(tokenizer, model, tmp_path):
+    """transformers' own pooling agrees, since <pad> is not the end-of-text token."""
     save_model(model, tmp_path)
     torch.manual_seed(0)
     scorer = load_scorer(tmp_path)
-    rows = [[5, 6, 7, 0], [9, 0]]
-    for left in (False, True):
-        ids, mask = pad_batch(rows, tokenizer.pad_token_id, left)
-        with torch.no_grad():
-            together = answer_scores(scorer, ids, mask, mask)
-            alone = [answer_scores(scorer, *pad_answers([([], r)], 1)).item() for r in rows]
-            assert together.tolist() == pytest.approx(alone, abs=1e-5)
-            assert token_scores(scorer, ids, mask).shape == ids.shape
-    # transformers' own pooling agrees, since <pad> is not the end-of-text token
-    ids, mask = pad_batch(rows, tokenizer.pad_token_id)
+    rows = [([5, 6], [[7, 0]]), ([9], [[0]])]
+    ids, mask = pad_batch([p + a for p, (a,) in rows], tokenizer.pad_token_id)
     scorer.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
-        assert scorer(input_ids=ids, attention_mask=mask).logits[:, 0].tolist() == pytest.approx(alone, abs=1e-5)
+        ours = answer_scores(scorer, pack(rows, tokenizer.pad_token_id))
+        assert scorer(input_ids=ids, attention_mask=mask).logits[:, 0].tolist() == pytest.approx(ours.tolist(), abs=1e-5)
 
 
 def test_the_likelihood_in_the_score_is_that_of_the_answer_alone(tokenizer, model, tmp_path):
@@ -137,17 +153,12 @@ def test_the_likelihood_in_the_score_is_that_of_the_answer_alone(tokenizer, mode
     torch.manual_seed(0)
     scorer = load_scorer(tmp_path)
     pairs = [([5, 6, 7], [8, 0]), ([9], [4, 3, 0]), ([5, 5, 5, 5, 5], [0])]
-    batch = pad_answers(pairs, tokenizer.pad_token_id)
+    packed = pack([(prompt, [answer]) for prompt, answer in pairs], tokenizer.pad_token_id)
     with torch.no_grad():
-        plain = answer_scores(scorer, *batch)
+        plain = answer_scores(scorer, packed)
         scorer.config.likelihood = 0.5
-        scores = answer_scores(scorer, *batch)
+        scores = answer_scores(scorer, packed)
         for row, (prompt, answer) in enumerate(pairs):
             logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
             by_hand = sum(float(logprobs[len(prompt) + k - 1, token]) for k, token in enumerate(answer))
             assert float(scores[row] - plain[row]) == pytest.approx(0.5 * by_hand, abs=1e-4)
-        # left-padded prompts and right-padded answers, as PPO has them, give the same scores
-        ids, mask = pad_batch([p for p, _ in pairs], tokenizer.pad_token_id, left=True)
-        right, right_mask = pad_batch([a for _, a in pairs], tokenizer.pad_token_id)
-        whole, both = torch.cat([ids, right], 1), torch.cat([mask, right_mask], 1)
-        assert answer_scores(scorer, whole, both, torch.cat([0 * mask, right_mask], 1)).tolist() == pytest.approx(scores.tolist(), abs=1e-4)

@@ -48,7 +48,7 @@ def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
-    from rlhf_utils.models import load_scorer, packed_scores
+    from rlhf_utils.models import answer_scores, load_scorer, pack
     from rlhf_utils.stages import tokenizer_of
 
     tokenizer, model = tokenizer_of(tiny), load_scorer(tiny.folder("reward"))
@@ -58,7 +58,7 @@ def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     config = RewardConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none")
     trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     theirs = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
-    ours = ranking_loss(packed_scores(model, rows, tokenizer.pad_token_id).view(6, 2), torch.tensor([[1, 2]] * 6))
+    ours = ranking_loss(answer_scores(model, pack(rows, tokenizer.pad_token_id)).view(6, 2), torch.tensor([[1, 2]] * 6))
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
@@ -109,15 +109,20 @@ def test_rewards_are_shifted_and_scaled(tiny):
 
 @pytest.mark.parametrize("likelihood", [0.0, 0.3])
 def test_reading_a_prompt_once_changes_no_score_and_no_gradient(tiny, likelihood):
-    from rlhf_utils.models import answer_scores, load_scorer, packed_scores, pad_answers
+    """K answers packed behind one prompt, against each answer alone through transformers' own forward pass."""
+    from rlhf_utils.models import answer_scores, load_scorer, pack
 
     model = load_scorer(tiny.folder("reward"))
     model.config.likelihood = likelihood
-    torch.manual_seed(0)
     rows = [([5, 6, 7], [[8, 1], [9, 10, 11, 1], [1]]), ([12] * 20, [[k, k + 1, 1] for k in range(20, 29)]), ([4], [[3] * 23 + [1], [2, 1]])]
-    pairs = [(prompt, answer) for prompt, answers in rows for answer in answers]
+
+    def alone(prompt, answer):
+        hidden = model.transformer(torch.tensor([prompt + answer])).last_hidden_state[0]
+        logprobs = (hidden @ model.transformer.wte.weight.T).log_softmax(-1)[range(len(prompt) - 1, len(prompt) + len(answer) - 1), answer]
+        return model.score(hidden[-1])[0] + likelihood * logprobs.sum()
+
     found = []
-    for scores in (packed_scores(model, rows, 0), answer_scores(model, *pad_answers(pairs, 0))):
+    for scores in (answer_scores(model, pack(rows, 0)), torch.stack([alone(p, a) for p, answers in rows for a in answers])):
         model.zero_grad()
         (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
         found.append((scores.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))

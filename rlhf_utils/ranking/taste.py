@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rlhf_utils.artifacts import Store, read_jsonl, write_jsonl
 from rlhf_utils.evaluation import ASPECTS, answer_prompts, judge_answers, mean_difference
-from rlhf_utils.models import autocast, hidden_states, load_gpt2, load_scorer, pad_answers, save_model
+from rlhf_utils.models import autocast, hidden_states, load_gpt2, load_scorer, pack, save_model
 from rlhf_utils.profiles import CourseError, Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.ranking.store import own_rankings
@@ -67,10 +67,9 @@ def answer_features(model, pairs: list[tuple[list[int], list[int]]], pad: int, p
     """What the reward model's head reads of each (prompt, answer): the hidden state at the end, (answers, width)."""
     made = []
     for start in range(0, len(pairs), batch):
-        ids, mask, _ = pad_answers(pairs[start : start + batch], pad)
+        packed = pack([(prompt, [answer]) for prompt, answer in pairs[start : start + batch]], pad)
         with torch.no_grad(), autocast(profile):
-            hidden = hidden_states(model, ids, mask)
-        made.append(hidden[torch.arange(len(ids)), mask.sum(1) - 1].float())
+            made.append(hidden_states(model, packed)[packed.ends].float())
     return torch.cat(made)
 
 

@@ -26,12 +26,12 @@ import torch
 from datasets import Dataset
 
 from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.models import autocast, has_bf16, load_gpt2, load_scorer, new_gpt2
+from rlhf_utils.models import answer_logprobs, autocast, has_bf16, load_gpt2, load_scorer, new_gpt2, pack
 from rlhf_utils.ppo import PPO
 from rlhf_utils.pretraining import Windows, training_arguments
 from rlhf_utils.profiles import Profile, load_profile, runs_folder
 from rlhf_utils.reward import RankingTrainer, encode_rankings
-from rlhf_utils.sampling import answer_logprobs, generate
+from rlhf_utils.sampling import generate
 from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
 from rlhf_utils.tokenizer import prompt_ids
 
@@ -110,7 +110,7 @@ def sampling_jobs(profile: Profile, store: Store, batch: int, precision: str) ->
         for _ in range(repeats):
             with torch.no_grad(), autocast(profile):
                 drawn = generate(model, prompts, TOKENS, 1.0, pad, -1)  # no token ends an answer
-                answer_logprobs(model, prompts, drawn.tokens, pad)
+                answer_logprobs(model, pack([(p, [a]) for p, a in zip(prompts, drawn.tokens)], pad), pad)
 
     def theirs():
         for _ in range(repeats):

@@ -67,6 +67,7 @@ PARENTS = {
 }
 TASTE = ("taste", "taste_reward", "taste_ppo", "taste_evaluate")
 STAGES = tuple(s for s in PARENTS if s not in TASTE)
+RETRY = ("pretrain_rate", "sft_rate", "reward_rate", "ppo_rate", "kl_coefficient")  # what one lowers or raises after a run that diverged
 KNOBS = ("own_weight", "rankings")  # what a reader changes all the time: another value builds anew instead of raising
 
 
@@ -217,6 +218,7 @@ class Store:
         partial = self.root / f".{target.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        self._drop_foreign_checkpoints(stage)
         started = time.time()
         yield partial
         files = {f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()}
@@ -237,6 +239,16 @@ class Store:
         os.replace(partial, target)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.resume_folder(stage), ignore_errors=True)
+
+    def _drop_foreign_checkpoints(self, stage: str) -> None:
+        """Checkpoints of a run with other settings or parents are of no use; another rate may go on from them."""
+        settings = {k: v for k, v in self._settings(stage).items() if k not in RETRY}
+        made_for = json.dumps([settings, {p: self.manifest(p)["id"] for p in PARENTS[stage]}], sort_keys=True)
+        resume = self.resume_folder(stage)
+        if resume.is_dir() and (not (resume / "made_for").exists() or (resume / "made_for").read_text("utf-8") != made_for):
+            shutil.rmtree(resume)
+        resume.mkdir(exist_ok=True)
+        (resume / "made_for").write_text(made_for, "utf-8")
 
     def recover(self) -> None:
         """Put back an old artifact if a run died between the two renames."""

@@ -48,6 +48,10 @@ MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
 SAVE_EVERY = 20  # updates between checkpoints
 
 
+class Diverged(CourseError):
+    """Training ran away; `train_ppo` adds at which update and what to try."""
+
+
 # -- the pieces ------------------------------------------------------------------------------------------
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
@@ -74,6 +78,13 @@ def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor) -> tup
         running = (delta + GAMMA * LAMBDA * running) * mask[:, t]
         advantages[:, t] = running
     return advantages, (advantages + values) * mask
+
+
+def whiten(advantages: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+    """Mean 0 and deviation 1 over the valid tokens of all minibatches together; padding takes no part and stays 0."""
+    valid = torch.cat([a[m.bool()] for a, m in zip(advantages, masks)])
+    mean, deviation = valid.mean(), valid.std(correction=0) + 1e-8
+    return [(a - mean) / deviation * m for a, m in zip(advantages, masks)]
 
 
 def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,10 +176,8 @@ class PPO:
             self.score([prompts[i] for i in parts[k]], [drawn.tokens[i] for i in parts[k]], [drawn.ended[i] for i in parts[k]], first=n == 0)
             for n, k in enumerate(self.shuffle.permutation(len(parts)))
         ]
-        valid = torch.cat([b.advantages[b.mask.bool()] for b in batches])
-        mean, deviation = valid.mean(), valid.std(correction=0) + 1e-8
-        for batch in batches:  # whitened over all of them, and over valid tokens only
-            batch.advantages = (batch.advantages - mean) / deviation * batch.mask
+        for batch, whitened in zip(batches, whiten([b.advantages for b in batches], [b.mask for b in batches])):
+            batch.advantages = whitened
         return batches
 
     @torch.no_grad()
@@ -189,7 +198,7 @@ class PPO:
         finished = torch.tensor(ended, device=scores.device)
         scores = torch.where(finished & (packed.mask.sum(1) > 1), scores, NO_ANSWER)
         if not torch.isfinite(scores).all():
-            raise CourseError("The reward model gave a reward that is not a number. Train it anew with a lower reward_rate.")
+            raise CourseError("The reward model gave a reward that is not a finite number. Train it anew with a lower reward_rate.")
         rewards = token_rewards(scores, logprobs - reference, packed.mask, profile.kl_coefficient)
         advantages, returns = advantages_and_returns(rewards, values, packed.mask)
         return Rollout(packed, logprobs, reference, values, rewards, advantages, returns, scores, finished, kept if first else None)
@@ -230,7 +239,7 @@ class PPO:
         norm = torch.nn.utils.clip_grad_norm_(self.of_policy, 1.0)
         torch.nn.utils.clip_grad_norm_(self.of_value, 1.0)
         if not torch.isfinite(norm):
-            raise CourseError(f"PPO's gradient is not a number at learning rate {rate:.1e}")
+            raise Diverged(f"the gradient is not a number, at a learning rate of {rate:.1e}")
         self.optimizer.step()
         return logged | {"gradient_norm": float(norm)}
 
@@ -250,7 +259,7 @@ class PPO:
 
         kl = {k: sum(kl_estimates(b.logprobs - b.reference, b.mask)[k] * len(b.scores) for b in batches) / len(prompts) for k in ("k1", "k2", "k3")}
         if not kl["k3"] <= MAX_KL:
-            raise CourseError(f"PPO ran away: KL {kl['k3']:.0f} nats an answer")
+            raise Diverged(f"the KL is {kl['k3']:.0f} nats an answer, at a learning rate of {rate:.1e}")
         returns, error = flat("returns"), (flat("returns") - flat("values")) ** 2
         return {
             "reward": torch.cat([b.scores for b in batches]).mean().item(), **{f"kl_{k}": v for k, v in kl.items()},
@@ -272,17 +281,15 @@ class PPO:
         }  # fmt: skip
         torch.save(state, partial / "state.pt")
         (partial / "complete").touch()
-        for old in folder.glob("update-*"):
-            if old != partial:
-                shutil.rmtree(old, ignore_errors=True)
+        for old in sorted(folder.glob("update-*"), key=_number)[:-2]:  # two, since only what it samples shows that one is good
+            shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, folder: Path) -> tuple[int, list[dict]]:
         """Go on from the newest complete checkpoint; returns the update and the rows logged so far."""
         done = [f for f in folder.glob("update-*") if (f / "complete").exists()]
         if not done:
             return 0, []
-        newest = max(done, key=lambda f: int(f.name.split("-")[1]))
-        state = torch.load(newest / "state.pt", weights_only=True, map_location=device())
+        state = torch.load(max(done, key=_number) / "state.pt", weights_only=True, map_location=device())
         self.policy.load_state_dict(state["policy"])
         self.head.load_state_dict(state["head"])
         if self.value:
@@ -291,6 +298,10 @@ class PPO:
         self.generator.set_state(state["generator"].cpu())
         self.shuffle.bit_generator.state = state["shuffle"]
         return state["update"], state["rows"]
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def train_ppo(
@@ -314,10 +325,11 @@ def train_ppo(
             rate = profile.ppo_rate * (1 - 0.9 * update / profile.ppo_updates)
             try:
                 logged = ppo.update([prompts[i] for i in chosen], rate)
-            except CourseError as error:
+            except Diverged as error:
+                shutil.rmtree(resume / f"update-{update}", ignore_errors=True)  # what it would have gone on from is what ran away
                 before = f"KL was {rows[-1]['kl_k3']:.1f} nats an answer before. " if rows else ""
-                kept = max((u for u in range(first, update + 1) if (resume / f"update-{u}").exists()), default=0)
-                raise CourseError(
+                kept = max(map(_number, resume.glob("update-*")), default=0)
+                raise Diverged(
                     f"{stage} stopped at update {update + 1} of {profile.ppo_updates}: {error}. {before}Try half the ppo_rate or twice the "
                     "kl_coefficient; " + (f"training then goes on from update {kept}, the last one kept." if kept else "training then starts anew.")
                 ) from None

@@ -30,7 +30,7 @@ from rlhf_utils.models import (
     token_cross_entropy,
 )
 from rlhf_utils.pretraining import run_trainer, training_arguments
-from rlhf_utils.profiles import Profile
+from rlhf_utils.profiles import CourseError, Profile
 from rlhf_utils.tokenizer import prompt_ids
 
 
@@ -126,6 +126,9 @@ def train_reward(
 
     A ranking may have a `weight` beside the others'; for `tie_threshold` see `ranking_loss`.
     """
+    encoded = encode_rankings(profile, tokenizer, rankings)
+    if not any(len(set(row["ranks"])) > 1 for row in encoded):
+        raise CourseError(f"None of the {len(encoded)} rankings prefers an answer to another: a single answer, or ties alone, teach nothing.")
     torch.manual_seed(profile.seed)
     model = load_scorer(base).train()
     torch.nn.init.normal_(model.score.weight, std=1 / (profile.width + 1) ** 0.5)
@@ -137,7 +140,7 @@ def train_reward(
         train_sampling_strategy="group_by_length", length_column_name="length",
     ))  # fmt: skip
     trainer = RankingTrainer(
-        model, arguments, train_dataset=Dataset.from_list(encode_rankings(profile, tokenizer, rankings)), data_collator=lambda rows: {"rows": rows},
+        model, arguments, train_dataset=Dataset.from_list(encoded), data_collator=lambda rows: {"rows": rows},
         pad=tokenizer.pad_token_id, windows=windows, profile=profile, tie_threshold=tie_threshold,
     )  # fmt: skip
     rows = run_trainer(trainer, "reward", store)
@@ -148,6 +151,8 @@ def train_reward(
     sampled = encoded_pairs(encode_rankings(profile, tokenizer, validation))
     mean = float(score_answers(model, shown, tokenizer.pad_token_id, profile).mean())
     deviation = float(score_answers(model, sampled, tokenizer.pad_token_id, profile).std())
+    if not math.isfinite(mean + deviation):
+        raise CourseError(f"The reward model's scores are not finite numbers: training ran away. Try half the reward_rate ({profile.reward_rate:g}).")
     model.config.reward_mean, model.config.reward_std = mean, max(deviation, 1e-6)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

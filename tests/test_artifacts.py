@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from rlhf_utils import artifacts
 from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl
 from rlhf_utils.profiles import DATA, PROFILES, CourseError, load_profile
 from rlhf_utils.stages import ensure, prompts_of, windows_of
@@ -50,6 +51,34 @@ def test_private_checkpoints_go_when_the_artifact_is_there(tmp_path, monkeypatch
     store.resume_folder("corpus").mkdir(parents=True)
     write(store)
     assert not store.resume_folder("corpus").exists()
+
+
+def test_checkpoints_of_other_settings_are_dropped_and_a_lower_rate_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+
+    def left(profile) -> bool:
+        """Whether a checkpoint is still there when the stage begins; the stage then fails and leaves one."""
+        store = Store(profile)
+        with pytest.raises(ZeroDivisionError), store.write("corpus"):
+            found = (store.resume_folder("corpus") / "update-20").exists()
+            (store.resume_folder("corpus") / "update-20").mkdir(exist_ok=True)
+            raise ZeroDivisionError
+        return found
+
+    monkeypatch.setitem(artifacts.SETTINGS, "corpus", ("ppo_rate", "episodes"))
+    profile = PROFILES["tiny"]
+    assert not left(profile) and left(profile) and left(replace(profile, ppo_rate=1e-5))
+    assert not left(replace(profile, episodes=8)) and left(replace(profile, episodes=8))
+
+
+def test_a_setting_that_is_newer_than_an_artifact_had_its_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store = Store(PROFILES["tiny"])
+    write(store)
+    monkeypatch.setitem(artifacts.SETTINGS, "corpus", (*artifacts.SETTINGS["corpus"], "lora"))
+    assert store.find("corpus")
+    with pytest.raises(CourseError, match="lora was 0, is 8"):
+        Store(replace(PROFILES["tiny"], lora=8)).find("corpus")
 
 
 def test_a_run_that_died_between_the_renames_is_recovered(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_utils.models import load_gpt2
+from rlhf_utils.artifacts import read_jsonl
+from rlhf_utils.models import answer_logprobs, autocast, load_gpt2, pack, save_model
 from rlhf_utils.ppo import (
     PPO,
     advantages_and_returns,
@@ -17,8 +18,10 @@ from rlhf_utils.ppo import (
     token_rewards,
     train_ppo,
     value_loss,
+    whiten,
 )  # fmt: skip
 from rlhf_utils.profiles import CourseError
+from rlhf_utils.sampling import generate
 from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
 from rlhf_utils.tokenizer import prompt_ids
 
@@ -56,6 +59,59 @@ def test_policy_loss_clips_and_its_gradient_stops_there():
 def test_value_loss_takes_the_worse_of_clipped_and_not():
     loss = value_loss(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[0.1]]), torch.ones(1, 1))
     assert loss.item() == pytest.approx(0.5 * max((1 - 0.1) ** 2, (0.2 - 0.1) ** 2))
+
+
+def test_losses_and_gradients_equal_float64_values():
+    """Everything from scores to gradients, token by token in float64, against the package in float32."""
+    rng = np.random.default_rng(3)
+    lengths, time, beta = [5, 1, 3, 4], 5, 0.1
+    mask = (np.arange(time) < np.array(lengths)[:, None]).astype(float)
+    new, old, reference, values, old_values = (rng.normal(size=mask.shape) * scale for scale in (0.3, 0.3, 0.5, 1.0, 1.0))
+    scores = rng.normal(size=4)
+    gae, targets = np.zeros_like(mask), np.zeros_like(mask)
+    for i, length in enumerate(lengths):
+        rewards = [-beta * (old[i, t] - reference[i, t]) + (scores[i] if t == length - 1 else 0) for t in range(length)]
+        for t in range(length):
+            errors = [rewards[s] + (old_values[i, s + 1] if s + 1 < length else 0) - old_values[i, s] for s in range(length)]
+            gae[i, t] = sum((1.0 * 0.95) ** (s - t) * errors[s] for s in range(t, length))
+            targets[i, t] = gae[i, t] + old_values[i, t]
+    valid = gae[mask == 1]
+    white = (gae - valid.mean()) / (valid.std() + 1e-8) * mask
+    surrogate = error = 0.0
+    by_logprob, by_value = np.zeros_like(mask), np.zeros_like(mask)
+    for i, length in enumerate(lengths):
+        for t in range(length):
+            ratio, advantage = math.exp(new[i, t] - old[i, t]), white[i, t]
+            bounded = min(max(ratio, 0.8), 1.2)
+            surrogate -= min(ratio * advantage, bounded * advantage) / mask.sum()
+            if ratio * advantage <= bounded * advantage:  # the clip takes no part
+                by_logprob[i, t] = -ratio * advantage / mask.sum()
+            near = old_values[i, t] + min(max(values[i, t] - old_values[i, t], -0.2), 0.2)
+            plain, held = (values[i, t] - targets[i, t]) ** 2, (near - targets[i, t]) ** 2
+            error += 0.5 * max(plain, held) / mask.sum()
+            if plain >= held:
+                by_value[i, t] = (values[i, t] - targets[i, t]) / mask.sum()
+            elif near == values[i, t]:
+                by_value[i, t] = (near - targets[i, t]) / mask.sum()
+
+    def single(x):
+        return torch.tensor(x, dtype=torch.float32)
+
+    m = single(mask)
+    rewards = token_rewards(single(scores), single(old - reference), m, beta)
+    advantages, returns = advantages_and_returns(rewards, single(old_values) * m, m)
+    (found,) = whiten([advantages], [m])
+    assert advantages.numpy() == pytest.approx(gae, abs=1e-5) and returns.numpy() == pytest.approx(targets, abs=1e-5)
+    assert found.numpy() == pytest.approx(white, abs=1e-5)
+    logprobs, predicted = single(new).requires_grad_(), single(values).requires_grad_()
+    one, other = policy_loss(logprobs, single(old), found, m)[0], value_loss(predicted, single(old_values), returns, m)
+    (one + other).backward()
+    assert one.item() == pytest.approx(surrogate, abs=1e-5) and other.item() == pytest.approx(error, abs=1e-5)
+    assert logprobs.grad.numpy() == pytest.approx(by_logprob, abs=1e-5) and predicted.grad.numpy() == pytest.approx(by_value, abs=1e-5)
+    log_ratio = new - reference
+    exact = {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": np.exp(-log_ratio) - 1 + log_ratio}
+    for name, value in kl_estimates(single(log_ratio), m).items():
+        assert value == pytest.approx((exact[name] * mask).sum(1).mean(), abs=1e-5)
 
 
 def test_kl_estimates_agree_with_the_exact_kl():
@@ -145,43 +201,106 @@ def test_steps_end_when_the_policy_has_left_what_it_sampled(ppo, prompts):
     assert wild["steps"] < calm["steps"] and wild["step_kl"] > 0.05
 
 
-def test_same_seed_same_run_and_killed_runs_resume(tiny, prompts, tmp_path, monkeypatch):
-    """Stopped after any update and resumed, PPO ends with the very same weights."""
-    profile = replace(tiny.profile, precision="fp32", ppo_updates=4)
+@pytest.mark.parametrize("change", [{"one_trunk": True}, {"lora": 4}, {"lora": 4, "one_trunk": True}, {"ppo_temperature": 0.7}])
+def test_variants_start_at_the_sft_model_and_train(tiny, prompts, change):
+    profile = replace(tiny.profile, precision="fp32", **change)
+    ppo = PPO(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), windows_of(tiny))
+    before = {n: p.detach().clone() for n, p in ppo.policy.named_parameters()}
+    for batch in ppo.rollout(prompts):
+        assert (batch.logprobs - batch.reference).abs().max() == 0
+        with torch.no_grad():
+            assert torch.equal(ppo.look(batch.packed)[0], batch.logprobs)
+    for _ in range(3):
+        logged = ppo.update(prompts, 3e-3)
+    assert logged["kl_k3"] > 0
+    moved = {n for n, p in ppo.policy.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(("lora" in n) == bool(profile.lora) for n in moved)
+
+
+def test_a_lora_policy_samples_what_its_merged_weights_say(tiny, prompts, tmp_path):
+    profile = replace(tiny.profile, precision="fp32", lora=4)
+    ppo = PPO(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"))
+    for _ in range(3):
+        ppo.update(prompts, 3e-3)
+    tokens = generate(ppo.policy, prompts, 12, 0.0, ppo.pad, ppo.end).tokens
+    packed = pack([(p, [t]) for p, t in zip(prompts, tokens)], ppo.pad)
+    with torch.no_grad():
+        adapted = answer_logprobs(ppo.policy, packed, ppo.pad)
+        save_model(ppo.policy, tmp_path)
+        assert (answer_logprobs(load_gpt2(tmp_path), packed, ppo.pad) - adapted).abs().max() < 1e-4
+        assert (answer_logprobs(load_gpt2(tiny.folder("sft")), packed, ppo.pad) - adapted).abs().max() > 1e-3
+    assert generate(load_gpt2(tmp_path), prompts, 12, 0.0, ppo.pad, ppo.end).tokens == tokens
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_bfloat16_changes_the_first_ratio_by_little(tiny, prompts):
+    """Scored in the same minibatch the ratio is 1 in any precision; scored alone, bfloat16 rounds."""
+    ppo = PPO(replace(tiny.profile, precision="bf16"), tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"))
+    batch = ppo.rollout(prompts)[0]
+    with torch.no_grad(), autocast(ppo.profile):
+        assert torch.equal(ppo.look(batch.packed)[0], batch.logprobs)
+    alone = answer_logprobs(ppo.policy, batch.packed, ppo.pad).detach()
+    assert 0 < (alone - batch.logprobs).abs().mean() < 0.02
+
+
+# -- bad input ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_stops_at_once(ppo, prompts, value):
+    ppo.reward.score.weight.data.fill_(value)
+    with pytest.raises(CourseError, match="not a finite number"):
+        ppo.update(prompts, 1e-4)
+
+
+def test_answers_without_a_token_take_no_part(ppo):
+    batch = ppo.score([[5, 6], [7], [7]], [[], [8, ppo.end], []], [False, True, False])
+    assert batch.mask.sum(1).tolist() == [0, 2, 0] and batch.rewards[0].abs().sum() == 0 and batch.scores[0] == -3.0
+    assert torch.isfinite(batch.advantages).all()
+    assert all(math.isfinite(v) for v in ppo.step(batch, 1e-4).values())
+
+
+def test_answers_that_never_end_all_get_the_penalty_and_train_on(ppo, prompts):
+    ppo.end = -1
+    logged = ppo.update(prompts, 1e-4)
+    assert logged["ended"] == 0 and logged["reward"] == -3.0 and all(math.isfinite(v) for v in logged.values())
+
+
+@pytest.mark.parametrize("episodes, minibatches", [(10, 4), (3, 8), (1, 1)])
+def test_batches_that_do_not_divide(ppo, prompts, episodes, minibatches):
+    ppo.profile = replace(ppo.profile, episodes=episodes, minibatches=minibatches)
+    batches = ppo.rollout(prompts[:episodes])
+    assert sorted(n for b in batches for n in [len(b.scores)]) and sum(len(b.scores) for b in batches) == episodes
+    assert max(len(b.scores) for b in batches) - min(len(b.scores) for b in batches) <= 1
+    assert all(math.isfinite(v) for v in ppo.update(prompts[:episodes], 1e-4).values())
+
+
+def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoint(tiny, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_utils.ppo.SAVE_EVERY", 1)
+    monkeypatch.setattr("rlhf_utils.ppo.MAX_KL", 2.0)  # a wrecked policy may also say one word only, which is but a few nats
 
     class Here:
         root = tmp_path
 
         def resume_folder(self, stage):
-            return tmp_path / f".{stage}.resume"
+            return tmp_path / ".resume"
 
-    def run(name):
-        folder = tmp_path / name
-        folder.mkdir()
-        train_ppo(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), prompts, windows_of(tiny), Here(), name, folder)
-        return load_gpt2(folder).state_dict()
+    def run(rate, updates):
+        profile = replace(tiny.profile, precision="fp32", ppo_updates=updates, ppo_rate=rate)
+        train_ppo(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), prompts, None, Here(), "ppo", tmp_path)
 
-    whole, again = run("whole"), run("again")
-    assert all(torch.equal(whole[k], again[k]) for k in whole)
+    calm = PPO.update
 
-    original, calls = PPO.update, []
+    def wild(self, batch, rate):  # calm at first, then the rate of 100 that was asked for
+        done = len(list((tmp_path / ".resume").glob("update-*")))
+        return calm(self, batch, 1e-4 if done < 2 else rate)
 
-    def update(self, batch, rate):
-        calls.append(rate)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        logged = original(self, batch, rate)
-        self.save(tmp_path / ".killed.resume", len(calls), [{"update": len(calls) - 1, **logged}])
-        return logged
-
-    monkeypatch.setattr(PPO, "update", update)
-    with pytest.raises(KeyboardInterrupt):
-        run("killed")
-    monkeypatch.setattr(PPO, "update", original)
-    (tmp_path / "killed").rmdir()
-    resumed = run("killed")
-    assert len(calls) == 3
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    monkeypatch.setattr(PPO, "update", wild)
+    with pytest.raises(CourseError, match=r"ppo stopped at update \d+ of 12: .*KL.* before\. Try half the ppo_rate .* goes on from update [1-9]"):
+        run(100.0, 12)
+    kept = max(int(f.name.split("-")[1]) for f in (tmp_path / ".resume").glob("update-*"))
+    monkeypatch.setattr(PPO, "update", calm)
+    run(1e-4, kept + 1)
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [r["update"] for r in rows] == list(range(kept + 1)) and rows[-1]["kl_k3"] < 2  # what it went on from was sound
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(tiny, tmp_path):

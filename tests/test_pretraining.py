@@ -1,6 +1,5 @@
-"""Windows, losses and the n-gram model against values worked out by hand; pretraining resumes after a kill."""
+"""Windows, losses and the n-gram model against values worked out by hand."""
 
-import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -8,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_utils.models import load_gpt2, new_gpt2
-from rlhf_utils.pretraining import cloze_accuracy, ngram_bits, pretrain, to_windows, token_losses
+from rlhf_utils.models import new_gpt2
+from rlhf_utils.pretraining import cloze_accuracy, ngram_bits, to_windows, token_losses
 from rlhf_utils.stages import tokenizer_of, windows_of
 
 
@@ -53,38 +52,3 @@ def test_cloze_of_an_untrained_model_is_near_chance(tiny, world):
     tokenizer = tokenizer_of(tiny)
     found = cloze_accuracy(new_gpt2(tiny.profile, tokenizer), tokenizer, world)
     assert 0.1 < found["all"] < 0.5
-
-
-def test_resumed_pretraining_ends_with_the_same_weights(tiny, tmp_path, monkeypatch):
-    profile = replace(tiny.profile, precision="fp32", pretrain_steps=16)
-
-    class Here:
-        root = tmp_path
-
-        def resume_folder(self, stage):
-            return tmp_path / ".resume"
-
-    def run(name):
-        (tmp_path / name).mkdir(exist_ok=True)
-        pretrain(profile, tokenizer_of(tiny), windows_of(tiny), Here(), tmp_path / name)
-        return load_gpt2(tmp_path / name).state_dict()
-
-    whole = run("whole")
-    shutil.rmtree(tmp_path / ".resume")
-    from rlhf_utils.progress import Progress
-
-    original, seen = Progress.step, []
-
-    def step(self, count=1, note=""):
-        seen.append(count)
-        if len(seen) == 9:
-            raise KeyboardInterrupt
-        original(self, count, note)
-
-    monkeypatch.setattr(Progress, "step", step)
-    with pytest.raises(KeyboardInterrupt):
-        run("killed")
-    monkeypatch.setattr(Progress, "step", original)
-    assert list((tmp_path / ".resume").glob("*/complete"))
-    resumed = run("killed")
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole)

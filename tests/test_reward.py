@@ -44,6 +44,19 @@ def test_all_tied_prompts_give_no_loss_and_no_nan():
     assert loss.item() == 0 and torch.isfinite(scores.grad).all()
 
 
+@pytest.mark.parametrize("ranks", [[[1]], [[1, 1, 1], [2, 2]]])
+def test_rankings_that_prefer_nothing_are_refused(tiny, tmp_path, ranks):
+    """A single answer, or ties alone: no loss, no gradient, and a clear error where one would train on them."""
+    from rlhf_utils.profiles import CourseError
+    from rlhf_utils.reward import train_reward
+    from rlhf_utils.stages import tokenizer_of
+
+    assert all(float(ranking_loss(torch.randn(1, len(r)), torch.tensor([r]))) == 0 for r in ranks)
+    rows = [{"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi."] * len(r), "ranks": r} for r in ranks]
+    with pytest.raises(CourseError, match="None of the . rankings prefers"):
+        train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, [], [], None, tiny, tmp_path)
+
+
 def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer

@@ -105,7 +105,8 @@ class Store:
             name += f"-{Path(profile.data).name}"
         if profile.seed:
             name += f"-seed{profile.seed}"
-        self.root = runs_folder() / name
+        self.plain = runs_folder() / name
+        self.root = runs_folder() / (name + f"-lora{profile.lora}" if profile.lora else name)
         self.reference = DATA / "reference" / name if (use_reference() if reference is None else reference) else None
 
     def __repr__(self) -> str:
@@ -133,7 +134,7 @@ class Store:
 
     # -- finding and checking ------------------------------------------------------------------------
     def find(self, stage: str) -> Path | None:
-        """The folder of a sound artifact, in `runs/` or else in the reference layer; None if missing.
+        """The folder of a sound artifact, in `runs/` or else in a layer beneath; None if missing.
 
         Raises CourseError if there is one in `runs/` that cannot be trusted.
         """
@@ -141,19 +142,24 @@ class Store:
         if own.is_dir():
             self._check(stage, own)
             return own
-        if self.reference and (self.reference / stage / "manifest.json").is_file():
-            folder = self.reference / stage
+        for folder in (layer / stage for layer in self.layers if (layer / stage / "manifest.json").is_file()):
             try:
                 self._check(stage, folder)
             except CourseError:
-                return None  # the profile was changed: the reference is of no use, so train
-            return folder if not self.stale(stage, folder) else None
+                continue  # made with other settings: of no use here
+            if not self.stale(stage, folder):
+                return folder
         return None
+
+    @property
+    def layers(self) -> list[Path]:
+        """Read-only folders beneath one's own: with LoRA the stages before it, and the models that come with the course."""
+        return [layer for layer in (self.plain, self.reference) if layer and layer != self.root]
 
     def _check(self, stage: str, folder: Path) -> None:
         mend = f"Build it anew with: rlhf run --profile {self.profile.name}" + (
             f" --seed {self.profile.seed}" if self.profile.seed else ""
-        ) + (f" --data {self.profile.data}" if self.profile.data else "") + f" --force {stage}"  # fmt: skip
+        ) + (f" --data {self.profile.data}" if self.profile.data else "") + (f" --lora {self.profile.lora}" if self.profile.lora else "") + f" --force {stage}"  # fmt: skip
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             # An option that did not exist when the artifact was made had its default.
@@ -189,8 +195,6 @@ class Store:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         for parent, identity in manifest["parents"].items():
             found = self.find(parent)
-            if found is None and not self.reference:
-                continue
             if found and json.loads((found / "manifest.json").read_text("utf-8"))["id"] != identity:
                 if parent == "tokenizer" and folder.parent == self.root:
                     raise CourseError(

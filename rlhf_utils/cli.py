@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from rlhf_utils.profiles import PROFILES, ROOT, CourseError, load_profile, runs_folder
+from rlhf_utils.profiles import PROFILES, ROOT, CourseError, Profile, load_profile, runs_folder
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
 
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)")
             sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
             sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")
+            sub.add_argument("--lora", type=whole, metavar="RANK", help="SFT and PPO train adapters of this rank (8, for example) instead of all weights")
         return sub
 
     command("doctor", "Say whether this machine is ready, and what to do if not.")
@@ -71,10 +72,15 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def profile_of(arguments) -> Profile:
+    own = {k: getattr(arguments, k, None) for k in ("own_weight", "guideline")}
+    return load_profile(arguments.profile, arguments.seed, arguments.data, lora=arguments.lora, **own)
+
+
 def run(arguments) -> None:
     from rlhf_utils.stages import ensure
 
-    profile = load_profile(arguments.profile, arguments.seed, arguments.data, arguments.own_weight, arguments.guideline)
+    profile = profile_of(arguments)
     until = arguments.until or "evaluate"
     store = ensure(until, profile, arguments.force, wait=False)
     print(f"{until} is ready in {store.folder(until)}")
@@ -105,14 +111,14 @@ def show_taste(store) -> None:
 def course(arguments) -> None:
     from rlhf_utils.course import run_course
 
-    run_course(load_profile(arguments.profile, arguments.seed, arguments.data), arguments.chapters)
+    run_course(profile_of(arguments), arguments.chapters)
 
 
 def report(arguments) -> None:
     from rlhf_utils.artifacts import Store
     from rlhf_utils.report import summary_table, write_report
 
-    store = Store(load_profile(arguments.profile, arguments.seed, arguments.data, arguments.own_weight, arguments.guideline))
+    store = Store(profile_of(arguments))
     metrics = json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))
     taste = store.path("taste_evaluate").is_dir()
     if arguments.json:
@@ -132,7 +138,7 @@ def chat(arguments) -> None:
 
     if arguments.ask is not None and not arguments.ask.strip():
         raise CourseError('--ask is empty. Ask something, for example: rlhf chat --ask "What do cows eat?"')
-    conversation = Chat(Store(load_profile(arguments.profile, arguments.seed, arguments.data)), arguments.model, arguments.temperature)
+    conversation = Chat(Store(profile_of(arguments)), arguments.model, arguments.temperature)
 
     def say(text: str) -> None:
         for piece in conversation.ask(text):
@@ -191,7 +197,7 @@ def classroom(arguments) -> None:
         from rlhf_utils.ranking.simulate import items_to_rank
         from rlhf_utils.stages import ensure, prompts_of
 
-        store = ensure("sft", load_profile(arguments.profile, arguments.seed, arguments.data))
+        store = ensure("sft", profile_of(arguments))
         rows = items_to_rank(store.profile, store, prompts_of(store, "ppo")[: arguments.prompts])
     passwords = init_class(url, names, rows, arguments.rankers, arguments.shared, arguments.guideline)
     write_passwords(url, passwords, Path(arguments.passwords))

@@ -70,6 +70,9 @@ def new_gpt2(profile: Profile, tokenizer) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(gpt2_config(profile, tokenizer))
 
 
+LORA_RATE = 10  # adapters start at nothing and need about ten times the learning rate of all weights (Schulman et al., "LoRA Without Regret", 2025)
+
+
 def with_lora(model: GPT2LMHeadModel, rank: int):
     """The model with low-rank adapters on all its matrices (Hu et al., 2021); nothing else trains.
 

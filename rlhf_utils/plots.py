@@ -46,6 +46,16 @@ def ppo_curves(runs: dict[str, list[dict]], title: str = "PPO while it trains", 
     return figure.update_layout(**(LAYOUT | dict(height=640 if samples else 460)), title=title)
 
 
+def ppo_cost(rows: list[dict]) -> go.Figure:
+    """Time of an episode by answer length and model size; `rows` as `tests/benchmarks/speed.py` keeps them."""
+    figure = _figure("What PPO costs", "tokens of an answer", "milliseconds an episode")
+    sizes = sorted({r["parameters"] for r in rows if "parameters" in r})
+    for size, colour in zip(sizes, COLOURS.values()):
+        found = sorted((r["tokens"], 1000 * r["seconds"]) for r in rows if r.get("parameters") == size)
+        figure.add_scatter(x=[t for t, _ in found], y=[ms for _, ms in found], name=f"{size / 1e6:.0f} M parameters", mode="lines+markers", line_color=colour)
+    return figure.update_xaxes(type="log", tickvals=[16, 32, 64]).update_yaxes(type="log")
+
+
 def gold_by_model(metrics: dict) -> go.Figure:
     """Gold scores of all models at temperature 1 and greedy."""
     figure = _figure("Gold score on held-out prompts", "", "gold score", barmode="group", yaxis_range=[0, 1])
@@ -88,6 +98,32 @@ def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Fi
     y = [sum(right[i] for i in p) / len(p) for p in points]
     figure = _figure("Is the reward model as sure as it should be?", "difference of two scores", "right")
     return figure.add_scatter(x=x, y=y, mode="lines+markers", line_color=COLOURS["sft"]).update_yaxes(range=[0.4, 1.02], tickformat=".0%")
+
+
+def accuracies(rows: dict[str, dict]) -> go.Figure:
+    """Accuracies (`reward.accuracy_of`) with their intervals, one line each, the first on top."""
+    shown = {k: r for k, r in reversed(rows.items()) if r["pairs"]}
+    figure = _figure("How often the reward model orders two answers as the gold judge does", "", "", height=120 + 22 * len(shown), margin_l=190)
+    figure.add_scatter(
+        x=[r["accuracy"] for r in shown.values()], y=[f"{k} ({r['pairs']:,} pairs)" for k, r in shown.items()], mode="markers",
+        marker=dict(size=9, color=COLOURS["sft"]),
+        error_x=dict(array=[r["high"] - r["accuracy"] for r in shown.values()], arrayminus=[r["accuracy"] - r["low"] for r in shown.values()]),
+    )  # fmt: skip
+    return figure.add_vline(x=0.5, line_color="#8c93a3", line_dash="dot").update_xaxes(tickformat=".0%")
+
+
+def own_samples(rows: list[dict]) -> go.Figure:
+    """Reward, gold and the reward model's accuracy on a policy's own answers, as `tests/benchmarks/reward_model.py` keeps them."""
+    figure = make_subplots(rows=1, cols=2, subplot_titles=["what the policy gets", "reward model against gold, on the policy's own answers"])
+    kl = [r["kl"] for r in rows]
+    for key, name, colour in (("reward", "reward (deviations)", COLOURS["sft"]), ("gold", "gold score", COLOURS["ppo_ptx"])):
+        figure.add_scatter(x=kl, y=[r[key] for r in rows], name=name, mode="lines+markers", line_color=colour, row=1, col=1)
+    figure.add_scatter(
+        x=kl, y=[r["accuracy"] for r in rows], mode="lines+markers", line_color=COLOURS["ppo"], showlegend=False, row=1, col=2,
+        error_y=dict(array=[r["high"] - r["accuracy"] for r in rows], arrayminus=[r["accuracy"] - r["low"] for r in rows]),
+    )  # fmt: skip
+    figure.update_xaxes(title="KL to SFT (nats an answer)").update_yaxes(tickformat=".0%", row=1, col=2)
+    return figure.update_layout(**LAYOUT, legend=dict(orientation="h", y=-0.3, x=0)).update_layout(margin_b=90)
 
 
 def taste_knob(rows: list[dict]) -> go.Figure:

@@ -21,6 +21,7 @@ from torch import Tensor
 from rlhf_utils import plots
 from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import (
+    LORA_RATE,
     Packed,
     answer_logprobs,
     answer_scores,
@@ -156,7 +157,7 @@ class PPO:
         self.windows, self.drawn = windows, Answers([], [])  # the answers of the latest update
         self.of_policy = [p for p in self.policy.parameters() if p.requires_grad]
         self.of_value = [*self.head.parameters(), *(self.value.transformer.parameters() if self.value else ())]
-        self.optimizer = torch.optim.AdamW([*self.of_policy, *self.of_value], lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW([{"params": self.of_policy}, {"params": self.of_value}], lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.generator = torch.Generator(device()).manual_seed(profile.seed + 17)
         self.shuffle = np.random.default_rng(profile.seed + 17)
 
@@ -213,8 +214,8 @@ class PPO:
     def step(self, batch: Rollout, rate: float) -> dict[str, float]:
         """One optimizer step on a minibatch; returns what there is to log."""
         profile, mask = self.profile, batch.mask
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, times in zip(self.optimizer.param_groups, (LORA_RATE if profile.lora else 1, 1)):
+            group["lr"] = rate * times
         with autocast(profile):
             logprobs, values = batch.forward or self.look(batch.packed)
         batch.forward = None

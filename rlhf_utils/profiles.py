@@ -104,8 +104,9 @@ def own_data(profile: Profile, folder: str | Path) -> Profile:
 
 
 def load_profile(
-    name: str | None = None, seed: int | None = None, data: str | Path | None = None, own_weight: float | None = None, guideline: str | None = None
-) -> Profile:
+    name: str | None = None, seed: int | None = None, data: str | Path | None = None, own_weight: float | None = None, guideline: str | None = None,
+    lora: int | None = None,
+) -> Profile:  # fmt: skip
     """The profile that arguments or, where they are missing, the environment ask for."""
     name = name or os.environ.get("RLHF_PROFILE") or "laptop"
     if name not in PROFILES:
@@ -124,6 +125,10 @@ def load_profile(
         if not re.fullmatch(r"[\w.-]{1,40}", guideline):
             raise CourseError(f"A guideline's name has letters, digits, dots and dashes only, 40 at most, not {guideline!r}.")
         profile = replace(profile, guideline=guideline)
+    if lora:
+        if lora > profile.width:
+            raise CourseError(f"The rank of LoRA adapters is at most the width of the model, {profile.width}, not {lora}; 8 is usual.")
+        profile = replace(profile, lora=lora)
     data = data or os.environ.get("RLHF_DATA")
     return own_data(profile, data) if data else profile
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rlhf_utils.artifacts import Store, write_jsonl
-from rlhf_utils.models import load_gpt2, save_model
+from rlhf_utils.models import LORA_RATE, load_gpt2, save_model, with_lora
 from rlhf_utils.pretraining import run_trainer, training_arguments
 from rlhf_utils.profiles import Profile
 from rlhf_utils.tokenizer import prompt_ids
@@ -36,16 +36,18 @@ def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict], window
 def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows: np.ndarray, store: Store, folder: Path) -> None:
     """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`."""
     torch.manual_seed(profile.seed)
-    model = load_gpt2(base).train()
+    model = load_gpt2(base)
+    if profile.lora:
+        model = with_lora(model, profile.lora)
     arguments = SFTConfig(**training_arguments(
         profile, store.resume_folder("sft"), num_train_epochs=profile.sft_epochs, per_device_train_batch_size=profile.sft_batch,
-        learning_rate=profile.sft_rate, max_length=profile.context,
+        learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1), max_length=profile.context,
         train_sampling_strategy="group_by_length",  # half of a random batch would be padding
     ))  # fmt: skip
     count = min(round(profile.sft_mix * len(rows)), len(windows))
     mixed = windows[np.random.default_rng(profile.seed).choice(len(windows), count, replace=False)]
     data = demonstrations_dataset(profile, tokenizer, rows, mixed)
-    trainer = SFTTrainer(model, arguments, train_dataset=data, processing_class=tokenizer)
+    trainer = SFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
     rows = run_trainer(trainer, "sft", store)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

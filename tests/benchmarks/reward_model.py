@@ -1,44 +1,116 @@
-"""What helps the reward model: each variant trained on the same rankings, judged on the same held-out answers.
+"""What helps the reward model, and what becomes of it when a policy is trained against it.
 
-    python tests/benchmarks/reward_model.py          # about 2 minutes a variant on two cores
+    RLHF_SEED=1 python tests/benchmarks/reward_model.py          # about 20 minutes on two cores
 
-Prints accuracy against gold on validation prompts (never on the test split) with a bootstrap interval.
+Each variant is trained on the same rankings and judged on the same held-out answers: accuracy against gold on
+validation prompts (never on the test split) with a bootstrap interval. Then a policy is trained with little KL
+penalty, and the reward model judges the policy's own answers as the KL grows. Prints tables and keeps the
+figures in `data/reference/reward_model.json`, which chapter 05 shows.
 """
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from rlhf_utils.artifacts import read_jsonl
 from rlhf_utils.models import load_gpt2, load_scorer
-from rlhf_utils.profiles import load_profile
+from rlhf_utils.ppo import PPO
+from rlhf_utils.pretraining import pretrain
+from rlhf_utils.profiles import DATA, load_profile
+from rlhf_utils.progress import Progress
 from rlhf_utils.ranking.simulate import sample_answers
-from rlhf_utils.reward import pair_accuracy, train_reward
+from rlhf_utils.reward import encode_rankings, encoded_pairs, pair_accuracy, rewards, train_reward
+from rlhf_utils.sampling import sample_texts
 from rlhf_utils.stages import ensure, prompts_of, tokenizer_of, windows_of
+from rlhf_utils.tokenizer import prompt_ids
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import USE_CASES, write_prompts
 
 profile = load_profile()
-store = ensure("rank", profile)
-tokenizer, world = tokenizer_of(store), load_world()
+store = ensure("reward", profile)
+tokenizer, world, windows = tokenizer_of(store), load_world(), windows_of(store)
 judge = Judge(world)
 prompts = write_prompts(world, "validation", dict.fromkeys(USE_CASES, 60), 7)
-answers = sample_answers(profile, tokenizer, load_gpt2(store.folder("sft")), prompts, [4] * len(prompts), store)
-rows = [{"messages": p["messages"], "answers": a, "gold": [judge.total(p, x) for x in a], "ranks": []} for p, a in zip(prompts, answers)]
+rankings = read_jsonl(store.folder("rank") / "rankings.jsonl")
 
-variants = {
-    "as it is": (profile, "pretrain", 0.0),
-    "with ties counted (Rao-Kupper, threshold 0.5)": (profile, "pretrain", 0.5),
-    "starting from SFT": (profile, "sft", 0.0),
-    "without the answer's likelihood": (replace(profile, reward_likelihood=0.0), "pretrain", 0.0),
-    "without likelihood and language-model loss": (replace(profile, reward_likelihood=0.0, reward_lm=0.0), "pretrain", 0.0),
-}
-for name, (settings, start, ties) in variants.items():
-    with tempfile.TemporaryDirectory() as folder:
-        train_reward(
-            settings, tokenizer, store.folder(start), read_jsonl(store.folder("rank") / "rankings.jsonl"), prompts_of(store, "demonstrations"),
-            read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"), windows_of(store), store, Path(folder), ties,
-        )  # fmt: skip
-        found = pair_accuracy(load_scorer(Path(folder)), tokenizer, settings, rows, "gold")
-    print(f"{name:45} {found['accuracy']:.1%}  ({found['low']:.1%} to {found['high']:.1%}, {found['pairs']:,} pairs)", flush=True)
+
+def judged(answers: list[list[str]]) -> list[dict]:
+    return [{"messages": p["messages"], "answers": a, "gold": [judge.total(p, x) for x in a], "ranks": []} for p, a in zip(prompts, answers)]
+
+
+def four_answers(row: dict) -> dict:
+    return row | {"answers": row["answers"][:4], "ranks": row["ranks"][:4]}
+
+
+def variants(rows: list[dict], smaller: Path) -> list[dict]:
+    pretrained, sft = store.folder("pretrain"), store.folder("sft")
+    tried = {
+        "as in the course": (profile, pretrained, rankings, 0.0),
+        "ties counted (Rao–Kupper, η = 0.5)": (profile, pretrained, rankings, 0.5),
+        "starting from SFT": (profile, sft, rankings, 0.0),
+        "without the answer's likelihood": (replace(profile, reward_likelihood=0.0), pretrained, rankings, 0.0),
+        "without the language-model loss": (replace(profile, reward_lm=0.0), pretrained, rankings, 0.0),
+        "without either: a head and rankings": (replace(profile, reward_likelihood=0.0, reward_lm=0.0), pretrained, rankings, 0.0),
+        "K = 4 everywhere": (profile, pretrained, [four_answers(r) for r in rankings], 0.0),
+        "1 epoch": (replace(profile, reward_epochs=1), pretrained, rankings, 0.0),
+        "4 epochs": (replace(profile, reward_epochs=4), pretrained, rankings, 0.0),
+        "a base of 2 layers, 64 wide": (replace(profile, layers=2, width=64, heads=2), smaller, rankings, 0.0),
+    }
+    found = []
+    for name, (settings, start, ranked, ties) in tried.items():
+        with tempfile.TemporaryDirectory() as folder:
+            train_reward(
+                settings, tokenizer, start, ranked, prompts_of(store, "demonstrations"), read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"),
+                windows, store, Path(folder), ties,
+            )  # fmt: skip
+            scorer = load_scorer(Path(folder))
+            row = {"variant": name, **pair_accuracy(scorer, tokenizer, settings, rows, "gold"), "tied_gap": tied_gap(scorer)}
+        found.append(row)
+        print(f"{name:40} {row['accuracy']:.1%}  ({row['low']:.1%} to {row['high']:.1%})  gap of ties {row['tied_gap']:.2f}", flush=True)
+    return found
+
+
+def tied_gap(scorer) -> float:
+    """Mean distance of two answers that a labeler held-out tied, as a share of that of two that were not."""
+    gaps = {True: [], False: []}
+    for row in read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"):
+        values = rewards(scorer, encoded_pairs(encode_rankings(profile, tokenizer, [row])), tokenizer.pad_token_id, profile)
+        for i in range(len(values)):
+            for j in range(i):
+                if row["answers"][i] != row["answers"][j]:  # the same text has the same score
+                    gaps[row["ranks"][i] == row["ranks"][j]].append(abs(values[i] - values[j]))
+    return float(np.mean(gaps[True]) / np.mean(gaps[False]))
+
+
+def own_samples(updates: int = 96, every: int = 12) -> list[dict]:
+    """A policy trained by PPO with a tenth of the KL penalty: the reward model on its answers, beside gold."""
+    settings = replace(profile, kl_coefficient=profile.kl_coefficient / 10)
+    ppo = PPO(settings, tokenizer, store.folder("sft"), store.folder("reward"))
+    asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts for _ in range(4)]
+    found, logged = [], {"kl_k1": 0.0}
+    with Progress("policy", updates, store.root) as progress:
+        for update in range(updates + 1):
+            draw = np.random.default_rng([profile.seed, update])
+            if update % every == 0:
+                texts, _ = sample_texts(ppo.policy, tokenizer, ids, profile.answer_tokens, 1.0, 5)
+                rows = judged([texts[4 * i : 4 * i + 4] for i in range(len(prompts))])
+                values = rewards(ppo.reward, encoded_pairs(encode_rankings(profile, tokenizer, [r | {"ranks": [1] * 4} for r in rows])), ppo.pad, profile)
+                found.append({"update": update, "kl": logged["kl_k1"], "reward": float(values.mean()), "gold": float(np.mean([r["gold"] for r in rows])),
+                              **pair_accuracy(ppo.reward, tokenizer, profile, rows, "gold")})  # fmt: skip
+                print({k: round(v, 3) for k, v in found[-1].items()}, flush=True)
+            logged = ppo.update([asked[i] for i in draw.choice(len(asked), profile.episodes, replace=False)], profile.ppo_rate)
+            progress.step()
+    return found
+
+
+if __name__ == "__main__":
+    sampled = judged(sample_answers(profile, tokenizer, load_gpt2(store.folder("sft")), prompts, [4] * len(prompts), store))
+    with tempfile.TemporaryDirectory() as temporary:
+        pretrain(replace(profile, layers=2, width=64, heads=2), tokenizer, windows, store, Path(temporary))
+        figures = {"profile": profile.name, "seed": profile.seed, "variants": variants(sampled, Path(temporary)), "own_samples": own_samples()}
+    (DATA / "reference" / "reward_model.json").write_text(json.dumps(figures, indent=1), "utf-8")

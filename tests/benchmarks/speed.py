@@ -16,9 +16,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ import torch
 from datasets import Dataset
 
 from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.models import answer_logprobs, autocast, has_bf16, load_gpt2, load_scorer, new_gpt2, pack
+from rlhf_utils.models import answer_logprobs, autocast, has_bf16, load_gpt2, load_scorer, new_gpt2, pack, save_model
 from rlhf_utils.ppo import PPO
 from rlhf_utils.pretraining import Windows, training_arguments
 from rlhf_utils.profiles import Profile, load_profile, runs_folder
@@ -210,6 +212,78 @@ def matrix_rate(precision: str, size: int = 1024) -> float:
     return max(rate(2 * size**3 / 1e9, lambda: a @ a) for _ in range(10))
 
 
+# -- where the time goes ----------------------------------------------------------------------------------
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product"),
+    "activation, norms, softmax, loss": ("gelu", "layer_norm", "softmax", "nll_loss", "cross_entropy", "exp", "log"),
+    "copies and casts": ("copy_", "cat", "index", "gather", "scatter", "embedding", "clone", "fill_"),
+    "sums and products of tensors": ("add", "mul", "sum", "div", "sub", "mean", "clamp", "maximum", "where"),
+    "optimizer and gradient norms": ("adam", "norm", "lerp", "sqrt"),
+}  # fmt: skip
+
+
+def where_time_goes(job: Callable[[], object], gflops: float) -> dict:
+    """Shares of the time by kind of work, and the matrix products done a second as a share of the machine's own rate."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+    from torch.utils.flop_counter import FlopCounterMode
+
+    job()
+    with FlopCounterMode(display=False) as counter:
+        job()
+    seconds = min(1 / rate(1, job) for _ in range(3))
+    with profiler(activities=[ProfilerActivity.CPU]) as seen:
+        job()
+    spent = dict.fromkeys([*KINDS, "the rest (Python, sampling, launching)"], 0.0)
+    for event in seen.key_averages():
+        name = event.key.lower().removeprefix("aten::").lstrip("_")
+        kind = next((k for k, words in KINDS.items() if any(w in name for w in words)), list(spent)[-1])
+        if "layer_norm" in name:
+            kind = "activation, norms, softmax, loss"
+        spent[kind] += event.self_cpu_time_total
+    total = sum(spent.values())
+    return {"of_matrix_rate": counter.get_total_flops() / 1e9 / seconds / gflops, "shares": {k: v / total for k, v in spent.items()}}
+
+
+def one_update(profile: Profile, store: Store, precision: str) -> Callable[[], object]:
+    profile = replace(profile, precision=precision, ppo_rate=1e-6)  # otherwise as the course trains
+    ppo, prompts = PPO(profile, tokenizer_of(store), store.folder("sft"), store.folder("reward"), windows_of(store)), ppo_prompts(profile, store)
+    return lambda: ppo.update(prompts[: profile.episodes], 1e-6)
+
+
+def pretraining_steps(profile: Profile, store: Store, precision: str, steps: int = 10) -> Callable[[], object]:
+    from transformers import Trainer, TrainingArguments
+
+    profile = replace(profile, precision=precision)
+    model, windows = new_gpt2(profile, tokenizer_of(store)), Windows(windows_of(store)[:500])
+    arguments = TrainingArguments(**training_arguments(profile, runs_folder() / "speed", max_steps=steps, per_device_train_batch_size=profile.pretrain_batch))
+    return quiet(lambda: rate(1, Trainer(model, arguments, train_dataset=windows).train))
+
+
+# -- what longer answers and larger models cost -------------------------------------------------------------
+def ppo_costs(profile: Profile, store: Store) -> list[dict]:
+    """Seconds an episode of PPO with exactly 16, 32 and 64 tokens, and untrained models of 1 to 10 million parameters."""
+    tokenizer, found = tokenizer_of(store), []
+    for layers, width in ((4, 128), (4, 256), (6, 352)):
+        sized = replace(profile, layers=layers, width=width, heads=width // 32, context=192, episodes=32, minibatches=2, ppo_rate=1e-6)
+        with tempfile.TemporaryDirectory() as folder:
+            sft, reward = Path(folder) / "sft", Path(folder) / "reward"
+            model = new_gpt2(sized, tokenizer)
+            save_model(model, sft)
+            scorer = load_scorer(sft)
+            scorer.config.reward_mean, scorer.config.reward_std = 0.0, 1.0
+            save_model(scorer, reward)
+            for tokens in (16, 32, 64):
+                ppo = PPO(replace(sized, answer_tokens=tokens), tokenizer, sft, reward)
+                ppo.end = -1
+                prompts = ppo_prompts(profile, store)
+                ppo.update(prompts[:32], 1e-6)
+                best = max(rate(32, partial(ppo.update, prompts[:32], 1e-6)) for _ in range(3))
+                found.append({"work": "PPO's cost", "parameters": sum(p.numel() for p in model.parameters()), "tokens": tokens, "seconds": 1 / best})
+                print(f"PPO, {found[-1]['parameters'] / 1e6:4.1f} M parameters, {tokens} tokens: {1000 / best:6.1f} ms an episode", flush=True)
+    return found
+
+
 # -- the table --------------------------------------------------------------------------------------------
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -217,6 +291,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl", type=Path, help="a folder with TRL 1.12")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
+    parser.add_argument("--keep", type=Path, help="where the JSON goes (chapter 07 shows data/reference/speed.json; default: runs/speed.json)")
     wanted = parser.parse_args()
     profile = load_profile()
     store = Store(profile)
@@ -242,22 +317,29 @@ def main() -> None:
         if wanted.trl:
             for ends, name, goals in ((False, "PPO, exactly 32 tokens, episodes/s", {"fp32": "1.3 (1.1 without gc)", "bf16": "2"}),
                                       (True, "PPO, answers that end, episodes/s", {"fp32": "2.5", "bf16": "4, moonshot 8"})):  # fmt: skip
-                jobs = {p: ppo_job(profile, store, p, ends) for p in precisions}
+                shapes = {"": profile, ", one trunk": replace(profile, one_trunk=True)}
+                jobs = {p + shape: ppo_job(sized, store, p, ends) for p in precisions for shape, sized in shapes.items()}
                 jobs["TRL 1.12 fp32"] = trl_ppo_job(profile, store, wanted.trl, ends, False, threads)
                 if not ends:
                     jobs["TRL 1.12 fp32, no gc"] = trl_ppo_job(profile, store, wanted.trl, ends, True, threads)
                 found = fastest(jobs, max(wanted.rounds - 1, 1))
+                peers = {k: v for k, v in found.items() if k.startswith("TRL")}
                 for precision in precisions:
-                    add(name, goals[precision], threads, precision, {"ours": found[precision], **{k: v for k, v in found.items() if k.startswith("TRL")}})
+                    for shape in shapes:
+                        goal = "3, moonshot 4" if shape and precision == "bf16" and not ends else goals[precision] if not shape else ""
+                        add(name + shape, goal, threads, precision, {"ours": found[precision + shape], **peers})
         for precision in precisions:
             limit = matrix_rate(precision)
-            parameters = sum(p.numel() for p in new_gpt2(profile, tokenizer_of(store)).parameters())
-            print(f"matrix products: {limit:.0f} GFLOP/s, {threads} thread(s), {precision}; a pretraining token takes {6 * parameters / 1e6:.1f} MFLOP", flush=True)
-            rows.append({"work": "matrix product", "threads": threads, "precision": precision, "gflops": limit, "mflop_a_token": 6 * parameters / 1e6})
+            for work, job in (("pretraining", pretraining_steps(profile, store, precision)), ("PPO-ptx", one_update(profile, store, precision))):
+                found = where_time_goes(job, limit)
+                rows.append({"work": f"where {work}'s time goes", "threads": threads, "precision": precision, "gflops": limit, **found})
+                print(f"{work}, {threads} thread(s), {precision}: {found['of_matrix_rate']:.0%} of {limit:.0f} GFLOP/s; "
+                      + ", ".join(f"{k} {v:.0%}" for k, v in found["shares"].items()), flush=True)  # fmt: skip
+    rows += ppo_costs(profile, store)
     for name, given in (("--trl: no line for PPO", wanted.trl), ("--nanogpt: no line for pretraining", wanted.nanogpt)):
         if not given:
             print(f"Left out, since not given: {name}")
-    path = runs_folder() / "speed.json"
+    path = wanted.keep or runs_folder() / "speed.json"
     path.write_text(json.dumps(rows, indent=1), "utf-8")
     print(f"Kept in {path.parent.name}/{path.name}")
 

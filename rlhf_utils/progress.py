@@ -51,18 +51,19 @@ class Progress:
             self._show()
 
     def picture(self, draw: Callable) -> None:
-        """In a notebook, show what `draw()` makes under the line, as often as 1 % of the time allows."""
+        """In a notebook, show the plotly figure that `draw()` makes under the line, as often as 1 % of the time allows."""
         started = time.time()
         due = self.drawing + self.dear < 0.01 * (started - self.started) or self.done == self.total
         if self.display is None or not due:
             return
         from IPython.display import display
 
-        made = draw()
+        # As JSON: a figure displays itself, and an update of it would be a second picture.
+        bundle = {"application/vnd.plotly.v1+json": json.loads(draw().to_json())}
         if self.figure is None:
-            self.figure = display(made, display_id=True)
+            self.figure = display(bundle, raw=True, display_id=True)
         else:
-            self.figure.update(made)
+            self.figure.update(bundle, raw=True)
         spent = time.time() - started
         self.drawing, self.dear = self.drawing + spent, max(self.dear, spent)
 

@@ -34,9 +34,9 @@ PTX = ("ptx_coefficient", "ptx_windows")
 # Which settings decide what a stage makes; other settings may change without a new artifact.
 SETTINGS = {
     "corpus": ("corpus_characters", "heldout_characters", *TEXT),
-    "tokenizer": ("vocabulary",),
+    "tokenizer": ("vocabulary", "base"),
     "tokens": ("context",),
-    "pretrain": (*MODEL, "pretrain_steps", "pretrain_batch", "pretrain_rate"),
+    "pretrain": (*MODEL, "pretrain_steps", "pretrain_batch", "pretrain_rate", "base"),
     "sft": ("sft_epochs", "sft_batch", "sft_rate", "sft_mix", "lora"),
     "rank": ("answer_tokens", "nine_answers"),
     "reward": ("reward_epochs", "reward_batch", "reward_rate", "reward_lm", "reward_likelihood"),
@@ -103,6 +103,8 @@ class Store:
         name = profile.name
         if profile.data:
             name += f"-{Path(profile.data).name}"
+        if profile.base:
+            name += f"-{Path(profile.base).name}"
         if profile.seed:
             name += f"-seed{profile.seed}"
         self.plain = runs_folder() / name
@@ -157,9 +159,9 @@ class Store:
         return [layer for layer in (self.plain, self.reference) if layer and layer != self.root]
 
     def _check(self, stage: str, folder: Path) -> None:
-        mend = f"Build it anew with: rlhf run --profile {self.profile.name}" + (
-            f" --seed {self.profile.seed}" if self.profile.seed else ""
-        ) + (f" --data {self.profile.data}" if self.profile.data else "") + (f" --lora {self.profile.lora}" if self.profile.lora else "") + f" --force {stage}"  # fmt: skip
+        options = {"seed": self.profile.seed, "data": self.profile.data, "base": self.profile.base, "lora": self.profile.lora}
+        chosen = "".join(f" --{k} {v}" for k, v in options.items() if v)
+        mend = f"Build it anew with: rlhf run --profile {self.profile.name}{chosen} --force {stage}"
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             # An option that did not exist when the artifact was made had its default.

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)")
             sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
             sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")
+            sub.add_argument("--base", metavar="DIR|NAME", help="a pretrained GPT-2 in place of the pretraining stage: a folder, or a name on the Hub")
             sub.add_argument("--lora", type=whole, metavar="RANK", help="SFT and PPO train adapters of this rank (8, for example) instead of all weights")
         return sub
 
@@ -74,7 +75,7 @@ def whole(text: str) -> int:
 
 def profile_of(arguments) -> Profile:
     own = {k: getattr(arguments, k, None) for k in ("own_weight", "guideline")}
-    return load_profile(arguments.profile, arguments.seed, arguments.data, lora=arguments.lora, **own)
+    return load_profile(arguments.profile, arguments.seed, arguments.data, base=arguments.base, lora=arguments.lora, **own)
 
 
 def run(arguments) -> None:

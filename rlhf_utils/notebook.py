@@ -1,5 +1,7 @@
 """What the first cell of every chapter does."""
 
+from pathlib import Path
+
 import plotly.io
 
 from rlhf_utils.artifacts import Store
@@ -13,8 +15,9 @@ def start() -> Profile:
         plotly.io.renderers.default = "plotly_mimetype"
     profile = load_profile()
     store = Store(profile)
+    model = f"the pretrained {Path(profile.base).name}" if profile.base else f"GPT-2 with {profile.layers} layers of width {profile.width}"
     print(
-        f"Profile {profile.name}, seed {profile.seed}: GPT-2 with {profile.layers} layers of width {profile.width}, "
+        f"Profile {profile.name}, seed {profile.seed}: {model}, "
         f"context {profile.context}, {'bfloat16' if use_bf16(profile) else 'float32'}. Artifacts: {store.root.parent.name}/{store.root.name}"
     )
     return profile

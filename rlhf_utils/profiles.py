@@ -1,7 +1,7 @@
 """Profiles: every size and budget of the course in one place, and the only reader of the environment.
 
 `RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
-data, `RLHF_SEED` the seed, `RLHF_REFERENCE=0` ignores the models that come with the course,
+data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_SEED` the seed, `RLHF_REFERENCE=0` ignores the models that come with the course,
 `RLHF_RANKINGS` is the URL of the database of rankings, `JUPYTERHUB_USER` who ranks. All paths are found from the checkout, never from
 the working folder.
 """
@@ -27,6 +27,7 @@ class Profile:
     name: str
     seed: int = 0
     data: str = ""  # folder of one's own data; empty for the small world
+    base: str = ""  # folder or Hub name of a pretrained GPT-2 of one's own; empty trains one from nothing
     # model
     layers: int = 4
     width: int = 128
@@ -95,6 +96,10 @@ PROFILES = {
 }  # fmt: skip
 
 
+# Usual for GPT-2 small; the rates of the profiles suit models that are far smaller.
+PRETRAINED_RATES = {"sft_rate": 5e-5, "reward_rate": 5e-5, "ppo_rate": 2e-5}
+
+
 def own_data(profile: Profile, folder: str | Path) -> Profile:
     """The profile for a folder of one's own data: longer context, since real dialogues are long."""
     path = Path(folder).expanduser().resolve()
@@ -105,7 +110,7 @@ def own_data(profile: Profile, folder: str | Path) -> Profile:
 
 def load_profile(
     name: str | None = None, seed: int | None = None, data: str | Path | None = None, own_weight: float | None = None, guideline: str | None = None,
-    lora: int | None = None,
+    base: str | Path | None = None, lora: int | None = None,
 ) -> Profile:  # fmt: skip
     """The profile that arguments or, where they are missing, the environment ask for."""
     name = name or os.environ.get("RLHF_PROFILE") or "laptop"
@@ -125,9 +130,13 @@ def load_profile(
         if not re.fullmatch(r"[\w.-]{1,40}", guideline):
             raise CourseError(f"A guideline's name has letters, digits, dots and dashes only, 40 at most, not {guideline!r}.")
         profile = replace(profile, guideline=guideline)
+    base = base or os.environ.get("RLHF_BASE")
+    if base:
+        folder = Path(base).expanduser()
+        profile = replace(profile, base=str(folder.resolve() if folder.is_dir() else base), **PRETRAINED_RATES)
     if lora:
-        if lora > profile.width:
-            raise CourseError(f"The rank of LoRA adapters is at most the width of the model, {profile.width}, not {lora}; 8 is usual.")
+        if lora > 64:
+            raise CourseError(f"The rank of LoRA adapters is 1 to 64, not {lora}; 8 is usual.")
         profile = replace(profile, lora=lora)
     data = data or os.environ.get("RLHF_DATA")
     return own_data(profile, data) if data else profile

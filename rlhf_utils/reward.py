@@ -131,7 +131,7 @@ def train_reward(
         raise CourseError(f"None of the {len(encoded)} rankings prefers an answer to another: a single answer, or ties alone, teach nothing.")
     torch.manual_seed(profile.seed)
     model = load_scorer(base).train()
-    torch.nn.init.normal_(model.score.weight, std=1 / (profile.width + 1) ** 0.5)
+    torch.nn.init.normal_(model.score.weight, std=1 / (model.config.n_embd + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
     arguments = TrainingArguments(**training_arguments(
         profile, store.resume_folder("reward"), num_train_epochs=profile.reward_epochs,

@@ -44,9 +44,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     return wrap(tokenizer)
 
 
-def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def wrap(tokenizer: Tokenizer, end: str = END) -> PreTrainedTokenizerFast:
+    """A tokenizer of transformers with the course's chat template; `end` closes documents and answers."""
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=PAD,
+        tokenizer_object=tokenizer, eos_token=end, bos_token=end, pad_token=PAD,
         padding_side="left", clean_up_tokenization_spaces=False,
     )  # fmt: skip
     fast.chat_template = CHAT_TEMPLATE

@@ -30,7 +30,7 @@ with open(wanted.prompts, encoding="utf-8") as file:
 def seconds(updates: int) -> float:
     """A whole training of so many updates."""
     config = PPOConfig(
-        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, report_to="none", save_strategy="no", learning_rate=1e-6,
+        output_dir=tempfile.mkdtemp(), use_cpu=not torch.cuda.is_available(), bf16=False, fp16=False, gradient_checkpointing=False, report_to="none", save_strategy="no", learning_rate=1e-6,
         lr_scheduler_type="constant", per_device_train_batch_size=EPISODES, gradient_accumulation_steps=1, num_mini_batches=2, num_ppo_epochs=2,
         local_rollout_forward_batch_size=EPISODES, response_length=32, temperature=1.0, stop_token="eos" if wanted.ends else None,
         missing_eos_penalty=None, num_sample_generations=0, kl_coef=0.1, total_episodes=EPISODES * updates, disable_tqdm=True, logging_strategy="no",

@@ -6,7 +6,8 @@
 Peers beside the course's own TRL: `--trl` is a folder with TRL 1.12, whose PPOTrainer was removed later
 (`pip install --target ../trl112 --no-deps trl==1.12.0`), `--nanogpt` a clone of nanoGPT. Without them their lines are
 left out and said so. Every figure is the fastest of several rounds in which the two take turns, so that a noisy
-machine hits both. Models are the course's own (4 layers, 128 wide), the data its own prompts and rankings.
+machine hits both. Models are the course's own (4 layers, 128 wide), the data its own prompts and rankings. On a GPU,
+with GPT-2 small: `rlhf run --base DIR`, then the same command with `RLHF_BASE=DIR` before it.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import torch
 from datasets import Dataset
 
 from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.models import answer_logprobs, autocast, has_bf16, load_gpt2, load_scorer, new_gpt2, pack, save_model
+from rlhf_utils.models import answer_logprobs, autocast, device, has_bf16, load_gpt2, load_scorer, new_gpt2, pack, save_model
 from rlhf_utils.ppo import PPO
 from rlhf_utils.pretraining import Windows, training_arguments
 from rlhf_utils.profiles import Profile, load_profile, runs_folder
@@ -52,6 +53,8 @@ def fastest(work: dict[str, Callable[[], float]], rounds: int) -> dict[str, floa
 def rate(units: float, job: Callable[[], object]) -> float:
     start = time.perf_counter()
     job()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # launched is not done
     return units / (time.perf_counter() - start)
 
 
@@ -184,9 +187,9 @@ def pretraining_jobs(profile: Profile, store: Store, nanogpt: Path, precision: s
 
     def theirs() -> float:
         model = GPT(GPTConfig(block_size=profile.context, vocab_size=len(tokenizer), n_layer=profile.layers, n_head=profile.heads, n_embd=profile.width,
-                              dropout=0.0, bias=True))  # fmt: skip
-        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
-        flat = torch.from_numpy(windows.reshape(-1).astype(np.int64))
+                              dropout=0.0, bias=True)).to(device())  # fmt: skip
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), device().type)
+        flat = torch.from_numpy(windows.reshape(-1).astype(np.int64)).to(device())
 
         def loop():
             for _ in range(steps):
@@ -207,7 +210,7 @@ def pretraining_jobs(profile: Profile, store: Store, nanogpt: Path, precision: s
 
 def matrix_rate(precision: str, size: int = 1024) -> float:
     """What this machine reaches on a plain matrix product, in 10⁹ operations a second."""
-    a = torch.randn(size, size, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    a = torch.randn(size, size, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, device=device())
     a @ a
     return max(rate(2 * size**3 / 1e9, lambda: a @ a) for _ in range(10))
 

@@ -1,6 +1,7 @@
 """PPO's pieces against values worked out by hand, and its invariants on a tiny run."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +23,8 @@ from rlhf_utils.ppo import (
 )  # fmt: skip
 from rlhf_utils.profiles import CourseError
 from rlhf_utils.sampling import generate
-from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
-from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.stages import documents_of, prompts_of, tokenizer_of, windows_of
+from rlhf_utils.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
 
 MASK = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0]])
 
@@ -314,6 +315,16 @@ def test_a_reward_model_of_another_tokenizer_is_refused(tiny, tmp_path):
     save_model(GPT2ForSequenceClassification(config), tmp_path)
     with pytest.raises(CourseError, match="another tokenizer"):
         PPO(tiny.profile, tokenizer_of(tiny), tiny.folder("sft"), tmp_path)
+
+
+def test_an_sft_model_of_another_tokenizer_of_the_same_size_is_refused(tiny, tmp_path):
+    tokenizer = tokenizer_of(tiny)
+    shutil.copytree(tiny.folder("sft"), tmp_path / "sft")
+    other = train_tokenizer([row["text"][::-1] for row in documents_of(tiny)], len(tokenizer))
+    assert len(other) == len(tokenizer)
+    save_tokenizer(other, tmp_path / "sft")
+    with pytest.raises(CourseError, match="sft was made with another tokenizer"):
+        PPO(tiny.profile, tokenizer, tmp_path / "sft", tiny.folder("reward"))
 
 
 def test_masked_mean_of_nothing_is_zero():

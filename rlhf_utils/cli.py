@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", "Say whether this machine is ready, and what to do if not.")
     run = command("run", "Build what is missing, from text to an evaluated policy.")
     run.add_argument("--until", metavar="STAGE", help="the last stage to build (default: evaluate, and taste_evaluate if you have ranked)")
+    run.add_argument("--plan", action="store_true", help="only say what it will take: parameters, tokens, memory and minutes of each stage")
     taste_options(run)
     run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
     course = command("course", "Execute the chapters in order and write report.html.")
@@ -82,6 +83,10 @@ def run(arguments) -> None:
     from rlhf_utils.stages import ensure
 
     profile = profile_of(arguments)
+    if arguments.plan or profile.name == "gpu":
+        print(plan_text(profile))
+    if arguments.plan:
+        return
     until = arguments.until or "evaluate"
     store = ensure(until, profile, arguments.force, wait=False)
     print(f"{until} is ready in {store.folder(until)}")
@@ -100,6 +105,19 @@ def run(arguments) -> None:
             print(f"You have ranked {count} prompts. From {FEWEST} on, `rlhf run` also trains a model by your taste.")
     if until == "taste_evaluate":
         show_taste(store)
+
+
+def plan_text(profile: Profile) -> str:
+    from rlhf_utils.models import use_bf16
+    from rlhf_utils.plan import check_shapes, free_bytes, matrix_rate, parameters, plan
+
+    check_shapes(profile)
+    rate, free = matrix_rate(profile), free_bytes()
+    return (
+        f"Profile {profile.name}: {parameters(profile) / 1e6:.1f} M parameters in {'bfloat16' if use_bf16(profile) else 'float32'}; {free / 2**30:.1f} GB are free, "
+        f"and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n{plan(profile, rate, free).to_string()}\n"
+        "Minutes are an estimate, for training alone; small models and short answers take longer than their arithmetic."
+    )
 
 
 def show_taste(store) -> None:

@@ -53,12 +53,13 @@ def attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
-def gpt2_config(profile: Profile, tokenizer) -> GPT2Config:
+def gpt2_config(profile: Profile, tokenizer=None) -> GPT2Config:
+    end, pad = (tokenizer.eos_token_id, tokenizer.pad_token_id) if tokenizer else (0, 1)
     # GPT-2 starts its weights at a deviation of 0.02, which suits a width of 768 and up. A narrow model
     # learns to copy from its context much sooner from 1/√width.
     return GPT2Config(
-        vocab_size=len(tokenizer), n_positions=profile.context, n_embd=profile.width, n_layer=profile.layers, n_head=profile.heads,
-        initializer_range=profile.width**-0.5, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer) if tokenizer else profile.vocabulary, n_positions=profile.context, n_embd=profile.width, n_layer=profile.layers, n_head=profile.heads,
+        initializer_range=profile.width**-0.5, bos_token_id=end, eos_token_id=end, pad_token_id=pad,
         # Dropout is 0 throughout: small models do not need it, and PPO's ratio must be 1 at first.
         embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, summary_first_dropout=0.0, num_labels=1,
         # GPT-2 approximated the GELU by a tanh, which today takes a CPU five times as long as the function itself.

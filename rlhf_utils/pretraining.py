@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import autocast, device, new_gpt2, pad_batch, save_model, token_cross_entropy, use_bf16
+from rlhf_utils.plan import microbatch
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.world.facts import World
@@ -29,8 +30,14 @@ def to_windows(tokenizer, texts: list[str], context: int) -> np.ndarray:
     return np.resize(flat[: count * context], (count, context))
 
 
-def training_arguments(profile: Profile, folder: Path, **more) -> dict:
-    """What every Trainer of the course has in common."""
+def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) -> dict:
+    """What every Trainer of the course has in common.
+
+    On a GPU, `rows` sequences of the whole context a step are split into microbatches that fit its free memory.
+    """
+    if rows:
+        at_once = microbatch(profile, rows, profile.context) if torch.cuda.is_available() else rows
+        more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
     return dict(
         output_dir=str(folder), seed=profile.seed, data_seed=profile.seed, bf16=use_bf16(profile), use_cpu=device().type == "cpu",
         report_to="none", disable_tqdm=True, dataloader_pin_memory=False, activation_checkpointing=False,
@@ -99,7 +106,7 @@ def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, fol
     model = new_gpt2(profile, tokenizer)
     resume = store.resume_folder("pretrain")
     arguments = TrainingArguments(**training_arguments(
-        profile, resume, max_steps=profile.pretrain_steps, per_device_train_batch_size=profile.pretrain_batch,
+        profile, resume, rows=profile.pretrain_batch, max_steps=profile.pretrain_steps,
         learning_rate=profile.pretrain_rate, warmup_steps=max(profile.pretrain_steps // 20, 1),
         save_strategy="steps", save_steps=max(profile.pretrain_steps // 8, 1), save_total_limit=2,
     ))  # fmt: skip

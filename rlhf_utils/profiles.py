@@ -87,6 +87,12 @@ class Profile:
 
 PROFILES = {
     "laptop": Profile("laptop"),
+    # GPT-2 small's 12 layers of width 768, with rates usual at that size. Not yet run on a GPU as a whole.
+    "gpu": Profile(
+        "gpu", layers=12, width=768, heads=12, context=256, vocabulary=4096, corpus_characters=60_000_000, heldout_characters=600_000,
+        pretrain_steps=6000, pretrain_batch=64, pretrain_rate=6e-4, sft_batch=32, sft_rate=5e-5, reward_batch=16, reward_rate=5e-5,
+        ppo_updates=100, episodes=256, ppo_rate=2e-5, ptx_windows=8,
+    ),
     "tiny": Profile(
         "tiny", layers=2, width=32, heads=2, vocabulary=768, corpus_characters=250_000, heldout_characters=30_000,
         pretrain_steps=40, pretrain_batch=8, demonstrations=96, ranked_prompts=48, nine_answers=12,

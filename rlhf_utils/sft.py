@@ -40,7 +40,7 @@ def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows
     if profile.lora:
         model = with_lora(model, profile.lora)
     arguments = SFTConfig(**training_arguments(
-        profile, store.resume_folder("sft"), num_train_epochs=profile.sft_epochs, per_device_train_batch_size=profile.sft_batch,
+        profile, store.resume_folder("sft"), rows=profile.sft_batch, num_train_epochs=profile.sft_epochs,
         learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1), max_length=profile.context,
         train_sampling_strategy="group_by_length",  # half of a random batch would be padding
     ))  # fmt: skip

@@ -1,0 +1,75 @@
+"""The plan's arithmetic against real models, and microbatches for cards of any size."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlhf_utils.models import new_gpt2
+from rlhf_utils.plan import check_shapes, microbatch, parameters, plan, row_bytes
+from rlhf_utils.profiles import PROFILES, CourseError
+from rlhf_utils.stages import tokenizer_of
+
+GPU = PROFILES["gpu"]
+
+
+def test_parameters_are_counted_as_the_model_has_them(tiny):
+    model = new_gpt2(tiny.profile, tokenizer_of(tiny))
+    assert sum(p.numel() for p in model.parameters()) == parameters(replace(tiny.profile, vocabulary=len(tokenizer_of(tiny))))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_dry_run_of_every_profile(name):
+    check_shapes(PROFILES[name])
+
+
+def test_a_dry_run_finds_what_does_not_fit():
+    with pytest.raises(CourseError, match="do not fit a context of 64"):
+        check_shapes(replace(GPU, context=64))
+
+
+def test_activations_are_about_what_a_step_keeps():
+    """Against what autograd really saves for the backward pass, in bfloat16 with fused attention."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sized = replace(PROFILES["laptop"], layers=3, width=256, heads=4, vocabulary=512, context=64, precision="bf16")
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_positions=64, n_embd=256, n_layer=3, n_head=4, embd_pdrop=0, attn_pdrop=0, resid_pdrop=0,
+                                       activation_function="gelu", attn_implementation="sdpa"))  # fmt: skip
+    owned, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(512, (8, 64))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    weights = sum(2 * p.numel() for p in model.parameters())  # autocast keeps bfloat16 copies
+    assert loss.requires_grad and (sum(kept.values()) - weights) / 8 == pytest.approx(row_bytes(sized, 64), rel=0.35)
+
+
+@pytest.mark.parametrize("gigabytes", [8, 16, 24, 40, 80])
+def test_microbatches_fit_cards_of_8_to_80_gb(gigabytes):
+    free = int(gigabytes * 0.95 * 2**30)
+    at_once = microbatch(GPU, GPU.pretrain_batch, GPU.context, free)
+    assert GPU.pretrain_batch % at_once == 0
+    assert 16 * parameters(GPU) + at_once * row_bytes(GPU, GPU.context) <= free
+    table = plan(GPU, 1e14, free)
+    assert table["GB"].astype(float).max() < gigabytes and table["minutes"].astype(float).sum() > 0
+
+
+def test_more_memory_never_means_smaller_microbatches():
+    sizes = [microbatch(GPU, 64, GPU.context, gb * 2**30) for gb in range(3, 81)]
+    assert sizes == sorted(sizes) and sizes[-1] == 64 > sizes[0]
+
+
+def test_a_card_with_too_little_memory_says_how_much_it_takes():
+    with pytest.raises(CourseError, match=r"takes 1\.\d GB at least, and 1\.0 GB are free"):
+        microbatch(GPU, 64, GPU.context, 2**30)
+
+
+def test_the_plan_is_printed_before_anything_starts(rlhf, tmp_path):
+    result = rlhf("run", "--profile", "gpu", "--plan", check=0)
+    assert "M parameters" in result.stdout and "ppo_ptx" in result.stdout and not (tmp_path / "gpu").exists()

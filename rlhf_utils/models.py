@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
-from rlhf_utils.profiles import Profile
+from rlhf_utils.profiles import Profile, gpu_fraction
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -21,14 +21,27 @@ transformers_logging.disable_progress_bar()
 @lru_cache
 def has_bf16() -> bool:
     """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         return torch.cuda.is_bf16_supported()
     cpu = torch.cpu
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
+@lru_cache
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if there is one with room for this process's share of it (`RLHF_GPU_FRACTION`), else the CPU."""
+    share = gpu_fraction()
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    free, total = torch.cuda.mem_get_info()
+    if share < 1 and free < share * total:
+        print(
+            f"The GPU is full: {free / 2**30:.1f} GB are free, and RLHF_GPU_FRACTION={share:g} of it are {share * total / 2**30:.1f} GB. "
+            "Working on the CPU instead; restart the kernel once others are done.", flush=True,
+        )  # fmt: skip
+        return torch.device("cpu")
+    torch.cuda.set_per_process_memory_fraction(share)
+    return torch.device("cuda")
 
 
 def use_bf16(profile: Profile) -> bool:
@@ -50,7 +63,7 @@ def computing_dtype() -> torch.dtype:
 
 def attention() -> str:
     """Plain matrix products beat torch's fused attention on a CPU: its backward pass is slow there."""
-    return "sdpa" if torch.cuda.is_available() else "eager"
+    return "sdpa" if device().type == "cuda" else "eager"
 
 
 def gpt2_config(profile: Profile, tokenizer=None) -> GPT2Config:

@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from rlhf_utils.models import Packed, device, gpt2_config, hidden_states, next_logits, use_bf16
-from rlhf_utils.profiles import CourseError, Profile
+from rlhf_utils.profiles import CourseError, Profile, gpu_fraction
 
 TRAINED, FROZEN = 16, 4  # bytes a parameter: float32 weight, gradient and Adam's two moments; the weight alone
 ACTIVATIONS = 34  # bytes a token, layer and unit of width, kept for the backward pass in bfloat16
@@ -34,8 +34,9 @@ def row_bytes(profile: Profile, tokens: int) -> int:
 
 
 def free_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
+    if device().type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return min(free, int(gpu_fraction() * total))
     return psutil.virtual_memory().available
 
 
@@ -60,7 +61,7 @@ def matrix_rate(profile: Profile, size: int = 2048) -> float:
     for _ in range(5):
         started = time.perf_counter()
         a @ a
-        if torch.cuda.is_available():
+        if device().type == "cuda":
             torch.cuda.synchronize()
         best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return best

@@ -36,7 +36,7 @@ def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) ->
     On a GPU, `rows` sequences of the whole context a step are split into microbatches that fit its free memory.
     """
     if rows:
-        at_once = microbatch(profile, rows, profile.context) if torch.cuda.is_available() else rows
+        at_once = microbatch(profile, rows, profile.context) if device().type == "cuda" else rows
         more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
     return dict(
         output_dir=str(folder), seed=profile.seed, data_seed=profile.seed, bf16=use_bf16(profile), use_cpu=device().type == "cpu",

@@ -2,7 +2,7 @@
 
 `RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
 data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_SEED` the seed, `RLHF_REFERENCE=0` ignores the models that come with the course,
-`RLHF_RANKINGS` is the URL of the database of rankings, `JUPYTERHUB_USER` who ranks. All paths are found from the checkout, never from
+`RLHF_RANKINGS` is the URL of the database of rankings, `RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks. All paths are found from the checkout, never from
 the working folder.
 """
 
@@ -151,6 +151,18 @@ def load_profile(
 def runs_folder() -> Path:
     """`runs/` of the checkout, or `RLHF_RUNS`."""
     return Path(os.environ.get("RLHF_RUNS") or ROOT / "runs").expanduser().resolve()
+
+
+def gpu_fraction() -> float:
+    """`RLHF_GPU_FRACTION`: how much of a shared GPU's memory this process may take, 1 by default."""
+    text = os.environ.get("RLHF_GPU_FRACTION") or "1"
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise CourseError(f"RLHF_GPU_FRACTION is a share of the GPU's memory, above 0 and up to 1 (0.1 for a tenth), not {text!r}.")
+    return share
 
 
 def rankings_url() -> str:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlhf_utils.models import new_gpt2
-from rlhf_utils.plan import check_shapes, microbatch, parameters, plan, row_bytes
-from rlhf_utils.profiles import PROFILES, CourseError
+from rlhf_utils.models import device, new_gpt2
+from rlhf_utils.plan import check_shapes, free_bytes, microbatch, parameters, plan, row_bytes
+from rlhf_utils.profiles import PROFILES, CourseError, gpu_fraction
 from rlhf_utils.stages import tokenizer_of
 
 GPU = PROFILES["gpu"]
@@ -73,3 +73,40 @@ def test_a_card_with_too_little_memory_says_how_much_it_takes():
 def test_the_plan_is_printed_before_anything_starts(rlhf, tmp_path):
     result = rlhf("run", "--profile", "gpu", "--plan", check=0)
     assert "M parameters" in result.stdout and "ppo_ptx" in result.stdout and not (tmp_path / "gpu").exists()
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU of 40 GB, as far as torch says."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", taken.append)
+
+    def free(gigabytes):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (gigabytes * 2**30, 40 * 2**30))
+        device.cache_clear()
+        return taken
+
+    yield free
+    device.cache_clear()
+
+
+def test_a_share_of_the_gpu_is_taken_if_it_is_free(card, monkeypatch):
+    monkeypatch.setenv("RLHF_GPU_FRACTION", "0.1")
+    taken = card(30)
+    assert device().type == "cuda" and taken == [0.1]
+    assert free_bytes() == 4 * 2**30
+
+
+def test_on_a_full_gpu_the_cpu_takes_over_and_says_so(card, monkeypatch, capsys):
+    monkeypatch.setenv("RLHF_GPU_FRACTION", "0.1")
+    taken = card(3)
+    assert device().type == "cpu" and not taken
+    assert "3.0 GB are free, and RLHF_GPU_FRACTION=0.1 of it are 4.0 GB. Working on the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["2", "0", "-0.5", "nan", "half"])
+def test_shares_that_are_none_are_refused(monkeypatch, text):
+    monkeypatch.setenv("RLHF_GPU_FRACTION", text)
+    with pytest.raises(CourseError, match="share of the GPU's memory, above 0 and up to 1"):
+        gpu_fraction()

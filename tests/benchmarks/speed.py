@@ -134,10 +134,15 @@ def ppo_prompts(profile: Profile, store: Store) -> list[list[int]]:
 
 
 # -- PPO --------------------------------------------------------------------------------------------------
+def start_of(store: Store, ends: bool) -> Path:
+    """The model that PPO starts from: the aligned one where answers end by themselves, since its answers are about 10 tokens long."""
+    return store.folder("ppo_ptx" if ends else "sft")
+
+
 def ppo_job(profile: Profile, store: Store, precision: str, ends: bool, updates: int = 3) -> Callable[[], float]:
-    """Episodes a second: 64 an update, 2 epochs of 2 minibatches, a value model of its own."""
+    """Episodes a second: 64 an update, 2 epochs of 2 minibatches."""
     profile = replace(profile, precision=precision, episodes=EPISODES, minibatches=2, ppo_epochs=2, answer_tokens=TOKENS, ppo_rate=1e-6)
-    ppo = PPO(profile, tokenizer_of(store), store.folder("sft"), store.folder("reward"))
+    ppo = PPO(profile, tokenizer_of(store), start_of(store, ends), store.folder("reward"))
     ppo.reward.config.likelihood = 0.0  # the peer's reward is the head alone
     if not ends:
         ppo.end = -1
@@ -156,7 +161,7 @@ def trl_ppo_job(profile: Profile, store: Store, folder: Path, ends: bool, freeze
     data = runs_folder() / "speed" / "prompts.json"
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(ppo_prompts(profile, store)[: 4 * EPISODES]))
-    command = [sys.executable, Path(__file__).with_name("peer_trl_ppo.py"), store.folder("sft"), store.folder("reward"), store.folder("tokenizer"), data,
+    command = [sys.executable, Path(__file__).with_name("peer_trl_ppo.py"), start_of(store, ends), store.folder("reward"), store.folder("tokenizer"), data,
                "--threads", threads, *(["--ends"] if ends else []), *(["--freeze"] if freeze else [])]  # fmt: skip
 
     def run() -> float:

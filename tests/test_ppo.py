@@ -144,6 +144,22 @@ def test_ratio_is_1_and_kl_0_before_the_first_step(ppo, prompts):
         assert torch.equal(again, batch.logprobs) and torch.equal(values, batch.values)
 
 
+@pytest.mark.parametrize("change", [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "lora": 4}])
+def test_the_pass_that_scores_the_first_minibatch_trains_as_a_new_one_would(tiny, prompts, change):
+    """Its graph was made among passes without gradients, under one autocast, whose cache of cast weights must not cut it."""
+    ppo = PPO(replace(tiny.profile, **change), tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"))
+    ppo.head.weight.data.fill_(0.1)
+    first, *others = ppo.rollout(prompts)
+    assert first.forward is not None and all(b.forward is None for b in others)
+    gradients = []
+    for forward in (first.forward, None):
+        first.forward = forward
+        ppo.step(first, 0.0)
+        gradients.append([p.grad.clone() for p in (*ppo.of_policy, *ppo.of_value)])
+    assert any(g.abs().max() > 0 for g in gradients[0])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients))
+
+
 def test_whitening_looks_at_valid_tokens_of_all_minibatches(ppo, prompts):
     batches = ppo.rollout(prompts)
     assert len(batches) == ppo.profile.minibatches and sum(len(b.scores) for b in batches) == len(prompts)

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from rlhf_utils.profiles import PROFILES, ROOT, CourseError, Profile, load_profile, runs_folder
+from rlhf_utils.profiles import PROFILES, ROOT, CourseError, Profile, load_profile, process, runs_folder
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
 
@@ -237,6 +237,8 @@ def doctor(arguments) -> None:
 def main(words: list[str] | None = None) -> int:
     """Exit status: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C."""
     arguments = parser().parse_args(words)
+    if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for what runs in the background
     try:
         {"run": run, "course": course, "report": report, "chat": chat, "data": data, "doctor": doctor, "class": classroom}[arguments.command](arguments)

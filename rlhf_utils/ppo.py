@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf_utils import plots
+from rlhf_utils import plots, processes
 from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import (
     LORA_RATE,
@@ -84,7 +84,12 @@ def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor) -> tup
 def whiten(advantages: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
     """Mean 0 and deviation 1 over the valid tokens of all minibatches together; padding takes no part and stays 0."""
     valid = torch.cat([a[m.bool()] for a, m in zip(advantages, masks)])
-    mean, deviation = valid.mean(), valid.std(correction=0) + 1e-8
+    sums = torch.stack([valid.sum(), valid.new_tensor(len(valid))])
+    processes.add_up(sums)
+    mean = sums[0] / sums[1]
+    squares = ((valid - mean) ** 2).sum()[None]
+    processes.add_up(squares)
+    deviation = (squares[0] / sums[1]).sqrt() + 1e-8
     return [(a - mean) / deviation * m for a, m in zip(advantages, masks)]
 
 
@@ -110,12 +115,9 @@ def kl_estimates(log_ratio: Tensor, mask: Tensor) -> dict[str, float]:
     return {k: float((v * mask).sum(1).mean()) for k, v in rows.items()}
 
 
-def gradient_norm(parameters: list[Tensor], before: list[Tensor] | None = None) -> float:
-    """Length of the gradient, or of what was added to the gradients `before`."""
-    gradients = [p.grad for p in parameters]
-    if before is not None:
-        gradients = torch._foreach_sub(gradients, before)
-    return float(torch.nn.utils.get_total_norm(gradients))
+def gradient_norm(parameters: list[Tensor]) -> float:
+    """Length of the gradient."""
+    return float(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
 
 
 # -- a rollout ---------------------------------------------------------------------------------------------
@@ -145,6 +147,8 @@ class PPO:
     def __init__(self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None):
         self.profile, self.pad, self.end = profile, tokenizer.pad_token_id, tokenizer.eos_token_id
         same_tokenizer(tokenizer, sft, reward)
+        processes.per_process(max(profile.episodes // profile.minibatches, 1), "The number of episodes a minibatch")
+        processes.per_process(profile.ptx_windows, "ptx_windows")
         self.policy, self.reward = load_gpt2(sft), load_scorer(reward)
         self.reference = None if profile.lora else load_gpt2(sft)  # LoRA: the policy without its adapters
         if profile.lora:
@@ -169,13 +173,16 @@ class PPO:
         scores the first of them is also the forward pass of the first step.
         """
         profile = self.profile
+        # A random number for each token that may be drawn, so that the answers do not depend on who draws them.
+        chance = torch.rand(len(prompts), profile.answer_tokens, generator=self.generator, device=self.generator.device)
         with autocast(profile):
-            drawn = self.drawn = generate(self.policy, prompts, profile.answer_tokens, profile.ppo_temperature, self.pad, self.end, self.generator)
+            own = generate(self.policy, processes.mine(prompts), profile.answer_tokens, profile.ppo_temperature, self.pad, self.end, processes.mine(chance))
+        drawn = self.drawn = Answers(processes.gathered(own.tokens), processes.gathered(own.ended))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(drawn.tokens[i]))
         parts = np.array_split(order, min(profile.minibatches, len(prompts)))
         batches = [
-            self.score([prompts[i] for i in parts[k]], [drawn.tokens[i] for i in parts[k]], [drawn.ended[i] for i in parts[k]], first=n == 0)
-            for n, k in enumerate(self.shuffle.permutation(len(parts)))
+            self.score([prompts[i] for i in part], [drawn.tokens[i] for i in part], [drawn.ended[i] for i in part], first=n == 0)
+            for n, part in enumerate(processes.mine(parts[k]) for k in self.shuffle.permutation(len(parts)))
         ]
         for batch, whitened in zip(batches, whiten([b.advantages for b in batches], [b.mask for b in batches])):
             batch.advantages = whitened
@@ -222,27 +229,38 @@ class PPO:
         surrogate, clipped = policy_loss(logprobs, batch.logprobs, batch.advantages, mask)
         error = value_loss(values, batch.values, batch.returns, mask)
         moved = (torch.expm1(logprobs - batch.logprobs) - (logprobs - batch.logprobs)).detach()  # k3 on tokens that the old policy drew
-        logged = {
-            "policy_loss": surrogate.item(), "value_loss": error.item(), "clip_fraction": clipped.item(), "step_kl": masked_mean(moved, mask).item(),
-        }  # fmt: skip
-        self.optimizer.zero_grad(set_to_none=True)
-        (surrogate + VALUE_COEFFICIENT * error).backward()
+        # Means over the tokens of all processes: each counts by its share of them.
+        seen = torch.stack([surrogate.detach(), error.detach(), clipped, masked_mean(moved, mask), torch.ones_like(clipped)]) * mask.sum()
+        processes.add_up(seen)
+        share, seen = mask.sum() / seen[-1].clamp(min=1), seen / seen[-1].clamp(min=1)
+        logged = dict(zip(("policy_loss", "value_loss", "clip_fraction", "step_kl"), seen.tolist()))
+        self.gradients(share * (surrogate + VALUE_COEFFICIENT * error), [*self.of_policy, *self.of_value])
         logged["policy_gradient"], logged["value_gradient"] = gradient_norm(self.of_policy), gradient_norm(self.of_value)
         if self.windows is not None:
-            chosen = self.shuffle.integers(len(self.windows), size=profile.ptx_windows)
+            chosen = processes.mine(self.shuffle.integers(len(self.windows), size=profile.ptx_windows))
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(mask.device)
             with autocast(profile):
                 logits = self.policy(input_ids=ids, use_cache=False).logits[:, :-1]
-            ptx = token_cross_entropy(logits, ids[:, 1:]).mean()
-            alone = [p.grad.clone() for p in self.of_policy]
-            (profile.ptx_coefficient * ptx).backward()
-            logged["ptx_loss"], logged["ptx_gradient"] = ptx.item(), gradient_norm(self.of_policy, alone)
+            ptx = token_cross_entropy(logits, ids[:, 1:]).mean() * len(ids) / profile.ptx_windows
+            alone = [p.grad for p in self.of_policy]
+            self.gradients(profile.ptx_coefficient * ptx, self.of_policy)
+            total = ptx.detach()[None]
+            processes.add_up(total)
+            logged["ptx_loss"], logged["ptx_gradient"] = total.item(), gradient_norm(self.of_policy)
+            torch._foreach_add_([p.grad for p in self.of_policy], alone)
         norm = torch.nn.utils.clip_grad_norm_(self.of_policy, 1.0)
         torch.nn.utils.clip_grad_norm_(self.of_value, 1.0)
         if not torch.isfinite(norm):
             raise Diverged(f"the gradient is not a number, at a learning rate of {rate:.1e}")
         self.optimizer.step()
         return logged | {"gradient_norm": float(norm)}
+
+    def gradients(self, loss: Tensor, parameters: list[Tensor]) -> None:
+        """The gradient of the sum of all processes' losses, in `parameters`."""
+        for parameter in parameters:
+            parameter.grad = None
+        loss.backward()
+        processes.add_up(*(p.grad for p in parameters))
 
     def update(self, prompts: list[list[int]], rate: float) -> dict[str, float]:
         """Sample answers to `prompts`, then take the steps of all epochs on them."""
@@ -253,21 +271,26 @@ class PPO:
             logs.append(self.step(batches[i], rate))
             if logs[-1]["step_kl"] > STEP_KL:
                 break
-        everything = torch.cat([b.mask.bool().flatten() for b in batches])
-
-        def flat(name: str) -> Tensor:  # the valid tokens of all minibatches
-            return torch.cat([getattr(b, name).flatten() for b in batches])[everything]
-
-        kl = {k: sum(kl_estimates(b.logprobs - b.reference, b.mask)[k] * len(b.scores) for b in batches) / len(prompts) for k in ("k1", "k2", "k3")}
+        sums = torch.stack([self.totals(b) for b in batches]).sum(0)
+        processes.add_up(sums)
+        answers, tokens, reward, ended, surprise, error, returns, squares, *kl = sums.tolist()
+        kl = {k: v / answers for k, v in zip(("k1", "k2", "k3"), kl)}
         if not kl["k3"] <= MAX_KL:
             raise Diverged(f"the KL is {kl['k3']:.0f} nats an answer, at a learning rate of {rate:.1e}")
-        returns, error = flat("returns"), (flat("returns") - flat("values")) ** 2
+        variance = (squares - returns**2 / tokens) / max(tokens - 1, 1)
         return {
-            "reward": torch.cat([b.scores for b in batches]).mean().item(), **{f"kl_{k}": v for k, v in kl.items()},
-            "length": everything.sum().item() / len(prompts), "ended": torch.cat([b.ended for b in batches]).float().mean().item(),
-            "entropy": -flat("logprobs").mean().item(), "explained_variance": 1 - (error.mean() / returns.var().clamp(min=1e-8)).item(),
+            "reward": reward / answers, **{f"kl_{k}": v for k, v in kl.items()}, "length": tokens / answers, "ended": ended / answers,
+            "entropy": surprise / tokens, "explained_variance": 1 - error / tokens / max(variance, 1e-8),
             **{k: float(np.mean([log[k] for log in logs])) for k in logs[0]}, "steps": len(logs), "rate": rate,
         }  # fmt: skip
+
+    def totals(self, batch: Rollout) -> Tensor:
+        """Sums over a minibatch, in float64: answers, tokens, rewards, ended, surprise, squared errors of the value, returns, their squares, KL."""
+        mask, answers = batch.mask, len(batch.scores)
+        error = ((batch.returns - batch.values) * mask) ** 2
+        kl = [value * answers for value in kl_estimates(batch.logprobs - batch.reference, mask).values()]
+        sums = [batch.scores, batch.ended, -batch.logprobs * mask, error, batch.returns * mask, (batch.returns * mask) ** 2]
+        return torch.tensor([answers, mask.sum(), *(x.double().sum() for x in sums), *kl], dtype=torch.float64, device=mask.device)
 
     # -- resuming ------------------------------------------------------------------------------------------
     def save(self, folder: Path, update: int, rows: list[dict]) -> None:
@@ -339,7 +362,7 @@ def train_ppo(
             rows.append({"update": update, **logged})
             progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k3']:.1f}")
             progress.picture(lambda: plots.ppo_curves({stage: rows}, f"{plots.NAMES.get(stage, stage)} while it trains", watched()))
-            if (update + 1) % SAVE_EVERY == 0 and update + 1 < profile.ppo_updates:
+            if (update + 1) % SAVE_EVERY == 0 and update + 1 < profile.ppo_updates and processes.LEADS:
                 ppo.save(resume, update + 1, rows)
     save_model(ppo.policy, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

@@ -12,6 +12,7 @@ import torch
 from datasets.utils.logging import disable_progress_bar
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from rlhf_utils import processes
 from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import autocast, device, new_gpt2, pad_batch, save_model, token_cross_entropy, use_bf16
 from rlhf_utils.plan import microbatch
@@ -35,7 +36,10 @@ def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) ->
 
     On a GPU, `rows` sequences of the whole context a step are split into microbatches that fit its free memory.
     """
+    if processes.COUNT > 1 and device().type == "cpu":
+        more["ddp_backend"] = "gloo"
     if rows:
+        rows = processes.per_process(rows, "The batch")
         at_once = microbatch(profile, rows, profile.context) if device().type == "cuda" else rows
         more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
     return dict(
@@ -44,6 +48,15 @@ def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) ->
         logging_steps=10, logging_first_step=True, save_strategy="no", lr_scheduler_type="cosine", warmup_steps=20, weight_decay=0.01, max_grad_norm=1.0,
         adam_beta2=0.98,
     ) | more  # fmt: skip
+
+
+class WholeBatches:
+    """For a Trainer whose batches hold sequences of like length: grouped by the batch of all processes together."""
+
+    def _get_train_sampler(self, *arguments):
+        sampler = super()._get_train_sampler(*arguments)
+        sampler.batch_size *= processes.COUNT
+        return sampler
 
 
 class Watch(TrainerCallback):
@@ -62,7 +75,8 @@ class Watch(TrainerCallback):
             self.progress.note = f"loss {logs['loss']:.3f}"
 
     def on_save(self, args, state, control, **_):
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
 
 
 def run_trainer(trainer: Trainer, name: str, store: Store, resume: Path | None = None) -> list[dict]:

@@ -153,6 +153,11 @@ def runs_folder() -> Path:
     return Path(os.environ.get("RLHF_RUNS") or ROOT / "runs").expanduser().resolve()
 
 
+def process() -> tuple[int, int]:
+    """This process's number and how many there are, as `accelerate launch` says."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def gpu_fraction() -> float:
     """`RLHF_GPU_FRACTION`: how much of a shared GPU's memory this process may take, 1 by default."""
     text = os.environ.get("RLHF_GPU_FRACTION") or "1"

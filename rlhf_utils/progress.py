@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rlhf_utils.profiles import process
+
 
 def duration(seconds: float) -> str:
     seconds = int(round(seconds))
@@ -26,7 +28,8 @@ class Progress:
     def __init__(self, name: str, total: int, folder: Path | None = None, done: int = 0):
         self.name, self.total, self.done, self.note = name, max(total, 1), done, ""
         self.first = done
-        self.file = folder / "progress.json" if folder and folder.is_dir() else None
+        self.quiet = process()[0] > 0  # one bar is enough, however many processes train
+        self.file = folder / "progress.json" if folder and folder.is_dir() and not self.quiet else None
         self.started = self.shown = time.time()
         self.display = self.bar = self.figure = None
         self.drawing = self.dear = 0.0  # seconds spent on pictures, and on the dearest of them
@@ -37,7 +40,7 @@ class Progress:
 
             self.display = display({"text/plain": self.line()}, raw=True, display_id=True)
         else:
-            self.bar = tqdm(total=self.total, initial=self.done, desc=self.name, leave=False, disable=not sys.stderr.isatty())
+            self.bar = tqdm(total=self.total, initial=self.done, desc=self.name, leave=False, disable=self.quiet or not sys.stderr.isatty())
         return self
 
     def step(self, count: int = 1, note: str = "") -> None:
@@ -88,7 +91,7 @@ class Progress:
         self._show()
         if self.bar is not None:
             self.bar.close()
-            if kind is None:
+            if kind is None and not self.quiet:
                 print(self.line(), flush=True)
         if self.file:
             self.file.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
+from rlhf_utils import processes
 from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import (
     answer_scores,
@@ -29,7 +30,7 @@ from rlhf_utils.models import (
     save_model,
     token_cross_entropy,
 )
-from rlhf_utils.pretraining import run_trainer, training_arguments
+from rlhf_utils.pretraining import WholeBatches, run_trainer, training_arguments
 from rlhf_utils.profiles import CourseError, Profile
 from rlhf_utils.tokenizer import prompt_ids
 
@@ -68,26 +69,48 @@ def scored_ids(profile: Profile, tokenizer, messages: list[dict], answer: str) -
     return prompt_ids(tokenizer, messages, profile.prompt_tokens), [*tokens, tokenizer.eos_token_id]
 
 
-class RankingTrainer(Trainer):
-    """transformers' Trainer with the ranking loss and a language-model loss on windows."""
+class RankingModel(torch.nn.Module):
+    """A reward model whose forward pass is its loss: ranking loss, plus `lm` times the language-model loss on windows."""
 
-    def __init__(self, *args, pad: int, windows: np.ndarray, profile: Profile, tie_threshold: float = 0.0, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.pad, self.windows, self.profile, self.tie_threshold = pad, windows, profile, tie_threshold
-        self.draw = np.random.default_rng(profile.seed)
+    def __init__(self, scorer, pad: int, lm: float, tie_threshold: float):
+        super().__init__()
+        self.scorer, self.pad, self.lm, self.tie_threshold = scorer, pad, lm, tie_threshold
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        rows = inputs["rows"]
-        flat = answer_scores(model, pack([(row["prompt"], row["answers"]) for row in rows], self.pad))
+    def forward(self, rows: list[dict], windows: Tensor | None = None) -> dict[str, Tensor]:
+        flat = answer_scores(self.scorer, pack([(row["prompt"], row["answers"]) for row in rows], self.pad))
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
         weights = torch.tensor([row["weight"] for row in rows], device=flat.device)
-        loss = ranking_loss(scores, ranks, mask, weights, self.tie_threshold)
+        # The mean is over the rankings of all processes that compare anything, so each counts by its share of them.
+        counts = torch.stack([(weights * compares(ranks, mask, self.tie_threshold)).sum()])
+        total = counts.clone()
+        processes.add_up(total)
+        share = processes.COUNT * counts[0] / total[0].clamp(min=1e-6) if processes.COUNT > 1 else 1.0
+        loss = share * ranking_loss(scores, ranks, mask, weights, self.tie_threshold)
+        if windows is not None:
+            logits = next_logits(self.scorer, self.scorer.transformer(input_ids=windows, use_cache=False).last_hidden_state[:, :-1])
+            loss = loss + self.lm * token_cross_entropy(logits, windows[:, 1:]).mean()
+        return {"loss": loss}
+
+
+def compares(ranks: Tensor, mask: Tensor, tie_threshold: float) -> Tensor:
+    """Which rankings hold a comparison that counts, (prompts,)."""
+    low, high = ranks.masked_fill(~mask, ranks.max() + 1).amin(1), ranks.masked_fill(~mask, 0).amax(1)
+    return (mask.sum(1) > 1) & ((low < high) | (tie_threshold > 0))
+
+
+class RankingTrainer(WholeBatches, Trainer):
+    """transformers' Trainer with the ranking loss and a language-model loss on windows."""
+
+    def __init__(self, model, *args, pad: int, windows: np.ndarray, profile: Profile, tie_threshold: float = 0.0, **kwargs):
+        super().__init__(RankingModel(model, pad, profile.reward_lm, tie_threshold), *args, **kwargs)
+        self.windows, self.profile, self.draw = windows, profile, np.random.default_rng(profile.seed)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        windows = None
         if self.profile.reward_lm:
-            chosen = self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2)
-            ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(flat.device)
-            logits = next_logits(model, model.transformer(input_ids=ids, use_cache=False).last_hidden_state[:, :-1])
-            loss = loss + self.profile.reward_lm * token_cross_entropy(logits, ids[:, 1:]).mean()
-        return (loss, {"scores": scores}) if return_outputs else loss
+            chosen = processes.mine(self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2))
+            windows = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(self.args.device)
+        return model(inputs["rows"], windows)["loss"]
 
 
 def collate_scores(flat: Tensor, ranks: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +158,7 @@ def train_reward(
     model.config.likelihood = profile.reward_likelihood
     arguments = TrainingArguments(**training_arguments(
         profile, store.resume_folder("reward"), num_train_epochs=profile.reward_epochs,
-        per_device_train_batch_size=profile.reward_batch, learning_rate=profile.reward_rate, remove_unused_columns=False,
+        per_device_train_batch_size=processes.per_process(profile.reward_batch, "reward_batch"), learning_rate=profile.reward_rate, remove_unused_columns=False,
         # Prompts of like length share a batch: a quarter of a random one would be padding.
         train_sampling_strategy="group_by_length", length_column_name="length",
     ))  # fmt: skip

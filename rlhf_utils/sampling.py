@@ -81,11 +81,12 @@ class Decoder:
 @torch.no_grad()
 def generate(
     model, prompts: list[list[int]], max_tokens: int, temperature: float, pad: int, end: int,
-    generator: torch.Generator | None = None,
+    chance: torch.Generator | Tensor | None = None,
 ) -> Answers:  # fmt: skip
     """Sample one answer a prompt (greedy at temperature 0). Rows that have ended leave the loop.
 
-    `prompts` are token lists of any length, 1 at least.
+    `prompts` are token lists of any length, 1 at least. `chance` draws, or holds one number in [0, 1) for each token
+    that may be drawn, (prompts, max_tokens): then an answer depends on nothing but its own row.
     """
     model.eval()
     decoder = Decoder(model, prompts, pad, max_tokens)
@@ -101,8 +102,11 @@ def generate(
             # Where a uniform number falls among the cumulated probabilities. One random number a row:
             # torch.multinomial draws one a token of the vocabulary, which takes twice as long as the model.
             heights = (logits / temperature).softmax(-1).cumsum(-1)
-            drawn = torch.rand(len(logits), 1, generator=generator, device=logits.device) * heights[:, -1:]
-            chosen = torch.searchsorted(heights, drawn, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+            if isinstance(chance, Tensor):
+                drawn = chance[rows, number, None]
+            else:
+                drawn = torch.rand(len(logits), 1, generator=chance, device=logits.device)
+            chosen = torch.searchsorted(heights, drawn * heights[:, -1:], right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
         for row, token in zip(rows, chosen.tolist()):
             if not ended[row]:
                 tokens[row].append(token)

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import LORA_RATE, load_gpt2, save_model, with_lora
-from rlhf_utils.pretraining import run_trainer, training_arguments
+from rlhf_utils.pretraining import WholeBatches, run_trainer, training_arguments
 from rlhf_utils.profiles import Profile
 from rlhf_utils.tokenizer import prompt_ids
 
@@ -33,6 +33,10 @@ def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict], window
     return Dataset.from_dict({"input_ids": ids, "completion_mask": masks})
 
 
+class GroupedSFTTrainer(WholeBatches, SFTTrainer):
+    """TRL's SFTTrainer, whose batches are the same with any number of processes."""
+
+
 def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows: np.ndarray, store: Store, folder: Path) -> None:
     """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`."""
     torch.manual_seed(profile.seed)
@@ -47,7 +51,7 @@ def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows
     count = min(round(profile.sft_mix * len(rows)), len(windows))
     mixed = windows[np.random.default_rng(profile.seed).choice(len(windows), count, replace=False)]
     data = demonstrations_dataset(profile, tokenizer, rows, mixed)
-    trainer = SFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
+    trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
     rows = run_trainer(trainer, "sft", store)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

@@ -4,11 +4,15 @@ Notebooks and the command line call the same functions.
 """
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from rlhf_utils import processes
 from rlhf_utils.artifacts import PARENTS, Store, descendants, read_jsonl, write_jsonl
 from rlhf_utils.profiles import CourseError, Profile, load_profile
 from rlhf_utils.progress import Progress
@@ -217,20 +221,29 @@ def ensure(stage: str, profile: Profile | None = None, force: str | None = None,
     forced = set(descendants(force)) if force else set()
     if not forced & needed and all(store.find(s) and not store.stale(s, store.find(s)) for s in plan):
         return store
-    with store.lock(wait, say):
-        # A parent that only a missing artifact would need is not built for one that is there.
+    with store.lock(wait, say) if processes.LEADS else nullcontext():
         for name in plan:
-            if name not in required(store, stage, forced):
+            if not processes.from_leader(processes.LEADS and missing(store, name, stage, forced, say)):
                 continue
-            found = store.find(name) if name not in forced else None
-            why = store.stale(name, found) if found else ""
-            if found and not why:
-                continue
-            if why:
-                say(f"{name}: built anew, since {why}.")
-            with store.write(name) as folder:
-                MAKERS[name](profile, store, folder)
+            # All processes train together; what the others would write besides is thrown away.
+            with store.write(name) if processes.LEADS else TemporaryDirectory() as folder:
+                processes.wait()  # the leader has looked after old checkpoints
+                if processes.LEADS or name in TRAINED:
+                    MAKERS[name](profile, store, Path(folder))
+            processes.wait()
     return store
+
+
+def missing(store: Store, name: str, stage: str, forced: set[str], say) -> bool:
+    """Whether `name` must be built for `stage`."""
+    # A parent that only a missing artifact would need is not built for one that is there.
+    if name not in required(store, stage, forced):
+        return False
+    found = store.find(name) if name not in forced else None
+    why = store.stale(name, found) if found else ""
+    if why:
+        say(f"{name}: built anew, since {why}.")
+    return not found or bool(why)
 
 
 def required(store: Store, stage: str, forced: set[str]) -> set[str]:
@@ -247,6 +260,7 @@ def required(store: Store, stage: str, forced: set[str]) -> set[str]:
     return needed
 
 
+TRAINED = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "taste_ppo")  # by all processes together
 MAKERS = {
     "corpus": make_corpus, "tokenizer": make_tokenizer, "tokens": make_tokens, "pretrain": make_pretrain, "sft": make_sft,
     "rank": make_rank, "reward": make_reward, "ppo": make_ppo, "ppo_ptx": make_ppo_ptx, "evaluate": make_evaluate,

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from rlhf_utils.profiles import DATA, CourseError, Profile, runs_folder, use_reference
+from rlhf_utils.profiles import DATA, CourseError, Profile, runs_folder, shared_runs, use_reference
 
 FORMAT = 1
 MODEL = ("layers", "width", "heads", "context", "vocabulary")
@@ -108,6 +108,8 @@ class Store:
         if profile.seed:
             name += f"-seed{profile.seed}"
         self.plain = runs_folder() / name
+        shared = shared_runs()
+        self.shared = shared / name if shared else None
         self.root = runs_folder() / (name + f"-lora{profile.lora}" if profile.lora else name)
         self.reference = DATA / "reference" / name if (use_reference() if reference is None else reference) else None
 
@@ -147,16 +149,19 @@ class Store:
         for folder in (layer / stage for layer in self.layers if (layer / stage / "manifest.json").is_file()):
             try:
                 self._check(stage, folder)
-            except CourseError:
-                continue  # made with other settings: of no use here
+            except CourseError as error:  # made with other settings: of no use here
+                if folder.parent == self.shared:
+                    told = str(error).split(" Build it anew")[0]
+                    print(f"The shared {stage} cannot be used, so yours will be built. {told}", flush=True)
+                continue
             if not self.stale(stage, folder):
                 return folder
         return None
 
     @property
     def layers(self) -> list[Path]:
-        """Read-only folders beneath one's own: with LoRA the stages before it, and the models that come with the course."""
-        return [layer for layer in (self.plain, self.reference) if layer and layer != self.root]
+        """Read-only folders beneath one's own: with LoRA the stages before it, a class's, and the models that come with the course."""
+        return [layer for layer in (self.plain, self.shared, self.reference) if layer and layer != self.root]
 
     def _check(self, stage: str, folder: Path) -> None:
         options = {"seed": self.profile.seed, "data": self.profile.data, "base": self.profile.base, "lora": self.profile.lora}
@@ -264,6 +269,14 @@ class Store:
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 os.replace(old, self.root / stage)
+
+    def reset(self) -> list[Path]:
+        """Delete all that was built here, and nothing else: rankings lie beside these folders, or in the class's database."""
+        with self.lock(wait=False):
+            gone = [f for f in sorted(self.root.iterdir()) if f.is_dir() and (f.name.split("-")[0] in PARENTS or f.name.startswith("."))]
+            for folder in gone:
+                shutil.rmtree(folder)
+        return [f for f in gone if not f.name.startswith(".")]
 
     def resume_folder(self, stage: str) -> Path:
         """Private checkpoints of a stage that is under way; deleted when it is done."""

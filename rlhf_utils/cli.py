@@ -1,4 +1,4 @@
-"""`rlhf`: doctor, run, course, report, chat, data and class, over the same functions that the notebooks call."""
+"""`rlhf`: doctor, run, course, report, reset, chat, data and class, over the same functions that the notebooks call."""
 
 import argparse
 import json
@@ -37,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "Show the results, and write report.html.")
     report.add_argument("--json", action="store_true", help="print all figures as JSON")
     taste_options(report)
+    reset = command("reset", "Delete what you have built, to start afresh. Rankings are kept.")
+    reset.add_argument("--yes", action="store_true", help="do not ask")
     chat = command("chat", "Talk to a model.")
     chat.add_argument("--model", default="ppo-ptx", help=f"one of {', '.join(MODELS)} (default: ppo-ptx)")
     chat.add_argument("--ask", metavar="TEXT", help="answer once and exit")
@@ -151,6 +153,17 @@ def report(arguments) -> None:
     print(f"The whole report is in {write_report(store)}")
 
 
+def reset(arguments) -> None:
+    from rlhf_utils.artifacts import Store
+
+    store = Store(profile_of(arguments))
+    if not store.root.is_dir():
+        return print(f"There is nothing in {store.root}.")
+    if not arguments.yes and input(f"Delete all that was built in {store.root}? Rankings are kept. [y/N] ").strip().lower() not in ("y", "yes"):
+        return print("Nothing was deleted.")
+    print(f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings are as they were.")
+
+
 def chat(arguments) -> None:
     from rlhf_utils.artifacts import Store
     from rlhf_utils.chat import Chat
@@ -240,8 +253,9 @@ def main(words: list[str] | None = None) -> int:
     if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for what runs in the background
+    todo = {"run": run, "course": course, "report": report, "reset": reset, "chat": chat, "data": data, "doctor": doctor, "class": classroom}
     try:
-        {"run": run, "course": course, "report": report, "chat": chat, "data": data, "doctor": doctor, "class": classroom}[arguments.command](arguments)
+        todo[arguments.command](arguments)
     except CourseError as error:
         print(f"rlhf: {error}", file=sys.stderr)
         return 2

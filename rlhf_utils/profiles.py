@@ -1,7 +1,7 @@
 """Profiles: every size and budget of the course in one place, and the only reader of the environment.
 
 `RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
-data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_SEED` the seed, `RLHF_REFERENCE=0` ignores the models that come with the course,
+data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores the models that come with the course,
 `RLHF_RANKINGS` is the URL of the database of rankings, `RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks. All paths are found from the checkout, never from
 the working folder.
 """
@@ -168,6 +168,17 @@ def gpu_fraction() -> float:
     if not 0 < share <= 1:
         raise CourseError(f"RLHF_GPU_FRACTION is a share of the GPU's memory, above 0 and up to 1 (0.1 for a tenth), not {text!r}.")
     return share
+
+
+def shared_runs() -> Path | None:
+    """`RLHF_SHARED`: a `runs/` that somebody else made, a class's for example, to read from and never to write to."""
+    text = os.environ.get("RLHF_SHARED")
+    if not text:
+        return None
+    folder = Path(text).expanduser().resolve()
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+        raise CourseError(f"The shared runs in {folder} (RLHF_SHARED) do not exist or cannot be read by you. Ask whoever set up the class.")
+    return folder
 
 
 def rankings_url() -> str:

@@ -75,10 +75,10 @@ def test_a_setting_that_is_newer_than_an_artifact_had_its_default(tmp_path, monk
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     store = Store(PROFILES["tiny"])
     write(store)
-    monkeypatch.setitem(artifacts.SETTINGS, "corpus", (*artifacts.SETTINGS["corpus"], "lora"))
+    monkeypatch.setitem(artifacts.SETTINGS, "corpus", (*artifacts.SETTINGS["corpus"], "one_trunk"))
     assert store.find("corpus")
-    with pytest.raises(CourseError, match="lora was 0, is 8"):
-        Store(replace(PROFILES["tiny"], lora=8)).find("corpus")
+    with pytest.raises(CourseError, match="one_trunk was False, is True"):
+        Store(replace(PROFILES["tiny"], one_trunk=True)).find("corpus")
 
 
 def test_a_run_that_died_between_the_renames_is_recovered(tmp_path, monkeypatch):
@@ -214,3 +214,55 @@ def test_what_reference_models_lack_is_built_when_it_is_read(tmp_path, monkeypat
     assert prompts_of(store, "validation") and len(windows_of(store, "heldout"))
     assert {f.name for f in store.root.iterdir() if f.is_dir()} == {"corpus", "tokens"}  # and nothing was trained
     assert ensure("ppo_ptx", store.profile).find("ppo_ptx") == REFERENCE / "ppo_ptx"
+
+
+# -- a class's runs beneath one's own ------------------------------------------------------------------------
+@pytest.fixture
+def shared(tiny, tmp_path, monkeypatch):
+    """A student's Store over the class's runs, which are whole and read-only."""
+    shutil.copytree(tiny.root, tmp_path / "class" / "tiny")
+    monkeypatch.setenv("RLHF_SHARED", str(tmp_path / "class"))
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "ada"))
+    return Store(PROFILES["tiny"], reference=False)
+
+
+def state_of(folder):
+    return {f.relative_to(folder): (f.stat().st_mtime_ns, f.stat().st_size) for f in folder.rglob("*")}
+
+
+def test_students_start_from_the_shared_runs_and_write_only_their_own(shared):
+    before = state_of(shared.shared)
+    assert ensure("ppo", shared.profile).folder("sft") == shared.shared / "sft" and not shared.root.exists()
+    mine = ensure("sft", replace(shared.profile, sft_rate=1e-3), say=lambda text: None)
+    assert mine.folder("sft") == mine.root / "sft" and mine.folder("pretrain") == mine.shared / "pretrain"
+    assert state_of(shared.shared) == before
+    assert mine.find("rank") is None  # the class's rankings are of the class's SFT model
+
+
+def test_resetting_keeps_the_rankings(shared):
+    from rlhf_utils.ranking.store import RankingStore
+
+    rankings = RankingStore(f"sqlite:///{shared.root.parent / 'rankings.sqlite'}")
+    ensure("sft", shared.profile, force="sft", say=lambda text: None)
+    (shared.root / "notes.txt").write_text("mine")
+    assert [f.name for f in shared.reset()] == ["sft"]
+    assert (shared.root / "notes.txt").read_text() == "mine" and (shared.root.parent / "rankings.sqlite").is_file() and rankings is not None
+    assert shared.folder("sft") == shared.shared / "sft"
+
+
+def test_shared_runs_of_another_version_are_named_and_built_anew(shared, capsys):
+    path = shared.shared / "tokenizer" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    assert shared.find("tokenizer") is None
+    assert "The shared tokenizer cannot be used, so yours will be built." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["missing", "unreadable"])
+def test_shared_runs_that_cannot_be_read_are_named(tmp_path, monkeypatch, kind):
+    folder = tmp_path / "class"
+    if kind == "unreadable":
+        folder.mkdir()
+        monkeypatch.setattr("rlhf_utils.profiles.os.access", lambda path, mode: False)  # tests may run as root, who may read anything
+    monkeypatch.setenv("RLHF_SHARED", str(folder))
+    with pytest.raises(CourseError, match="do not exist or cannot be read by you"):
+        Store(PROFILES["tiny"])

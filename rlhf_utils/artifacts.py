@@ -232,6 +232,10 @@ class Store:
         self._drop_foreign_checkpoints(stage)
         started = time.time()
         yield partial
+        mask = os.umask(0)
+        os.umask(mask)
+        for file in (f for f in partial.rglob("*") if f.is_file()):
+            file.chmod(0o666 & ~mask)  # safetensors are written for their owner alone, and a class shares them
         files = {f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()}
         parents = {p: self.manifest(p)["id"] for p in PARENTS[stage]}
         core = {"format": FORMAT, "stage": stage, "settings": self._settings(stage), "files": files, "parents": parents}

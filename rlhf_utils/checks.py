@@ -107,3 +107,8 @@ def fit_conversation(function: Callable) -> bool:
     """Chapter 09: drop leading turns, two at a time, until the words fit."""
     long = ["one two three", "four", "five six", "seven", "eight"]
     return _check(function, [((long, 99), long), ((long, 6), long[2:]), ((long, 4), long[2:]), ((long, 3), long[4:])])
+
+
+def largest_microbatch(function: Callable) -> bool:
+    """Chapter 11: the largest part of a batch that fits and divides it."""
+    return _check(function, [((8, 8), 8), ((8, 7), 4), ((8, 3), 2), ((12, 5), 4), ((7, 6), 1)])

@@ -275,8 +275,8 @@ class PPO:
         processes.add_up(sums)
         answers, tokens, reward, ended, surprise, error, returns, squares, *kl = sums.tolist()
         kl = {k: v / answers for k, v in zip(("k1", "k2", "k3"), kl)}
-        if not kl["k3"] <= MAX_KL:
-            raise Diverged(f"the KL is {kl['k3']:.0f} nats an answer, at a learning rate of {rate:.1e}")
+        if not kl["k1"] <= MAX_KL:  # k3 can be thrown far by a single unlikely token
+            raise Diverged(f"the KL is {kl['k1']:.0f} nats an answer, at a learning rate of {rate:.1e}")
         variance = (squares - returns**2 / tokens) / max(tokens - 1, 1)
         return {
             "reward": reward / answers, **{f"kl_{k}": v for k, v in kl.items()}, "length": tokens / answers, "ended": ended / answers,
@@ -351,7 +351,7 @@ def train_ppo(
                 logged = ppo.update([prompts[i] for i in chosen], rate)
             except Diverged as error:
                 shutil.rmtree(resume / f"update-{update}", ignore_errors=True)  # what it would have gone on from is what ran away
-                before = f"KL was {rows[-1]['kl_k3']:.1f} nats an answer before. " if rows else ""
+                before = f"KL was {rows[-1]['kl_k1']:.1f} nats an answer before. " if rows else ""
                 kept = max(map(_number, resume.glob("update-*")), default=0)
                 raise Diverged(
                     f"{stage} stopped at update {update + 1} of {profile.ppo_updates}: {error}. {before}Try half the ppo_rate or twice the "

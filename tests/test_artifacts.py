@@ -239,6 +239,11 @@ def test_students_start_from_the_shared_runs_and_write_only_their_own(shared):
     assert mine.find("rank") is None  # the class's rankings are of the class's SFT model
 
 
+def test_what_is_built_may_be_read_by_whom_the_umask_lets(shared):
+    store = ensure("tokens", replace(shared.profile, seed=3), say=lambda text: None)
+    assert {f.stat().st_mode & 0o777 for f in store.folder("tokens").iterdir()} == {0o644}
+
+
 def test_resetting_keeps_the_rankings(shared):
     from rlhf_utils.ranking.store import RankingStore
 

@@ -37,6 +37,7 @@ RIGHT = {
     checks.agreement: lambda a, b: alike(a, b) / both(a, b),
     checks.pairwise_loss: lambda c, r: -torch.nn.functional.logsigmoid(torch.tensor(c - r)),
     checks.k3: lambda p, q: math.exp(q - p) - 1 + p - q,
+    checks.largest_microbatch: lambda rows, fitting: max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting),
     checks.best_policy: lambda ref, r, beta: (torch.tensor(ref).log() + torch.tensor(r) / beta).softmax(0),
     checks.clipped_objective: lambda ratio, a, clip: min(ratio * a, max(1 - clip, min(1 + clip, ratio)) * a),
     checks.win_rate: lambda a, b: sum(x > y for x, y in zip(a, b)) / sum(x != y for x, y in zip(a, b)),

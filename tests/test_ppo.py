@@ -317,7 +317,7 @@ def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoi
     monkeypatch.setattr(PPO, "update", calm)
     run(1e-4, kept + 1)
     rows = read_jsonl(tmp_path / "metrics.jsonl")
-    assert [r["update"] for r in rows] == list(range(kept + 1)) and rows[-1]["kl_k3"] < 2  # what it went on from was sound
+    assert [r["update"] for r in rows] == list(range(kept + 1)) and rows[-1]["kl_k1"] < 2  # what it went on from was sound
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(tiny, tmp_path):

@@ -1,6 +1,6 @@
 """What helps the reward model, and what becomes of it when a policy is trained against it.
 
-    RLHF_SEED=1 python tests/benchmarks/reward_model.py          # about 20 minutes on two cores
+    RLHF_SEED=1 python tests/benchmarks/reward_model.py          # about 20 minutes on two cores; `variants` or `own_samples` alone
 
 Each variant is trained on the same rankings and judged on the same held-out answers: accuracy against gold on
 validation prompts (never on the test split) with a bootstrap interval. Then a policy is trained with little KL
@@ -9,6 +9,7 @@ figures in `data/reference/reward_model.json`, which chapter 05 shows.
 """
 
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +110,14 @@ def own_samples(updates: int = 96, every: int = 12) -> list[dict]:
 
 
 if __name__ == "__main__":
-    sampled = judged(sample_answers(profile, tokenizer, load_gpt2(store.folder("sft")), prompts, [4] * len(prompts), store))
-    with tempfile.TemporaryDirectory() as temporary:
-        pretrain(replace(profile, layers=2, width=64, heads=2), tokenizer, windows, store, Path(temporary))
-        figures = {"profile": profile.name, "seed": profile.seed, "variants": variants(sampled, Path(temporary)), "own_samples": own_samples()}
-    (DATA / "reference" / "reward_model.json").write_text(json.dumps(figures, indent=1), "utf-8")
+    path = DATA / "reference" / "reward_model.json"
+    figures = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for part in sys.argv[1:] or ("variants", "own_samples"):
+        if part == "variants":
+            sampled = judged(sample_answers(profile, tokenizer, load_gpt2(store.folder("sft")), prompts, [4] * len(prompts), store))
+            with tempfile.TemporaryDirectory() as temporary:
+                pretrain(replace(profile, layers=2, width=64, heads=2), tokenizer, windows, store, Path(temporary))
+                figures[part] = variants(sampled, Path(temporary))
+        else:
+            figures[part] = own_samples()
+        path.write_text(json.dumps({"profile": profile.name, "seed": profile.seed} | figures, indent=1), "utf-8")

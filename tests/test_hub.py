@@ -1,0 +1,178 @@
+"""A real JupyterHub with the class's configuration: three users of the machine, a browser, one PostgreSQL, one shared `runs/`."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, free_port, missing
+from lab import done, letters, menu, wait_done, wait_idle
+
+STUDENTS = ("rlhf-ada", "rlhf-bob", "rlhf-cleo")
+CONFIG = ROOT / "data" / "class" / "jupyterhub_config.py"
+PROXY = shutil.which("configurable-http-proxy") or str(ROOT / "node_modules" / ".bin" / "configurable-http-proxy")
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """A folder that all users can enter, as /srv is."""
+    made = Path(tempfile.mkdtemp(prefix="rlhf-hub"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def students(folder):
+    if os.getuid() != 0 or not shutil.which("useradd"):
+        pytest.skip("only root can make users of the machine")
+    (folder / "home").mkdir()
+    for name in STUDENTS:
+        subprocess.run(["userdel", name], capture_output=True)
+        subprocess.run(["useradd", "--create-home", "--home-dir", folder / "home" / name, "--shell", "/bin/bash", name], check=True, capture_output=True)
+    yield STUDENTS
+    for name in STUDENTS:
+        subprocess.run(["pkill", "-KILL", "-u", name], capture_output=True)
+        subprocess.run(["userdel", name], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def python(students, folder) -> str:
+    """This interpreter, or, where students may not enter its folder, the system's with the same packages."""
+    if as_student(students[0], f"{sys.executable} -c ''").returncode == 0:
+        return sys.executable
+    system = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin:/bin")
+    if not system:
+        missing(f"a Python 3.{sys.version_info.minor} that others than root may run")
+    subprocess.run([system, "-m", "venv", "--without-pip", folder / "python"], check=True)
+    packages = next(p for p in sys.path if p.endswith("site-packages"))
+    next((folder / "python" / "lib").glob("*/site-packages")).joinpath("course.pth").write_text(f"{packages}\n{ROOT}\n")
+    for name in ("share", "etc"):  # where JupyterLab and its extensions are
+        (folder / "python" / name).symlink_to(Path(sys.prefix) / name)
+    return str(folder / "python" / "bin" / "python")
+
+
+@pytest.fixture(scope="module")
+def hub(python, students, folder, tiny, postgres):
+    """The hub's address, and the administrator's URL of the database."""
+    pytest.importorskip("jupyterhub")
+    if not Path(PROXY).exists():
+        missing("configurable-http-proxy")
+    from rlhf_utils.ranking.classroom import init_class, write_passwords
+    from rlhf_utils.ranking.simulate import items_to_rank
+    from rlhf_utils.stages import prompts_of
+
+    shutil.copytree(tiny.root, folder / "class" / "tiny")
+    admin = postgres.database()
+    rows = items_to_rank(tiny.profile, tiny, prompts_of(tiny, "ppo")[:12])
+    write_passwords(admin, init_class(admin, students, rows, rankers=1, shared=3), folder / "passwords")
+    ports = [free_port() for _ in range(3)]
+    (folder / "config.py").write_text(
+        f"exec(open({str(CONFIG)!r}).read())\n"
+        "c.JupyterHub.authenticator_class = 'dummy'\nc.Authenticator.allow_all = True\nc.DummyAuthenticator.password = 'lesson'\n"
+        f"c.JupyterHub.bind_url = 'http://127.0.0.1:{ports[0]}'\nc.JupyterHub.hub_port = {ports[1]}\nc.JupyterHub.db_url = 'sqlite:///hub.sqlite'\n"
+        f"c.ConfigurableHTTPProxy.command = [{PROXY!r}]\nc.ConfigurableHTTPProxy.api_url = 'http://127.0.0.1:{ports[2]}'\n"
+        f"c.Spawner.http_timeout = c.Spawner.start_timeout = 60\nc.Spawner.cmd = [{python!r}, '-m', 'jupyterhub.singleuser']\n"
+    )
+    log = open(folder / "log", "wb")
+    url = postgres.url("", "", admin.rsplit("/", 1)[1]).replace("://:@", "://")
+    environment = {"CLASS_COURSE": str(ROOT), "CLASS_RUNS": str(folder / "class"), "CLASS_RANKINGS": url, "CLASS_PASSWORDS": str(folder / "passwords"),
+                   "CLASS_PROFILE": "tiny"}  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "jupyterhub", "-f", folder / "config.py"], cwd=folder, env={**os.environ, **environment},
+                               stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+    address = f"http://127.0.0.1:{ports[0]}"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"{address}/hub/health", timeout=2)
+            break
+        except OSError:
+            time.sleep(0.25)
+    else:
+        pytest.fail((folder / "log").read_text()[-3000:])
+    yield address, admin
+    process.terminate()
+    process.wait(timeout=60)
+    print((folder / "log").read_text()[-6000:])  # pytest shows it where the test failed
+
+
+def wait_for_chapter(page, path: Path) -> None:
+    """Until the last cell has run; if it does not, what the saved notebook says went wrong."""
+    try:
+        page.wait_for_function("() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: agreement(')", timeout=60_000)
+    except Exception:
+        menu(page, "File", "Save Notebook")
+        page.wait_for_timeout(2000)
+        outputs = [o for cell in json.loads(path.read_text("utf-8"))["cells"] for o in cell.get("outputs", [])]
+        raise AssertionError([f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]) from None
+
+
+def as_student(name: str, command: str) -> subprocess.CompletedProcess:
+    user = pwd.getpwnam(name)
+    own = {"HOME": user.pw_dir, "USER": name, "PATH": os.environ["PATH"]}
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=own, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+
+
+@pytest.mark.slow
+def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, python):
+    from playwright.sync_api import sync_playwright
+
+    from rlhf_utils.ranking.store import RankingStore
+
+    address, admin = hub
+    browser_path = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None) or missing("Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, headless=True, args=["--no-sandbox"])
+        for number, name in enumerate(students, 1):
+            page = browser.new_context(viewport={"width": 1200, "height": 1000}).new_page()
+            page.goto(f"{address}/hub/login")
+            page.fill("#username_input", name)
+            page.fill("#password_input", "lesson")
+            page.click("#login_submit")
+            page.wait_for_url(f"**/user/{name}/lab**", timeout=60_000)
+            page.goto(f"{address}/user/{name}/lab/tree/chapters/04_collect_rankings.ipynb")
+            wait_idle(page)
+            menu(page, "Run", "Run All Cells")
+            wait_for_chapter(page, folder / "home" / name / "chapters" / "04_collect_rankings.ipynb")
+            page.locator(".rlhf-ranking").scroll_into_view_if_needed()
+            page.wait_for_selector(".rlhf-card", state="visible", timeout=60_000)
+            page.locator(".rlhf-card").first.focus()
+            for _ in range(number + 1):
+                before = done(page)
+                for n in range(len(letters(page))):
+                    page.keyboard.press(str(n + 1))
+                page.keyboard.press("Enter")
+                wait_done(page, before + 1)
+            if os.environ.get("RLHF_SHOTS"):
+                page.screenshot(path=Path(os.environ["RLHF_SHOTS"]) / f"hub-{name}.png")
+            page.context.close()
+        browser.close()
+
+    # The database has each one's rankings, and shows each only their own.
+    rows = RankingStore(admin).latest()
+    ranked = {name: [r for r in rows if r["ranker"] == name] for name in students}
+    assert all(ranked.values()) and set(r["ranker"] for r in rows) == set(students)
+    for name in students:
+        command = f"cd; RLHF_RANKINGS=$CLASS {python} -c \"from rlhf_utils.ranking.store import RankingStore as R; print({{r['ranker'] for r in R().latest()}})\""
+        result = as_student(name, command.replace("$CLASS", _url_of(name, folder)))
+        assert result.stdout.strip() == f"{{'{name}'}}", result.stderr[-2000:]
+
+    # Nobody writes the shared runs, the course, or another's files, or reads the latter or the passwords.
+    for name, other in zip(students, (*students[1:], students[0])):
+        home = folder / "home" / other
+        for command in (f"touch {folder}/class/tiny/x", f"rm -rf {folder}/class/tiny/sft", f"touch {ROOT}/x", f"ls {home}", f"touch {home}/x",
+                        f"cat {home}/.pgpass", f"cat {folder}/passwords"):  # fmt: skip
+            assert as_student(name, command).returncode != 0, f"{name}: {command}"
+        assert (folder / "class" / "tiny" / "sft" / "model.safetensors").is_file()
+        assert as_student(name, "cd && touch x && ls chapters/04_collect_rankings.ipynb").returncode == 0
+
+
+def _url_of(name: str, folder: Path) -> str:
+    host, port, database, *_ = next(x for x in (folder / "passwords").read_text().splitlines() if f":{name}:" in x).split(":")
+    return f"postgresql+psycopg://{name}@{host}:{port}/{database}"

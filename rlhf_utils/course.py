@@ -77,7 +77,8 @@ class Line:
 @contextmanager
 def kernel_environment(profile: Profile):
     """What kernels inherit: this profile, and no reference models, since the course trains for real."""
-    names = {"RLHF_PROFILE": profile.name, "RLHF_SEED": str(profile.seed), "RLHF_REFERENCE": "0", "RLHF_DATA": profile.data}
+    names = {"RLHF_PROFILE": profile.name, "RLHF_SEED": str(profile.seed), "RLHF_REFERENCE": "0", "RLHF_DATA": profile.data,
+             "RLHF_BASE": profile.base, "RLHF_LORA": str(profile.lora)}
     if shutil.which("chromium") or shutil.which("google-chrome"):
         names["PLOTLY_RENDERER"] = "plotly_mimetype+svg"  # with a picture for viewers that run no scripts
     before = dict(os.environ)

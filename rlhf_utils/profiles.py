@@ -1,7 +1,8 @@
 """Profiles: every size and budget of the course in one place, and the only reader of the environment.
 
 `RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
-data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores the models that come with the course,
+data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_LORA` the rank of adapters to train,
+`RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores the models that come with the course,
 `RLHF_RANKINGS` is the URL of the database of rankings, `RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks. All paths are found from the checkout, never from
 the working folder.
 """
@@ -140,9 +141,11 @@ def load_profile(
     if base:
         folder = Path(base).expanduser()
         profile = replace(profile, base=str(folder.resolve() if folder.is_dir() else base), **PRETRAINED_RATES)
+    text = os.environ.get("RLHF_LORA") or "0"
+    lora = lora if lora is not None else int(text) if text.isdigit() else -1
     if lora:
-        if lora > 64:
-            raise CourseError(f"The rank of LoRA adapters is 1 to 64, not {lora}; 8 is usual.")
+        if not 1 <= lora <= 64:
+            raise CourseError(f"The rank of LoRA adapters (--lora, RLHF_LORA) is 1 to 64, or 0 for none, not {text if lora < 0 else lora}; 8 is usual.")
         profile = replace(profile, lora=lora)
     data = data or os.environ.get("RLHF_DATA")
     return own_data(profile, data) if data else profile

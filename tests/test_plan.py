@@ -7,7 +7,7 @@ import torch
 
 from rlhf_utils.models import device, new_gpt2
 from rlhf_utils.plan import check_shapes, free_bytes, microbatch, parameters, plan, row_bytes
-from rlhf_utils.profiles import PROFILES, CourseError, gpu_fraction
+from rlhf_utils.profiles import PROFILES, CourseError, gpu_fraction, load_profile
 from rlhf_utils.stages import tokenizer_of
 
 GPU = PROFILES["gpu"]
@@ -110,3 +110,12 @@ def test_shares_that_are_none_are_refused(monkeypatch, text):
     monkeypatch.setenv("RLHF_GPU_FRACTION", text)
     with pytest.raises(CourseError, match="share of the GPU's memory, above 0 and up to 1"):
         gpu_fraction()
+
+
+@pytest.mark.parametrize("text", ["65", "-1", "eight"])
+def test_ranks_that_are_none_are_refused(monkeypatch, text):
+    monkeypatch.setenv("RLHF_LORA", text)
+    with pytest.raises(CourseError, match=f"is 1 to 64, or 0 for none, not {text}"):
+        load_profile("tiny")
+    monkeypatch.setenv("RLHF_LORA", "4")
+    assert load_profile("tiny").lora == 4 and load_profile("tiny", lora=0).lora == 0

@@ -158,7 +158,7 @@ class PPO:
         self.value = None if profile.one_trunk else load_scorer(reward)
         self.head = torch.nn.Linear(self.reward.config.n_embd, 1, bias=False, device=device())
         torch.nn.init.zeros_(self.head.weight)
-        self.windows, self.drawn = windows, Answers([], [])  # the answers of the latest update
+        self.windows, self.drawn = windows, Answers([], [], [])  # the answers of the latest update
         self.of_policy = [p for p in self.policy.parameters() if p.requires_grad]
         self.of_value = [*self.head.parameters(), *(self.value.transformer.parameters() if self.value else ())]
         self.optimizer = torch.optim.AdamW([{"params": self.of_policy}, {"params": self.of_value}], lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -177,7 +177,7 @@ class PPO:
         chance = torch.rand(len(prompts), profile.answer_tokens, generator=self.generator, device=self.generator.device)
         with autocast(profile):
             own = generate(self.policy, processes.mine(prompts), profile.answer_tokens, profile.ppo_temperature, self.pad, self.end, processes.mine(chance))
-        drawn = self.drawn = Answers(processes.gathered(own.tokens), processes.gathered(own.ended))
+        drawn = self.drawn = Answers(*map(processes.gathered, (own.tokens, own.ended, own.logprobs)))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(drawn.tokens[i]))
         parts = np.array_split(order, min(profile.minibatches, len(prompts)))
         batches = [

@@ -12,10 +12,15 @@ from rlhf_utils.models import computing_dtype, hidden_states, next_logits, pack,
 
 @dataclass
 class Answers:
-    """`tokens` are answers without padding; `ended` tells which closed with the end-of-text token."""
+    """`tokens` are answers without padding; `ended` tells which closed with the end-of-text token.
+
+    `logprobs` are those of the tokens at the sampler's temperature (1 where it was greedy). They differ by rounding
+    from those of a pass over the whole sequence.
+    """
 
     tokens: list[list[int]]
     ended: list[bool]
+    logprobs: list[list[float]]
 
 
 class Decoder:
@@ -92,24 +97,27 @@ def generate(
     decoder = Decoder(model, prompts, pad, max_tokens)
     rows = list(range(len(prompts)))
     tokens: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     for number in range(max_tokens):
         logits = decoder.logits
         logits[:, pad] = -torch.inf
+        probabilities = (logits / (temperature or 1.0)).softmax(-1)
         if temperature == 0:
             chosen = logits.argmax(-1)
         else:
             # Where a uniform number falls among the cumulated probabilities. One random number a row:
             # torch.multinomial draws one a token of the vocabulary, which takes twice as long as the model.
-            heights = (logits / temperature).softmax(-1).cumsum(-1)
+            heights = probabilities.cumsum(-1)
             if isinstance(chance, Tensor):
                 drawn = chance[rows, number, None]
             else:
                 drawn = torch.rand(len(logits), 1, generator=chance, device=logits.device)
             chosen = torch.searchsorted(heights, drawn * heights[:, -1:], right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-        for row, token in zip(rows, chosen.tolist()):
+        for row, token, logprob in zip(rows, chosen.tolist(), probabilities.gather(1, chosen[:, None]).log().flatten().tolist()):
             if not ended[row]:
                 tokens[row].append(token)
+                logprobs[row].append(logprob)
                 ended[row] = token == end
         keep = [i for i, row in enumerate(rows) if not ended[row]]
         if not keep or number + 1 == max_tokens:
@@ -119,7 +127,7 @@ def generate(
             decoder.keep(index)
             chosen, rows = chosen[index], [rows[i] for i in keep]
         decoder.step(chosen)
-    return Answers(tokens, ended)
+    return Answers(tokens, ended, logprobs)
 
 
 def sample_texts(

@@ -84,6 +84,16 @@ def test_sampling_follows_the_softmax(tokenizer, model):
     assert chisquare(observed, np.array(wanted) * sum(observed) / sum(wanted)).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_the_samplers_own_logprobs_are_those_of_a_pass(tokenizer, model, temperature):
+    prompts, pad = [[5], [6, 7, 8], [9, 10]] * 5, tokenizer.pad_token_id
+    drawn = generate(model, prompts, 12, temperature, pad, tokenizer.eos_token_id, torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        scored = answer_logprobs(model, pack([(p, [t]) for p, t in zip(prompts, drawn.tokens)], pad), pad, temperature or 1.0)
+    for row, tokens, own in zip(scored, drawn.tokens, drawn.logprobs):
+        assert row[: len(tokens)].tolist() == pytest.approx(own, abs=1e-4)
+
+
 def test_nothing_follows_the_end(tokenizer, model):
     drawn = generate(model, [[5], [6], [7]] * 40, 20, 1.0, tokenizer.pad_token_id, tokenizer.eos_token_id, torch.Generator().manual_seed(1))
     for tokens, ended in zip(drawn.tokens, drawn.ended):

@@ -29,7 +29,7 @@ import torch
 from datasets import Dataset
 
 from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.models import answer_logprobs, autocast, device, has_bf16, load_gpt2, load_scorer, new_gpt2, pack, save_model
+from rlhf_utils.models import autocast, device, has_bf16, load_gpt2, load_scorer, new_gpt2, save_model
 from rlhf_utils.ppo import PPO
 from rlhf_utils.pretraining import Windows, training_arguments
 from rlhf_utils.profiles import Profile, load_profile, runs_folder
@@ -114,8 +114,7 @@ def sampling_jobs(profile: Profile, store: Store, batch: int, precision: str) ->
     def ours():
         for _ in range(repeats):
             with torch.no_grad(), autocast(profile):
-                drawn = generate(model, prompts, TOKENS, 1.0, pad, -1)  # no token ends an answer
-                answer_logprobs(model, pack([(p, [a]) for p, a in zip(prompts, drawn.tokens)], pad), pad)
+                generate(model, prompts, TOKENS, 1.0, pad, -1)  # no token ends an answer
 
     def theirs():
         for _ in range(repeats):

@@ -5,6 +5,7 @@ Some windows of pretraining text are mixed in, as InstructGPT does for the model
 (appendix C.3: 2 epochs, 10 % pretraining data): without them a small model forgets facts, and how to copy.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,9 @@ def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows
     count = min(round(profile.sft_mix * len(rows)), len(windows))
     mixed = windows[np.random.default_rng(profile.seed).choice(len(windows), count, replace=False)]
     data = demonstrations_dataset(profile, tokenizer, rows, mixed)
-    trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
-    rows = run_trainer(trainer, "sft", store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
+        rows = run_trainer(trainer, "sft", store)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

@@ -53,7 +53,7 @@ def ppo_cost(rows: list[dict]) -> go.Figure:
     for size, colour in zip(sizes, COLOURS.values()):
         found = sorted((r["tokens"], 1000 * r["seconds"]) for r in rows if r.get("parameters") == size)
         figure.add_scatter(x=[t for t, _ in found], y=[ms for _, ms in found], name=f"{size / 1e6:.0f} M parameters", mode="lines+markers", line_color=colour)
-    return figure.update_xaxes(type="log", tickvals=[16, 32, 64]).update_yaxes(type="log")
+    return figure.update_xaxes(type="log", tickvals=[16, 32, 64]).update_yaxes(type="log", tickvals=[5, 10, 20, 50, 100, 200])
 
 
 def gold_by_model(metrics: dict) -> go.Figure:

@@ -341,7 +341,7 @@ def train_ppo(
     ppo = PPO(profile, tokenizer, sft, reward, windows)
     resume = store.resume_folder(stage)
     first, rows = ppo.restore(resume)
-    watched = Samples(ppo, tokenizer, prompts[:4])
+    watched = Samples(ppo, tokenizer, prompts[:: max(len(prompts) // 3, 1)][:3])
     with Progress(stage, profile.ppo_updates, store.root, done=first) as progress:
         for update in range(first, profile.ppo_updates):
             draw = np.random.default_rng([profile.seed, update])

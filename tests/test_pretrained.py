@@ -36,8 +36,7 @@ def hub_folder(folder, layers=2, width=32, heads=2, vocabulary=400, positions=25
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=vocabulary - 1, initial_alphabet=alphabet, show_progress=False))
-    for i in range(bpe.get_vocab_size(), vocabulary - 1):
-        bpe.add_tokens([f"<unused{i}>"])
+    bpe.add_tokens([f"<unused{i}>" for i in range(bpe.get_vocab_size(), vocabulary - 1)])
     bpe.add_special_tokens([END])
     assert bpe.token_to_id(END) == vocabulary - 1
     bpe.save(str(folder / "tokenizer.json"))

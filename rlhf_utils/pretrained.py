@@ -72,6 +72,8 @@ def check_base(folder: Path, profile: Profile) -> dict:
         raise CourseError(
             f"{folder} reads {room} tokens at most, but prompts of {profile.prompt_tokens} and answers of {profile.answer_tokens} tokens need {needed}."
         )
+    if room < profile.context:
+        raise CourseError(f"{folder} reads {room} tokens at most, but the profile {profile.name} trains on windows of {profile.context}.")
     return config
 
 

@@ -150,7 +150,7 @@ def train_reward(
     A ranking may have a `weight` beside the others'; for `tie_threshold` see `ranking_loss`.
     """
     encoded = encode_rankings(profile, tokenizer, rankings)
-    if not any(len(set(row["ranks"])) > 1 for row in encoded):
+    if not any(len(set(row["ranks"])) > 1 or (tie_threshold and len(row["ranks"]) > 1) for row in encoded):
         raise CourseError(f"None of the {len(encoded)} rankings prefers an answer to another: a single answer, or ties alone, teach nothing.")
     torch.manual_seed(profile.seed)
     model = load_scorer(base).train()

@@ -119,6 +119,7 @@ def no_tokenizer(folder):
     (harm_config(architectures=["GPT2ForSequenceClassification"]), "no causal language model"),
     (harm_config(auto_map={"AutoModelForCausalLM": "evil.Model"}), "code of its own"),
     (harm_config(n_positions=64), "reads 64 tokens at most, but prompts of 96 and answers of 24 tokens need 120"),
+    (harm_config(n_positions=124), "reads 124 tokens at most, but the profile tiny trains on windows of 128"),
     (only_a_pickle, "are a pickle.*Convert them"),
     (no_tokenizer, "has no tokenizer"),
     (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),

@@ -103,9 +103,10 @@ def start(tmp_path, *words):
     )  # fmt: skip
 
 
-def wait_for(path, process, seconds=90):
+def wait_for(process, *paths, seconds=90):
+    """Until one of the paths is there."""
     end = time.time() + seconds
-    while not path.exists():
+    while not any(path.exists() for path in paths):
         assert process.poll() is None and time.time() < end, process.communicate()[1][-1500:]
         time.sleep(0.02)
 
@@ -113,7 +114,8 @@ def wait_for(path, process, seconds=90):
 def test_two_runs_in_the_same_folder(rlhf, tmp_path):
     first = start(tmp_path, "run", "--until", "pretrain")
     try:
-        wait_for(tmp_path / "tiny" / ".holder.json", first)
+        wait_for(first, tmp_path / "tiny" / ".holder.json")
+        first.send_signal(signal.SIGSTOP)  # or it might be done before the second one begins
         fails(rlhf("run", "--until", "pretrain"), f"process {first.pid}", "RLHF_RUNS")
     finally:
         first.kill()
@@ -126,7 +128,7 @@ def test_killed_runs_leave_the_old_artifact_or_none(rlhf, tmp_path, tiny, stage)
     shutil.rmtree(tmp_path / "tiny" / stage)
     kept = {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}
     process = start(tmp_path, "run", "--until", stage)
-    wait_for(tmp_path / "tiny" / f".{stage}.partial", process)
+    wait_for(process, tmp_path / "tiny" / f".{stage}.partial", tmp_path / "tiny" / stage)  # a tiny corpus is soon done
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert kept == {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}
@@ -137,8 +139,7 @@ def test_killed_runs_leave_the_old_artifact_or_none(rlhf, tmp_path, tiny, stage)
 @pytest.mark.parametrize("words", [("run", "--until", "pretrain"), ("course", "--chapters", "02")], ids=["run", "course"])
 def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path, words):
     process = start(tmp_path, *words)
-    wait_for(tmp_path / "tiny" / ".pretrain.partial", process)
-    time.sleep(0.5)
+    wait_for(process, tmp_path / "tiny" / ".pretrain.partial")
     sent = time.time()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)

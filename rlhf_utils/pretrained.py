@@ -77,6 +77,13 @@ def check_base(folder: Path, profile: Profile) -> dict:
     return config
 
 
+def base_folder(profile: Profile) -> Path:
+    """The folder of the profile's base, found and checked."""
+    folder = find_base(profile.base)
+    check_base(folder, profile)
+    return folder
+
+
 def base_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The model's own tokenizer with the course's chat template, and a padding token that is not the end of text.
 

@@ -48,6 +48,13 @@ def ranking_loss(
     Ties count for nothing, as in the paper, unless there is a `tie_threshold` η > 0: then P(i beats j) =
     σ(s_i − s_j − η), and what is left is the probability of a tie (Rao and Kupper, 1967).
     """
+    losses, compared = ranking_losses(scores, ranks, mask, tie_threshold)
+    weights = compared if weights is None else weights * compared
+    return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+
+
+def ranking_losses(scores: Tensor, ranks: Tensor, mask: Tensor | None = None, tie_threshold: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Each prompt's mean over its comparisons, (prompts,), and 1.0 where it has any; see `ranking_loss`."""
     gap = scores[:, :, None] - scores[:, None, :]
     better = ranks[:, :, None] < ranks[:, None, :]
     losses = -F.logsigmoid(gap - tie_threshold)
@@ -58,9 +65,7 @@ def ranking_loss(
     if mask is not None:
         better = better & mask[:, :, None] & mask[:, None, :]
     counts = better.sum((1, 2))
-    per_prompt = losses.masked_fill(~better, 0).sum((1, 2)) / counts.clamp(min=1)
-    weights = torch.ones_like(per_prompt) if weights is None else weights
-    return (per_prompt * weights).sum() / (weights * (counts > 0)).sum().clamp(min=1e-6)
+    return losses.masked_fill(~better, 0).sum((1, 2)) / counts.clamp(min=1), (counts > 0).to(scores.dtype)
 
 
 def scored_ids(profile: Profile, tokenizer, messages: list[dict], answer: str) -> tuple[list[int], list[int]]:
@@ -79,23 +84,16 @@ class RankingModel(torch.nn.Module):
     def forward(self, rows: list[dict], windows: Tensor | None = None) -> dict[str, Tensor]:
         flat = answer_scores(self.scorer, pack([(row["prompt"], row["answers"]) for row in rows], self.pad))
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
-        weights = torch.tensor([row["weight"] for row in rows], device=flat.device)
-        # The mean is over the rankings of all processes that compare anything, so each counts by its share of them.
-        counts = torch.stack([(weights * compares(ranks, mask, self.tie_threshold)).sum()])
-        total = counts.clone()
+        losses, compared = ranking_losses(scores, ranks, mask, self.tie_threshold)
+        weights = torch.tensor([row["weight"] for row in rows], device=flat.device) * compared
+        # A mean over the rankings of all processes; the gradients of processes are averaged afterwards.
+        total = weights.sum()
         processes.add_up(total)
-        share = processes.COUNT * counts[0] / total[0].clamp(min=1e-6) if processes.COUNT > 1 else 1.0
-        loss = share * ranking_loss(scores, ranks, mask, weights, self.tie_threshold)
+        loss = processes.COUNT * (losses * weights).sum() / total.clamp(min=1e-6)
         if windows is not None:
             logits = next_logits(self.scorer, self.scorer.transformer(input_ids=windows, use_cache=False).last_hidden_state[:, :-1])
             loss = loss + self.lm * token_cross_entropy(logits, windows[:, 1:]).mean()
         return {"loss": loss}
-
-
-def compares(ranks: Tensor, mask: Tensor, tie_threshold: float) -> Tensor:
-    """Which rankings hold a comparison that counts, (prompts,)."""
-    low, high = ranks.masked_fill(~mask, ranks.max() + 1).amin(1), ranks.masked_fill(~mask, 0).amax(1)
-    return (mask.sum(1) > 1) & ((low < high) | (tie_threshold > 0))
 
 
 class RankingTrainer(WholeBatches, Trainer):

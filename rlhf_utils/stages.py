@@ -87,11 +87,9 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
 
 def make_tokenizer(profile: Profile, store: Store, folder) -> None:
     if profile.base:
-        from rlhf_utils.pretrained import base_tokenizer, check_base, find_base
+        from rlhf_utils.pretrained import base_folder, base_tokenizer
 
-        base = find_base(profile.base)
-        check_base(base, profile)
-        return save_tokenizer(base_tokenizer(base), folder)
+        return save_tokenizer(base_tokenizer(base_folder(profile)), folder)
     texts = [row["text"] for row in documents_of(store)]
     if not profile.data:
         texts = Random(0).sample(texts, min(len(texts), 20_000))  # frequencies settle long before the end
@@ -108,11 +106,9 @@ def make_tokens(profile: Profile, store: Store, folder) -> None:
 
 def make_pretrain(profile: Profile, store: Store, folder) -> None:
     if profile.base:
-        from rlhf_utils.pretrained import check_base, find_base, write_base
+        from rlhf_utils.pretrained import base_folder, write_base
 
-        base = find_base(profile.base)
-        check_base(base, profile)
-        write_base(base, tokenizer_of(store), folder)
+        write_base(base_folder(profile), tokenizer_of(store), folder)
         return write_jsonl(folder / "metrics.jsonl", [])
     from rlhf_utils.pretraining import pretrain
 

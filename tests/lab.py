@@ -45,12 +45,7 @@ def lab(folder: Path, **environment):
         env={**os.environ, **{n: str(private / n) for n in FOLDERS}, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token=T", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.25)
+        wait_for_server(f"http://127.0.0.1:{port}/api/status?token=T")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=browser_path, headless=True, args=["--no-sandbox", "--disable-background-networking"])
 
@@ -65,6 +60,15 @@ def lab(folder: Path, **environment):
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+def wait_for_server(url: str) -> None:
+    for _ in range(240):
+        try:
+            return urllib.request.urlopen(url, timeout=2).close()
+        except OSError:
+            time.sleep(0.25)
+    raise TimeoutError(f"{url} does not answer")
 
 
 def wait_idle(page) -> None:

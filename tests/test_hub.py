@@ -7,13 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, free_port, missing
-from lab import done, letters, menu, wait_done, wait_idle
+from lab import done, letters, menu, wait_done, wait_for_server, wait_idle
 
 STUDENTS = ("rlhf-ada", "rlhf-bob", "rlhf-cleo")
 CONFIG = ROOT / "data" / "class" / "jupyterhub_config.py"
@@ -88,13 +86,9 @@ def hub(python, students, folder, tiny, postgres):
     process = subprocess.Popen([sys.executable, "-m", "jupyterhub", "-f", folder / "config.py"], cwd=folder, env={**os.environ, **environment},
                                stdout=log, stderr=log, start_new_session=True)  # fmt: skip
     address = f"http://127.0.0.1:{ports[0]}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{address}/hub/health", timeout=2)
-            break
-        except OSError:
-            time.sleep(0.25)
-    else:
+    try:
+        wait_for_server(f"{address}/hub/health")
+    except TimeoutError:
         pytest.fail((folder / "log").read_text()[-3000:])
     yield address, admin
     process.terminate()

@@ -115,9 +115,9 @@ def kl_estimates(log_ratio: Tensor, mask: Tensor) -> dict[str, float]:
     return {k: float((v * mask).sum(1).mean()) for k, v in rows.items()}
 
 
-def gradient_norm(parameters: list[Tensor]) -> float:
+def gradient_norm(parameters: list[Tensor]) -> Tensor:
     """Length of the gradient."""
-    return float(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters])
 
 
 # -- a rollout ---------------------------------------------------------------------------------------------
@@ -235,7 +235,8 @@ class PPO:
         share, seen = mask.sum() / seen[-1].clamp(min=1), seen / seen[-1].clamp(min=1)
         logged = dict(zip(("policy_loss", "value_loss", "clip_fraction", "step_kl"), seen.tolist()))
         self.gradients(share * (surrogate + VALUE_COEFFICIENT * error), [*self.of_policy, *self.of_value])
-        logged["policy_gradient"], logged["value_gradient"] = gradient_norm(self.of_policy), gradient_norm(self.of_value)
+        norm, value_norm = gradient_norm(self.of_policy), gradient_norm(self.of_value)
+        logged["policy_gradient"], logged["value_gradient"] = float(norm), float(value_norm)
         if self.windows is not None:
             chosen = processes.mine(self.shuffle.integers(len(self.windows), size=profile.ptx_windows))
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(mask.device)
@@ -246,10 +247,11 @@ class PPO:
             self.gradients(profile.ptx_coefficient * ptx, self.of_policy)
             total = ptx.detach()[None]
             processes.add_up(total)
-            logged["ptx_loss"], logged["ptx_gradient"] = total.item(), gradient_norm(self.of_policy)
+            logged["ptx_loss"], logged["ptx_gradient"] = total.item(), float(gradient_norm(self.of_policy))
             torch._foreach_add_([p.grad for p in self.of_policy], alone)
-        norm = torch.nn.utils.clip_grad_norm_(self.of_policy, 1.0)
-        torch.nn.utils.clip_grad_norm_(self.of_value, 1.0)
+            norm = gradient_norm(self.of_policy)
+        torch.nn.utils.clip_grads_with_norm_(self.of_policy, 1.0, norm)
+        torch.nn.utils.clip_grads_with_norm_(self.of_value, 1.0, value_norm)
         if not torch.isfinite(norm):
             raise Diverged(f"the gradient is not a number, at a learning rate of {rate:.1e}")
         self.optimizer.step()

@@ -3,15 +3,18 @@
 import json
 import os
 import pwd
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, free_port, missing
 from lab import done, letters, menu, wait_done, wait_for_server, wait_idle
+from traitlets.config import Config
 
 STUDENTS = ("rlhf-ada", "rlhf-bob", "rlhf-cleo")
 CONFIG = ROOT / "data" / "class" / "jupyterhub_config.py"
@@ -111,6 +114,26 @@ def as_student(name: str, command: str) -> subprocess.CompletedProcess:
     user = pwd.getpwnam(name)
     own = {"HOME": user.pw_dir, "USER": name, "PATH": os.environ["PATH"]}
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=own, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+
+
+def test_the_littlest_jupyterhub_has_other_names_for_the_machines_users(students, folder, monkeypatch):
+    """There `ada` is jupyter-ada (here: rlhf-ada), made at the first login; her password is looked up by her own name."""
+    made = []
+    monkeypatch.setitem(sys.modules, "tljh", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "tljh.normalize", SimpleNamespace(generate_system_username=lambda name: name.replace("jupyter-", "rlhf-")))
+    monkeypatch.setitem(sys.modules, "tljh.user", SimpleNamespace(ensure_user=made.append))
+    (folder / "names").write_text("host:5432:course:bob:other\nhost:5432:course:ada:secret\n")
+    monkeypatch.setenv("CLASS_PASSWORDS", str(folder / "names"))
+    monkeypatch.setenv("CLASS_COURSE", str(ROOT))
+    config = Config()
+    space = runpy.run_path(str(CONFIG), {"get_config": lambda: config})
+    spawner = SimpleNamespace(user=SimpleNamespace(name="ada"), environment=dict(config.Spawner.environment))
+    space["prepare"](spawner)
+    home = folder / "home" / "rlhf-ada"
+    assert made == ["rlhf-ada"] and "cmd" not in config.Spawner  # its own environment has the students' server
+    assert (home / ".pgpass").read_text() == "host:5432:course:ada:secret\n" and (home / ".pgpass").stat().st_mode & 0o777 == 0o600
+    assert spawner.environment["RLHF_RANKINGS"] == "postgresql+psycopg://ada@localhost/course"
+    shutil.rmtree(home / "chapters")
 
 
 @pytest.mark.slow

@@ -13,6 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sqlalchemy import make_url
+
+try:  # The Littlest JupyterHub runs students in an environment of its own, and makes their users at the first login
+    from tljh.normalize import generate_system_username
+    from tljh.user import ensure_user
+except ImportError:
+    generate_system_username = None
+
 COURSE = Path(os.environ.get("CLASS_COURSE", "/srv/course"))  # the checkout; a file copied elsewhere has no other way to know
 RUNS = Path(os.environ.get("CLASS_RUNS", COURSE / "runs"))  # what you built before the lesson, with `rlhf run`
 RANKINGS = os.environ.get("CLASS_RANKINGS", "postgresql+psycopg://localhost/course")  # as `rlhf class init` prints it
@@ -23,7 +31,14 @@ GPU_FRACTION = os.environ.get("CLASS_GPU_FRACTION", "0.1")  # of one card, for e
 
 def prepare(spawner) -> None:
     """Before a student's server starts: the chapters, where they have none yet, and their line for the database."""
-    user = pwd.getpwnam(spawner.user.name)
+    student = spawner.user.name  # in the list of students, and in the database
+    name = student
+    if generate_system_username:
+        name = generate_system_username(f"jupyter-{student}")
+        ensure_user(name)
+    user = pwd.getpwnam(name)
+    own_url = make_url(RANKINGS).set(username=student).render_as_string(hide_password=False)
+    spawner.environment = {**spawner.environment, "RLHF_RANKINGS": own_url}
 
     def as_student(*command: str, text: str = "") -> None:
         subprocess.run(command, input=text, text=True, check=True, cwd=user.pw_dir, umask=0o077, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
@@ -32,16 +47,17 @@ def prepare(spawner) -> None:
     if not (Path(user.pw_dir) / "chapters").exists():  # with nbgitpuller they are there already
         as_student("cp", "-r", str(COURSE / "chapters"), "chapters")
     lines = PASSWORDS.read_text("utf-8").splitlines() if PASSWORDS.is_file() else []
-    own = [line for line in lines if line.split(":")[3] == user.pw_name]
+    own = [line for line in lines if line.split(":")[3] == student]
     if own:
         as_student("sh", "-c", "cat > .pgpass", text=own[-1] + "\n")
 
 
 c = get_config()  # noqa: F821  (JupyterHub defines it)
-c.Spawner.cmd = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
+if not generate_system_username:
+    c.Spawner.cmd = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
+    c.JupyterHub.cleanup_servers = True
 c.Spawner.default_url = "/lab/tree/chapters/00_start_here.ipynb"
 c.Spawner.pre_spawn_hook = prepare
 c.Spawner.environment = {
-    "RLHF_PROFILE": PROFILE, "RLHF_RUNS": "~/runs", "RLHF_SHARED": str(RUNS), "RLHF_RANKINGS": RANKINGS, "RLHF_GPU_FRACTION": GPU_FRACTION,
+    "RLHF_PROFILE": PROFILE, "RLHF_RUNS": "~/runs", "RLHF_SHARED": str(RUNS), "RLHF_GPU_FRACTION": GPU_FRACTION,
 }  # fmt: skip
-c.JupyterHub.cleanup_servers = True

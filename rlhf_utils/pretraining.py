@@ -118,11 +118,14 @@ def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, fol
     """Train a base model and write it, with `metrics.jsonl`, into `folder`. Resumes after a kill."""
     torch.manual_seed(profile.seed)
     model = new_gpt2(profile, tokenizer)
+    if profile.compiled:
+        model.compile()
     resume = store.resume_folder("pretrain")
     arguments = TrainingArguments(**training_arguments(
         profile, resume, rows=profile.pretrain_batch, max_steps=profile.pretrain_steps,
         learning_rate=profile.pretrain_rate, warmup_steps=max(profile.pretrain_steps // 20, 1),
         save_strategy="steps", save_steps=max(profile.pretrain_steps // 8, 1), save_total_limit=2,
+        dataloader_drop_last=profile.compiled,  # an epoch's last batch has another shape, and would be compiled, too
     ))  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=Windows(windows))
     rows = run_trainer(trainer, "pretrain", store, resume)

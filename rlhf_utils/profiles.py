@@ -79,11 +79,13 @@ class Profile:
     guideline: str = ""  # only rankings made by this guideline; all if empty
     # evaluation
     samples: int = 4  # answers a prompt at temperature 1
+    # how it is computed
     precision: str = "auto"  # auto, fp32 or bf16
+    compiled: bool = False  # pretrains through torch.compile, which takes a minute first
 
     def settings(self) -> dict:
-        """Everything that decides what an artifact contains (the precision does not)."""
-        return {k: v for k, v in asdict(self).items() if k not in ("precision",)}
+        """Everything that decides what an artifact contains (how it is computed does not)."""
+        return {k: v for k, v in asdict(self).items() if k not in ("precision", "compiled")}
 
 
 PROFILES = {
@@ -92,7 +94,7 @@ PROFILES = {
     "gpu": Profile(
         "gpu", layers=12, width=768, heads=12, context=256, vocabulary=4096, corpus_characters=60_000_000, heldout_characters=600_000,
         pretrain_steps=6000, pretrain_batch=64, pretrain_rate=6e-4, sft_batch=32, sft_rate=5e-5, reward_batch=16, reward_rate=5e-5,
-        ppo_updates=100, episodes=256, ppo_rate=2e-5, ptx_windows=8,
+        ppo_updates=100, episodes=256, ppo_rate=2e-5, ptx_windows=8, compiled=True,
     ),
     "tiny": Profile(
         "tiny", layers=2, width=32, heads=2, vocabulary=768, corpus_characters=250_000, heldout_characters=30_000,

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from rlhf_utils.artifacts import Store
 from rlhf_utils.models import new_gpt2
-from rlhf_utils.pretraining import cloze_accuracy, ngram_bits, to_windows, token_losses
+from rlhf_utils.pretraining import cloze_accuracy, ngram_bits, pretrain, to_windows, token_losses
 from rlhf_utils.stages import tokenizer_of, windows_of
 
 
@@ -52,3 +54,19 @@ def test_cloze_of_an_untrained_model_is_near_chance(tiny, world):
     tokenizer = tokenizer_of(tiny)
     found = cloze_accuracy(new_gpt2(tiny.profile, tokenizer), tokenizer, world)
     assert 0.1 < found["all"] < 0.5
+
+
+def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
+    """Traced by torch.compile, but not made into machine code: that needs a C compiler and half a minute."""
+    compiled, compile_module = [], torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module) or compile_module(module, backend="aot_eager"))
+    weights = []
+    for choice in (False, True):
+        profile = replace(tiny.profile, pretrain_steps=6, precision="fp32", compiled=choice)
+        store, folder = Store(profile), tmp_path / f"made-{choice}"
+        store.root = tmp_path / f"runs-{choice}"
+        folder.mkdir()
+        pretrain(profile, tokenizer_of(tiny), windows_of(tiny)[:100], store, folder)
+        weights.append(load_file(folder / "model.safetensors"))
+    assert len(compiled) == 1 and weights[0].keys() == weights[1].keys()
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])

@@ -117,7 +117,7 @@ def plan_text(profile: Profile) -> str:
     rate, free = matrix_rate(profile), free_bytes()
     return (
         f"Profile {profile.name}: {parameters(profile) / 1e6:.1f} M parameters in {'bfloat16' if use_bf16(profile) else 'float32'}; {free / 2**30:.1f} GB are free, "
-        f"and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n{plan(profile, rate, free).to_string()}\n"
+        f"and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n{plan(profile, rate, free).round(1).to_string()}\n"
         "Minutes are an estimate, for training alone; small models and short answers take longer than their arithmetic."
     )
 

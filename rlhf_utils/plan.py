@@ -89,8 +89,8 @@ def plan(profile: Profile, rate: float, free: int | None = None) -> pd.DataFrame
         at_once = microbatch(profile, sequences, length, free) if stage in ("pretrain", "sft") else sequences
         memory = weights * n + at_once * row_bytes(profile, length)
         minutes = tokens * n * (2 * forward + 6 * both) / (rate * EFFICIENCY) / 60
-        made.append((stage, f"{tokens / 1e6:.1f} M", at_once or "", f"{memory / 2**30:.1f}", f"{minutes:.1f}"))
-    return pd.DataFrame(made, columns=["stage", "tokens", "microbatch", "GB", "minutes"]).set_index("stage")
+        made.append((stage, tokens / 1e6, at_once or "", memory / 2**30, minutes))
+    return pd.DataFrame(made, columns=["stage", "million tokens", "microbatch", "GB", "minutes"]).set_index("stage")
 
 
 def check_shapes(profile: Profile) -> None:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,15 +143,15 @@ class Rollout:
 
 
 class PPO:
-    """Policy, value model, reference and reward model with one optimizer over the first two."""
+    """Policy, value model, reference and reward model, and an optimizer of each of the first two."""
 
     def __init__(self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None):
         self.profile, self.pad, self.end = profile, tokenizer.pad_token_id, tokenizer.eos_token_id
         same_tokenizer(tokenizer, sft, reward)
         processes.per_process(max(profile.episodes // profile.minibatches, 1), "The number of episodes a minibatch")
         processes.per_process(profile.ptx_windows, "ptx_windows")
-        self.policy, self.reward = load_gpt2(sft), load_scorer(reward)
-        self.reference = None if profile.lora else load_gpt2(sft)  # LoRA: the policy without its adapters
+        self.policy, self.reward = load_gpt2(sft), load_scorer(reward).requires_grad_(False)
+        self.reference = None if profile.lora else load_gpt2(sft).requires_grad_(False)  # LoRA: the policy without its adapters
         if profile.lora:
             self.policy = with_lora(self.policy, profile.lora)
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
@@ -161,7 +162,8 @@ class PPO:
         self.windows, self.drawn = windows, Answers([], [], [])  # the answers of the latest update
         self.of_policy = [p for p in self.policy.parameters() if p.requires_grad]
         self.of_value = [*self.head.parameters(), *(self.value.transformer.parameters() if self.value else ())]
-        self.optimizer = torch.optim.AdamW([{"params": self.of_policy}, {"params": self.of_value}], lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        adam = partial(torch.optim.AdamW, lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.optimizer, self.value_optimizer = adam(self.of_policy), adam(self.of_value)
         self.generator = torch.Generator(device()).manual_seed(profile.seed + 17)
         self.shuffle = np.random.default_rng(profile.seed + 17)
 
@@ -219,10 +221,11 @@ class PPO:
         return logprobs, packed.table(self.head(seen[packed.before]).squeeze(-1).float())
 
     def step(self, batch: Rollout, rate: float) -> dict[str, float]:
-        """One optimizer step on a minibatch; returns what there is to log."""
+        """One step of both optimizers on a minibatch; returns what there is to log."""
         profile, mask = self.profile, batch.mask
-        for group, times in zip(self.optimizer.param_groups, (LORA_RATE if profile.lora else 1, 1)):
-            group["lr"] = rate * times
+        for optimizer, times in ((self.optimizer, LORA_RATE if profile.lora else 1), (self.value_optimizer, 1)):
+            optimizer.param_groups[0]["lr"] = rate * times
+            optimizer.zero_grad()  # its memory is the forward pass's now
         with autocast(profile):
             logprobs, values = batch.forward or self.look(batch.packed)
         batch.forward = None
@@ -237,6 +240,9 @@ class PPO:
         self.gradients(share * (surrogate + VALUE_COEFFICIENT * error), [*self.of_policy, *self.of_value])
         norm, value_norm = gradient_norm(self.of_policy), gradient_norm(self.of_value)
         logged["policy_gradient"], logged["value_gradient"] = float(norm), float(value_norm)
+        torch.nn.utils.clip_grads_with_norm_(self.of_value, 1.0, value_norm)
+        self.value_optimizer.step()
+        self.value_optimizer.zero_grad()  # before PPO-ptx needs as much memory once more
         if self.windows is not None:
             chosen = processes.mine(self.shuffle.integers(len(self.windows), size=profile.ptx_windows))
             ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(mask.device)
@@ -251,7 +257,6 @@ class PPO:
             torch._foreach_add_([p.grad for p in self.of_policy], alone)
             norm = gradient_norm(self.of_policy)
         torch.nn.utils.clip_grads_with_norm_(self.of_policy, 1.0, norm)
-        torch.nn.utils.clip_grads_with_norm_(self.of_value, 1.0, value_norm)
         if not torch.isfinite(norm):
             raise Diverged(f"the gradient is not a number, at a learning rate of {rate:.1e}")
         self.optimizer.step()
@@ -273,6 +278,7 @@ class PPO:
             logs.append(self.step(batches[i], rate))
             if logs[-1]["step_kl"] > STEP_KL:
                 break
+        self.optimizer.zero_grad()
         sums = torch.stack([self.totals(b) for b in batches]).sum(0)
         processes.add_up(sums)
         answers, tokens, reward, ended, surprise, error, returns, squares, *kl = sums.tolist()
@@ -302,7 +308,7 @@ class PPO:
         partial.mkdir(parents=True)
         state = {
             "policy": self.policy.state_dict(), "head": self.head.state_dict(), "value": self.value.state_dict() if self.value else {},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "value_optimizer": self.value_optimizer.state_dict(),
             "generator": self.generator.get_state(), "shuffle": self.shuffle.bit_generator.state, "update": update, "rows": rows,
         }  # fmt: skip
         torch.save(state, partial / "state.pt")
@@ -321,6 +327,7 @@ class PPO:
         if self.value:
             self.value.load_state_dict(state["value"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.shuffle.bit_generator.state = state["shuffle"]
         return state["update"], state["rows"]

@@ -29,7 +29,7 @@ def ppo_curves(runs: dict[str, list[dict]], title: str = "PPO while it trains", 
     plots = [[{}] * 4] * 2
     figure = make_subplots(
         rows=3 if samples else 2, cols=4, specs=[*plots, [{"type": "table", "colspan": 4}, None, None, None]] if samples else plots,
-        subplot_titles=list(keys.values()), vertical_spacing=0.1, row_heights=[0.28, 0.28, 0.44] if samples else None,
+        subplot_titles=list(keys.values()), vertical_spacing=0.09, row_heights=[0.24, 0.24, 0.52] if samples else None,
     )  # fmt: skip
     for i, key in enumerate(keys):
         for stage, rows in runs.items():
@@ -43,7 +43,7 @@ def ppo_curves(runs: dict[str, list[dict]], title: str = "PPO while it trains", 
             cells=dict(values=[[html.escape(text) for text in column] for column in zip(*samples)], align="left", fill_color="white", height=24), row=3, col=1,
         )  # fmt: skip
     figure.update_annotations(font_size=12)
-    return figure.update_layout(**(LAYOUT | dict(height=640 if samples else 460)), title=title)
+    return figure.update_layout(**(LAYOUT | dict(height=740 if samples else 460)), title=title)
 
 
 def ppo_cost(rows: list[dict]) -> go.Figure:

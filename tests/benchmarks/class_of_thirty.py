@@ -2,7 +2,7 @@
 
     python tests/benchmarks/class_of_thirty.py                 # a quarter of an hour on two cores
 
-What `rlhf run --until tokens` and `pretrain` built is shared (`RLHF_SHARED`); each student executes chapters 03 and 04,
+What `rlhf run --until pretrain` built is shared (`RLHF_SHARED`); each student executes chapters 03 and 04,
 ranks ten prompts as a reader who likes short answers would, and executes chapter 05. At the end nothing that is
 shared has changed, and nobody's folder since they left it. Who may read what, among users of one machine, is tested
 by `tests/test_hub.py`.

@@ -44,7 +44,7 @@ def prepare(spawner) -> None:
         subprocess.run(command, input=text, text=True, check=True, cwd=user.pw_dir, umask=0o077, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
 
     as_student("chmod", "700", user.pw_dir)
-    if not (Path(user.pw_dir) / "chapters").exists():  # with nbgitpuller they are there already
+    if not (Path(user.pw_dir) / "chapters").exists():
         as_student("cp", "-r", str(COURSE / "chapters"), "chapters")
     lines = PASSWORDS.read_text("utf-8").splitlines() if PASSWORDS.is_file() else []
     own = [line for line in lines if line.split(":")[3] == student]

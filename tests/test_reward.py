@@ -57,6 +57,21 @@ def test_rankings_that_prefer_nothing_are_refused(tiny, tmp_path, ranks):
         train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, [], [], None, tiny, tmp_path)
 
 
+def test_where_ties_count_rankings_of_ties_alone_train(tiny, tmp_path):
+    """Rao and Kupper's loss learns from ties, so they are not refused there; a single answer still is."""
+    from rlhf_utils.profiles import CourseError
+    from rlhf_utils.reward import train_reward
+    from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
+
+    rows = [{"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi.", "Good day."], "ranks": [1, 1]}]
+    rest = (prompts_of(tiny, "demonstrations")[:4], rows, windows_of(tiny), tiny, tmp_path)
+    train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, *rest, tie_threshold=0.5)
+    assert (tmp_path / "model.safetensors").is_file()
+    single = [{**rows[0], "answers": ["Hi."], "ranks": [1]}]
+    with pytest.raises(CourseError, match="None of the 1 rankings prefers"):
+        train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), single, *rest, tie_threshold=0.5)
+
+
 def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer

@@ -70,6 +70,26 @@ def test_greedy_equals_transformers_generate(tokenizer, model):
         assert mine == theirs
 
 
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_plain_attention_is_attention(tokenizer, dtype, close):
+    """Output and gradients of what transformers calls eager, padding on the left included; in bfloat16 to its rounding."""
+    torch.manual_seed(0)
+    model = new_gpt2(PROFILES["tiny"], tokenizer)
+    ids, mask = torch.randint(5, 300, (3, 21)), torch.ones(3, 21, dtype=torch.long)
+    mask[1, :6] = mask[2, :20] = 0
+    found = {}
+    for kind in ("eager", "plain"):
+        model.set_attn_implementation(kind)
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = model(input_ids=ids, attention_mask=mask).logits.float()[mask.bool()]
+        logits.logsumexp(-1).sum().backward()
+        found[kind] = [logits.detach(), *(p.grad for p in model.transformer.h[0].attn.parameters())]
+    assert all(torch.isfinite(x).all() for x in found["plain"])
+    for ours, theirs in zip(found["plain"], found["eager"]):
+        assert (ours - theirs).norm() < close * theirs.norm()
+
+
 def test_sampling_follows_the_softmax(tokenizer, model):
     prompt = tokenizer("Cows")["input_ids"]
     with torch.no_grad():

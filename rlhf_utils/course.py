@@ -19,12 +19,12 @@ from rlhf_utils.profiles import ROOT, CourseError, Profile
 from rlhf_utils.progress import duration
 from rlhf_utils.report import summary_table, write_report
 
-# The stages that a chapter builds, and their rough share of the whole time: for the estimate of what is left.
+# What a chapter does and its rough share of the whole time, for the estimate of what is left: stages, and all the other cells.
 WORK = {
-    "01": {"corpus": 2, "tokenizer": 1, "tokens": 2}, "02": {"pretrain": 42}, "03": {"sft": 4}, "04": {"rank": 8}, "05": {"reward": 15},
-    "07": {"ppo": 9, "ppo_ptx": 12}, "08": {"evaluate": 10},
+    "00": {"cells": 1}, "01": {"corpus": 1, "tokenizer": 1, "tokens": 1, "cells": 2}, "02": {"pretrain": 42, "cells": 2}, "03": {"sft": 7, "cells": 15},
+    "04": {"rank": 8, "cells": 7}, "05": {"reward": 26, "cells": 10}, "06": {"cells": 4}, "07": {"ppo": 18, "ppo_ptx": 28, "cells": 7},
+    "08": {"evaluate": 25, "cells": 4}, "09": {"cells": 5}, "11": {"cells": 2},
 }  # fmt: skip
-OVERHEAD = 1.0  # share of a chapter beside its stages
 
 
 def chapters(only: list[str] | None = None) -> list[Path]:
@@ -42,10 +42,14 @@ class Line:
 
     def __init__(self, store: Store, paths: list[Path]):
         self.store, self.started, self.text, self.last = store, time.time(), "", 0.0
-        self.left = {p: OVERHEAD + sum(w for s, w in WORK.get(p.name[:2], {}).items() if not (store.root / s).is_dir()) for p in paths}
-        self.total = sum(self.left.values())
+        self.todo = list(paths)
+        self.total = self.left()
         self.stop = threading.Event()
         self.chapter, self.cell = "", ""
+
+    def left(self) -> float:
+        """The shares of stages that are not built yet, and of the cells of chapters that are not done."""
+        return sum(w for p in self.todo for s, w in WORK.get(p.name[:2], {}).items() if not (self.store.root / s).is_dir())
 
     def watch(self) -> None:
         while not self.stop.wait(1.0):
@@ -56,7 +60,7 @@ class Line:
             state = json.loads((self.store.root / "progress.json").read_text("utf-8"))
         except (OSError, ValueError):
             state = {"line": "", "share": 0, "stage": ""}
-        done = self.total - sum(self.left.values())
+        done = self.total - self.left()
         done += next((w for work in WORK.values() for s, w in work.items() if s == state["stage"]), 0) * state["share"]
         spent = time.time() - self.started
         left = f"course: about {duration(spent * (self.total - done) / done)} left" if done > 2 and spent > 15 else ""
@@ -132,7 +136,7 @@ def run_course(profile: Profile, only: list[str] | None = None) -> None:
                 started = time.time()
                 line.chapter, line.cell = f"[{number}/{len(paths)}] {path.stem}", ""
                 run_chapter(path, out / path.name, line)
-                line.left[path] = 0
+                line.todo.remove(path)
                 line.say(f"[{number}/{len(paths)}] {path.stem}  {duration(time.time() - started)}")
     finally:
         line.stop.set()

@@ -83,7 +83,7 @@ def answer_prompts(
 ) -> list[list[str]]:  # fmt: skip
     """`count` answers to each prompt; a base model gets plain text and is cut at the first paragraph."""
     encode = plain_ids if base else lambda t, m: prompt_ids(t, m, profile.prompt_tokens)
-    ids = [encode(tokenizer, p["messages"]) for p in prompts for _ in range(count)]
+    ids = [tokens for p in prompts for tokens in [encode(tokenizer, p["messages"])] * count]
     with autocast(profile):
         texts, _ = sample_texts(model, tokenizer, ids, profile.answer_tokens, temperature, seed, progress=progress)
     if base:
@@ -147,7 +147,13 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
     answers: dict[str, dict[str, list[list[str]]]] = {}
     best_temperature = {}
     work = len(test) * (1 + 1 + 3 * (profile.samples + 2) + BEST_OF) + len(validation) * 3 * len(TEMPERATURES) + 3 * len(withheld)
-    with Progress("evaluate", work, store.root) as progress:
+    part = work // 20  # what else there is to do, in 14 parts, takes about as long as so many answers
+    with Progress("evaluate", work + 14 * part, store.root) as progress:
+
+        def each(rows):
+            for row in rows:
+                yield row
+                progress.step(part)
 
         def ask(name, prompts, temperature, count, seed):
             return answer_prompts(profile, tokenizer, models[name], prompts, temperature, count, seed, name == "base", progress)
@@ -165,63 +171,63 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
             }
         nine = ask("sft", test, 1.0, BEST_OF, 15)
         other = {name: ask(name, withheld, 0.0, 1, 16) for name in ("sft", "ppo", "ppo_ptx")}
-    gold = {n: {k: judge_answers(judge, test, a) for k, a in kinds.items()} for n, kinds in answers.items()}
-    nine_gold = judge_answers(judge, test, nine)["total"]
-    write_jsonl(folder / "answers.jsonl", [
-        {"id": p["id"], "use_case": p["use_case"], "kind": p["kind"], "messages": p["messages"],
-         "best_of": round(float(nine_gold[i].max()), 3),
-         "answers": {n: {k: a[i] for k, a in kinds.items()} for n, kinds in answers.items()},
-         "gold": {n: {k: {x: np.round(g[x][i], 3).tolist() for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()}}
-        for i, p in enumerate(test)
-    ])  # fmt: skip
-    reward = load_scorer(store.folder("reward"))
-    ranked = store.folder("rank")
-    nine_rows = [
-        {"messages": p["messages"], "answers": list(dict(zip(a, g))), "gold": list(dict(zip(a, g.tolist())).values()), "ranks": []}
-        for p, a, g in zip(test, nine, nine_gold)
-    ]
-    right, total = pair_marks(reward, tokenizer, profile, nine_rows, "gold")
-    cases = np.array([p["use_case"] for p in test])
-    by_case = {u: accuracy_of(right[cases == u], total[cases == u])["accuracy"] for u in USE_CASES}
-    heldout = _windows(store, "heldout")
-    train = _windows(store, "train")
-    per_byte = bytes_per_token(tokenizer, heldout)
-    base_bits = token_losses(models["base"], heldout, profile).mean() / np.log(2)
-    result = {
-        "profile": profile.name, "seed": profile.seed, "seconds": _seconds(store),
-        "peak_rss_mb": max(peak_memory(), *(m["peak_rss_mb"] for m in _manifests(store).values())),
-        "gold": {n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()},
-        "best_temperature": best_temperature,
-        "best_of_9_sft": float(nine_gold.max(1).mean()),
-        **comparisons(gold, cases),
-        "untouched": _subset(gold, untouched(test, store)),
-        "withheld": {
-            n: {k: float(judge_answers(judge, withheld, a)["total"][[p["use_case"] == k for p in withheld]].mean())
-                for k in ("withheld_relation", "withheld_task")}
-            for n, a in other.items()
-        },
-        "reward_accuracy": {
-            "labelers": pair_accuracy(reward, tokenizer, profile, read_jsonl(ranked / "heldout_prompts.jsonl")),
-            "heldout_labelers": pair_accuracy(reward, tokenizer, profile, read_jsonl(ranked / "heldout_labelers.jsonl")),
-            "gold": accuracy_of(right, total), "gold_by_use_case": by_case,
-        },
-        "labelers": read_jsonl(ranked / "metrics.jsonl")[0],
-        "perplexity": {n: perplexity(m, heldout, profile) for n, m in models.items()},
-        "kl": {
-            n: 0.0 if n == "sft" else kl_to_sft(profile, tokenizer, models[n], models["sft"], test, answers[n]["t1"])
-            for n in ("sft", "ppo", "ppo_ptx")
-        },
-        "reward": {
-            n: float(rewards(reward, [scored_ids(profile, tokenizer, p["messages"], a[0]) for p, a in zip(test, answers[n]["t1"])],
-                             tokenizer.pad_token_id, profile).mean())
-            for n in ("sft", "ppo", "ppo_ptx")
-        },
-        "length": {n: float(np.mean([len(tokenizer(a)["input_ids"]) if a else 0 for row in answers[n]["t1"] for a in row])) for n in MODELS},
-        "bits_per_byte": {
-            "base": float(base_bits / per_byte), "five_gram": ngram_bits(train, heldout, len(tokenizer)) / per_byte,
-        },
-        "cloze": cloze_accuracy(models["base"], tokenizer, world),
-    }  # fmt: skip
+        gold = {n: {k: judge_answers(judge, test, a) for k, a in kinds.items()} for n, kinds in each(answers.items())}
+        nine_gold = judge_answers(judge, test, nine)["total"]
+        write_jsonl(folder / "answers.jsonl", [
+            {"id": p["id"], "use_case": p["use_case"], "kind": p["kind"], "messages": p["messages"],
+             "best_of": round(float(nine_gold[i].max()), 3),
+             "answers": {n: {k: a[i] for k, a in kinds.items()} for n, kinds in answers.items()},
+             "gold": {n: {k: {x: np.round(g[x][i], 3).tolist() for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()}}
+            for i, p in enumerate(test)
+        ])  # fmt: skip
+        reward = load_scorer(store.folder("reward"))
+        ranked = store.folder("rank")
+        nine_rows = [
+            {"messages": p["messages"], "answers": list(dict(zip(a, g))), "gold": list(dict(zip(a, g.tolist())).values()), "ranks": []}
+            for p, a, g in zip(test, nine, nine_gold)
+        ]
+        right, total = pair_marks(reward, tokenizer, profile, nine_rows, "gold")
+        cases = np.array([p["use_case"] for p in test])
+        by_case = {u: accuracy_of(right[cases == u], total[cases == u])["accuracy"] for u in USE_CASES}
+        heldout = _windows(store, "heldout")
+        train = _windows(store, "train")
+        per_byte = bytes_per_token(tokenizer, heldout)
+        base_bits = token_losses(models["base"], heldout, profile).mean() / np.log(2)
+        result = {
+            "profile": profile.name, "seed": profile.seed, "seconds": _seconds(store),
+            "peak_rss_mb": max(peak_memory(), *(m["peak_rss_mb"] for m in _manifests(store).values())),
+            "gold": {n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()},
+            "best_temperature": best_temperature,
+            "best_of_9_sft": float(nine_gold.max(1).mean()),
+            **comparisons(gold, cases),
+            "untouched": _subset(gold, untouched(test, store)),
+            "withheld": {
+                n: {k: float(judge_answers(judge, withheld, a)["total"][[p["use_case"] == k for p in withheld]].mean())
+                    for k in ("withheld_relation", "withheld_task")}
+                for n, a in other.items()
+            },
+            "reward_accuracy": {
+                "labelers": pair_accuracy(reward, tokenizer, profile, read_jsonl(ranked / "heldout_prompts.jsonl")),
+                "heldout_labelers": pair_accuracy(reward, tokenizer, profile, read_jsonl(ranked / "heldout_labelers.jsonl")),
+                "gold": accuracy_of(right, total), "gold_by_use_case": by_case,
+            },
+            "labelers": read_jsonl(ranked / "metrics.jsonl")[0],
+            "perplexity": {n: perplexity(m, heldout, profile) for n, m in each(models.items())},
+            "kl": {
+                n: 0.0 if n == "sft" else kl_to_sft(profile, tokenizer, models[n], models["sft"], test, answers[n]["t1"])
+                for n in each(("sft", "ppo", "ppo_ptx"))
+            },
+            "reward": {
+                n: float(rewards(reward, [scored_ids(profile, tokenizer, p["messages"], a[0]) for p, a in zip(test, answers[n]["t1"])],
+                                 tokenizer.pad_token_id, profile).mean())
+                for n in each(("sft", "ppo", "ppo_ptx"))
+            },
+            "length": {n: float(np.mean([len(tokenizer(a)["input_ids"]) if a else 0 for row in answers[n]["t1"] for a in row])) for n in MODELS},
+            "bits_per_byte": {
+                "base": float(base_bits / per_byte), "five_gram": ngram_bits(train, heldout, len(tokenizer)) / per_byte,
+            },
+            "cloze": cloze_accuracy(models["base"], tokenizer, world),
+        }  # fmt: skip
     return result
 
 

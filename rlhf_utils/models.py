@@ -1,6 +1,7 @@
 """GPT-2 of a profile's size, and the same trunk with a scalar head for rewards and values."""
 
 import math
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,7 +128,10 @@ def with_lora(model: GPT2LMHeadModel, rank: int):
 
     # GPT-2 stores its matrices transposed, which peft calls fan_in_fan_out.
     matrices = ["c_attn", "c_proj", "c_fc"]
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=matrices, fan_in_fan_out=True, task_type="CAUSAL_LM"))
+    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=matrices, fan_in_fan_out=True, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        return get_peft_model(model, adapters)
 
 
 def weight_of(part: nn.Module) -> Tensor:

@@ -125,7 +125,8 @@ class Judge:
     # -- reading an answer ------------------------------------------------------------------------
     def entities_in(self, text: str) -> list[Entity]:
         words = [stem(w) for w in words_of(text)]
-        found = [(find(name, words), entity) for name, entity in self.names]
+        present = set(words)
+        found = [(find(name, words), entity) for name, entity in self.names if name[0] in present]
         found = sorted(((i, e) for i, e in found if i >= 0), key=lambda pair: pair[0])
         return list(dict.fromkeys((e.table, e.name) for _, e in found))
 

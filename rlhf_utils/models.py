@@ -81,7 +81,7 @@ def plain_attention(module, query: Tensor, key: Tensor, value: Tensor, attention
     if attention_mask.dtype != query.dtype:  # the lowest number of one precision may be −∞ in the other, and all of −∞ has no softmax
         attention_mask = attention_mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
     seen = attention_mask.expand(lines, heads, time, key.shape[2]).reshape(lines * heads, time, -1)
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast(device().type, enabled=False):
         query, key, value = (x.reshape(lines * heads, -1, size) for x in (query, key, value))
         shares = torch.baddbmm(seen, query, key.transpose(1, 2), alpha=scaling).softmax(-1)
         mixed = torch.bmm(F.dropout(shares, dropout, module.training), value)

@@ -202,6 +202,7 @@ class Packed:
     ids: Tensor  # (lines, width)
     positions: Tensor  # (lines, width)
     sees: Tensor  # (lines, 1, width, width): 0 where a token may look, else the lowest number there is
+    # The first three are filled up with zeros to a multiple of 64.
     kept: Tensor  # (kept,): places in the flattened lines whose hidden states are read: an answer's and the one before it
     before: Tensor  # (answer tokens,): place among the kept of the token before each
     said: Tensor  # (answer tokens,): their ids
@@ -213,7 +214,7 @@ class Packed:
 
     def table(self, values: Tensor) -> Tensor:
         """(answer tokens,) → (answers, longest), 0 elsewhere."""
-        return torch.zeros(self.mask.shape, device=values.device, dtype=values.dtype).index_put((self.rows, self.columns), values)
+        return torch.zeros(self.mask.shape, device=values.device, dtype=values.dtype).index_put((self.rows, self.columns), values[: len(self.rows)])
 
 
 def fit(lengths: list[int], width: int) -> list[tuple[int, int]]:
@@ -262,6 +263,8 @@ def pack(rows: list[tuple[list[int], list[list[int]]]], pad: int) -> Packed:
     ids, position = (torch.from_numpy(x.reshape(shape)).to(device()) for x in (ids, position))
     kept, where = np.unique(before + ends, return_inverse=True)
     before, ends = where[: len(before)], where[len(before) :]
+    # oneDNN compiles a bfloat16 product anew for each size it has not met, which takes as long as ten products: so few sizes.
+    kept, before, said = (np.pad(np.array(x, dtype=np.int64), (0, -len(x) % 64)) for x in (kept, before, said))
     kept, before, said, row_of, columns, ends, starts = (
         torch.as_tensor(x, device=device(), dtype=torch.long) for x in (kept, before, said, row_of, columns, ends, places)
     )
@@ -322,5 +325,5 @@ def answer_scores(model: GPT2ForSequenceClassification, packed: Packed) -> Tenso
     likelihood = getattr(model.config, "likelihood", 0.0)
     if not likelihood:
         return scores
-    logprobs = -token_cross_entropy(next_logits(model, hidden[packed.before]), packed.said)
+    logprobs = -token_cross_entropy(next_logits(model, hidden[packed.before]), packed.said)[: len(packed.rows)]
     return scores + likelihood * torch.zeros_like(scores).index_add(0, packed.rows, logprobs)

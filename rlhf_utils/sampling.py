@@ -34,7 +34,9 @@ class Decoder:
         """Read the prompts, packed; then there is room for so many more tokens."""
         packed, cache = pack([(prompt, [[]]) for prompt in prompts], pad), DynamicCache(config=model.config)
         self.logits, self.heads = next_logits(model, hidden_states(model, packed, cache)[packed.ends]).float(), model.config.n_head
-        body, self.dtype = model.transformer, computing_dtype()
+        # A token a row is too little work for bfloat16 to pay on a CPU, unless the model is wide.
+        narrow = packed.ids.device.type == "cpu" and model.config.n_embd < 512
+        body, self.dtype = model.transformer, torch.float32 if narrow else computing_dtype()
         self.tokens, self.places, self.last = body.wte.weight, body.wpe.weight, body.ln_f
         self.output = self.tokens.T.to(self.dtype)
         self.blocks = [
@@ -52,7 +54,7 @@ class Decoder:
             pair = []
             for seen in (layer.keys, layer.values):  # (lines, heads, width, size)
                 whole = torch.zeros(len(prompts), self.heads, self.time + room, seen.shape[3], dtype=self.dtype, device=seen.device)
-                whole[:, :, : self.time] = seen.transpose(1, 2).flatten(0, 1)[places].transpose(1, 2)
+                whole[:, :, : self.time] = F.embedding(places, seen.transpose(1, 2).flatten(0, 1).flatten(1)).view(*places.shape, self.heads, -1).transpose(1, 2)
                 pair.append(whole)
             self.memory.append(pair)
         self.hidden = torch.zeros(len(prompts), 1, 1, self.time + room, dtype=self.dtype, device=lengths.device)
@@ -79,7 +81,7 @@ class Decoder:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
-        self.memory = [[whole[rows] for whole in pair] for pair in self.memory]
+        self.memory = [[whole.index_select(0, rows) for whole in pair] for pair in self.memory]
         self.hidden, self.position = self.hidden[rows], self.position[rows]
 
 

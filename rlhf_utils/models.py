@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
-    DynamicCache,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
@@ -273,18 +272,28 @@ def pack(rows: list[tuple[list[int], list[list[int]]]], pad: int) -> Packed:
     return Packed(ids, position, bias, kept, before, said, row_of, columns, ends, starts, mask)
 
 
-def hidden_states(model, packed: Packed, cache: DynamicCache | None = None) -> Tensor:
-    """Last hidden states of the trunk where they are read, (kept, width). Keys and values of all tokens go into `cache`.
+def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> Tensor:
+    """Last hidden states of the trunk where they are read, (kept, width).
 
-    GPT2Model's forward pass but for its end: the last MLP sees only what is kept, and no prompt.
+    GPT2Model's forward pass but for its end: the last MLP sees only what is kept, and no prompt. The keys and values
+    of all tokens, (lines · their width, 2 · width), go into `memory`, block by block.
     """
-    body, sees = model.transformer, packed.sees.to(computing_dtype())
+    body, heads, attend = model.transformer, model.config.n_head, AttentionInterface()[model.config._attn_implementation]
+    sees = packed.sees.to(computing_dtype())
+    if attend is plain_attention:
+        sees = sees.repeat(1, heads, 1, 1)  # once rather than in each block
     x = body.drop(body.wte(packed.ids) + body.wpe(packed.positions))
-    for block in body.h[:-1]:
-        x = block(x, cache, sees, use_cache=cache is not None)
-    last = body.h[-1]
-    x = (x + last.attn(last.ln_1(x), cache, sees)[0]).flatten(0, 1)[packed.kept]
-    return body.ln_f(x + last.mlp(last.ln_2(x)))
+    for number, block in enumerate(body.h, 1):
+        three = block.attn.c_attn(block.ln_1(x))  # queries, keys and values side by side
+        if memory is not None:
+            memory.append(three[..., x.shape[-1] :].flatten(0, 1))
+        query, key, value = three.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = attend(block.attn, query, key, value, sees, scaling=block.attn.scaling, dropout=block.attn.attn_dropout.p * block.training)[0]
+        x = x + block.attn.resid_dropout(block.attn.c_proj(mixed.flatten(2)))
+        if number == len(body.h):
+            x = x.flatten(0, 1).index_select(0, packed.kept)  # its backward pass is faster than that of […]
+        x = x + block.mlp(block.ln_2(x))
+    return body.ln_f(x)
 
 
 def next_logits(model, hidden: Tensor) -> Tensor:
@@ -298,7 +307,7 @@ def answer_logprobs(model, packed: Packed, pad: int, temperature: float = 1.0, h
     `hidden` are the model's hidden states if they are known already.
     """
     hidden = hidden_states(model, packed) if hidden is None else hidden
-    logits = next_logits(model, hidden[packed.before])
+    logits = next_logits(model, hidden.index_select(0, packed.before))
     logits[:, pad] = -torch.inf  # sampling never draws <pad>, so it takes no part in the softmax either
     if temperature != 1.0:
         logits = logits / temperature
@@ -325,5 +334,5 @@ def answer_scores(model: GPT2ForSequenceClassification, packed: Packed) -> Tenso
     likelihood = getattr(model.config, "likelihood", 0.0)
     if not likelihood:
         return scores
-    logprobs = -token_cross_entropy(next_logits(model, hidden[packed.before]), packed.said)[: len(packed.rows)]
+    logprobs = -token_cross_entropy(next_logits(model, hidden.index_select(0, packed.before)), packed.said)[: len(packed.rows)]
     return scores + likelihood * torch.zeros_like(scores).index_add(0, packed.rows, logprobs)

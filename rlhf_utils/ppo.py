@@ -218,7 +218,7 @@ class PPO:
         hidden = hidden_states(self.policy, packed)
         logprobs = answer_logprobs(self.policy, packed, self.pad, self.profile.ppo_temperature, hidden)
         seen = hidden_states(self.value, packed) if self.value else hidden
-        return logprobs, packed.table(self.head(seen[packed.before]).squeeze(-1).float())
+        return logprobs, packed.table(self.head(seen.index_select(0, packed.before)).squeeze(-1).float())
 
     def step(self, batch: Rollout, rate: float) -> dict[str, float]:
         """One step of both optimizers on a minibatch; returns what there is to log."""

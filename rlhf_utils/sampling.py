@@ -1,11 +1,11 @@
 """Batched generation with a key-value cache."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
 
 from rlhf_utils.models import computing_dtype, hidden_states, next_logits, pack, weight_of
 
@@ -32,11 +32,11 @@ class Decoder:
 
     def __init__(self, model, prompts: list[list[int]], pad: int, room: int):
         """Read the prompts, packed; then there is room for so many more tokens."""
-        packed, cache = pack([(prompt, [[]]) for prompt in prompts], pad), DynamicCache(config=model.config)
-        self.logits, self.heads = next_logits(model, hidden_states(model, packed, cache)[packed.ends]).float(), model.config.n_head
-        # A token a row is too little work for bfloat16 to pay on a CPU, unless the model is wide.
-        narrow = packed.ids.device.type == "cpu" and model.config.n_embd < 512
-        body, self.dtype = model.transformer, torch.float32 if narrow else computing_dtype()
+        packed, memory = pack([(prompt, [[]]) for prompt in prompts], pad), []
+        self.logits, self.heads = next_logits(model, hidden_states(model, packed, memory)[packed.ends]).float(), model.config.n_head
+        # A token of each of a few rows is too little work for bfloat16 to pay on a CPU.
+        little = packed.ids.device.type == "cpu" and len(prompts) * model.config.n_embd < 4096
+        body, self.dtype = model.transformer, torch.float32 if little else computing_dtype()
         self.tokens, self.places, self.last = body.wte.weight, body.wpe.weight, body.ln_f
         self.output = self.tokens.T.to(self.dtype)
         self.blocks = [
@@ -49,14 +49,10 @@ class Decoder:
         self.time = int(lengths.max())
         column = torch.arange(self.time, device=packed.ids.device) - (self.time - lengths[:, None])  # negative: padding
         places = packed.starts[:, None] + column.clamp(min=0)
-        self.memory = []
-        for layer in cache.layers:
-            pair = []
-            for seen in (layer.keys, layer.values):  # (lines, heads, width, size)
-                whole = torch.zeros(len(prompts), self.heads, self.time + room, seen.shape[3], dtype=self.dtype, device=seen.device)
-                whole[:, :, : self.time] = F.embedding(places, seen.transpose(1, 2).flatten(0, 1).flatten(1)).view(*places.shape, self.heads, -1).transpose(1, 2)
-                pair.append(whole)
-            self.memory.append(pair)
+        self.memory = []  # keys and values of each block, (batch, time, 2 · width)
+        for seen in memory:
+            self.memory.append(torch.empty(len(prompts), self.time + room, seen.shape[1], dtype=self.dtype, device=seen.device))
+            self.memory[-1][:, : self.time] = F.embedding(places, seen)
         self.hidden = torch.zeros(len(prompts), 1, 1, self.time + room, dtype=self.dtype, device=lengths.device)
         self.hidden[:, 0, 0, : self.time].masked_fill_(column < 0, -torch.inf)
         self.position = lengths
@@ -64,14 +60,14 @@ class Decoder:
     def step(self, chosen: Tensor) -> None:
         """Read one more token of each row, (batch,)."""
         x = F.embedding(chosen, self.tokens) + F.embedding(self.position, self.places)
-        seen = self.time + 1
+        seen, width = self.time + 1, x.shape[1]
         with torch.autocast(x.device.type, enabled=False):  # precision is decided once, in __init__
-            for (before, between, act, weights), (keys, values) in zip(self.blocks, self.memory):
+            for (before, between, act, weights), memory in zip(self.blocks, self.memory):
                 (w_in, b_in), (w_out, b_out), (w_up, b_up), (w_down, b_down) = weights
                 h = F.layer_norm(x, before.normalized_shape, before.weight, before.bias, before.eps).to(self.dtype)
-                query, key, value = torch.addmm(b_in, h, w_in).view(len(x), 3, self.heads, 1, -1).unbind(1)
-                keys[:, :, self.time : seen], values[:, :, self.time : seen] = key, value
-                mixed = F.scaled_dot_product_attention(query, keys[:, :, :seen], values[:, :, :seen], attn_mask=self.hidden[..., :seen])
+                query, memory[:, self.time] = torch.addmm(b_in, h, w_in).split([width, 2 * width], 1)
+                keys, values = memory[:, :seen].unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+                mixed = F.scaled_dot_product_attention(query.view(len(x), self.heads, 1, -1), keys, values, attn_mask=self.hidden[..., :seen])
                 x = x + torch.addmm(b_out, mixed.reshape(len(x), -1), w_out)
                 h = F.layer_norm(x, between.normalized_shape, between.weight, between.bias, between.eps).to(self.dtype)
                 x = x + torch.addmm(b_down, act(torch.addmm(b_up, h, w_up)), w_down)
@@ -81,7 +77,7 @@ class Decoder:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
-        self.memory = [[whole.index_select(0, rows) for whole in pair] for pair in self.memory]
+        self.memory = [memory.index_select(0, rows) for memory in self.memory]
         self.hidden, self.position = self.hidden[rows], self.position[rows]
 
 
@@ -121,10 +117,12 @@ def generate(
                 tokens[row].append(token)
                 logprobs[row].append(logprob)
                 ended[row] = token == end
-        keep = [i for i, row in enumerate(rows) if not ended[row]]
-        if not keep or number + 1 == max_tokens:
+        if all(ended) or number + 1 == max_tokens:
             break
-        if len(keep) < 0.75 * len(rows):  # worth the copy: stop computing for those that ended
+        # Stop computing for those that ended, but for a few: sizes that come again are faster (see `pack`).
+        size = 16 * math.ceil((len(prompts) - sum(ended)) / 16)
+        if size <= 0.75 * len(rows):  # worth the copy
+            keep = sorted(sorted(range(len(rows)), key=lambda i: ended[rows[i]])[:size])
             index = torch.tensor(keep, device=chosen.device)
             decoder.keep(index)
             chosen, rows = chosen[index], [rows[i] for i in keep]

@@ -114,7 +114,7 @@ def accuracies(rows: dict[str, dict]) -> go.Figure:
 
 def own_samples(rows: list[dict]) -> go.Figure:
     """Reward, gold and the reward model's accuracy on a policy's own answers, as `tests/benchmarks/reward_model.py` keeps them."""
-    figure = make_subplots(rows=1, cols=2, subplot_titles=["what the policy gets", "reward model against gold, on the policy's own answers"])
+    figure = make_subplots(rows=1, cols=2, subplot_titles=["what the policy gets", "reward model against gold there"])
     kl = [r["kl"] for r in rows]
     for key, name, colour in (("reward", "reward (deviations)", COLOURS["sft"]), ("gold", "gold score", COLOURS["ppo_ptx"])):
         figure.add_scatter(x=kl, y=[r[key] for r in rows], name=name, mode="lines+markers", line_color=colour, row=1, col=1)

@@ -1,5 +1,7 @@
 """Tokenizer, model helpers and sampling against transformers and against exact probabilities."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,16 @@ def test_temperature_divides_the_logits_when_scoring_as_when_sampling(tokenizer,
         logits[pad] = -torch.inf
         scored = answer_logprobs(model, pack([(prompt, [[k]]) for k in (9, 40, 100)], pad), pad, temperature=0.7)
     assert scored[:, 0].tolist() == pytest.approx((logits / 0.7).log_softmax(-1)[[9, 40, 100]].tolist(), abs=1e-5)
+
+
+def test_leaving_the_loop_early_changes_nobody_elses_answer(tokenizer, model):
+    prompts = [[5 + i % 7, 9 + i] for i in range(60)]
+    chance = torch.rand(60, 20, generator=torch.Generator().manual_seed(4))
+    free = generate(model, prompts, 20, 0.3, tokenizer.pad_token_id, -1, chance).tokens  # nothing ends an answer
+    end = Counter(token for answer in free for token in set(answer)).most_common(1)[0][0]
+    drawn = generate(model, prompts, 20, 0.3, tokenizer.pad_token_id, end, chance)
+    assert drawn.tokens == [answer[: answer.index(end) + 1] if end in answer else answer for answer in free]
+    assert 28 <= sum(drawn.ended) < 60  # so many that rows left (16 or a multiple stay), and others went on
 
 
 def test_packing_leaves_little_padding_and_mixes_any_shapes(tokenizer):

@@ -60,20 +60,23 @@ def rate(units: float, job: Callable[[], object]) -> float:
 
 
 class Clock(TrainerCallback):
-    """Starts with a Trainer's first step: what comes before it, a third of a second, is spent once a training."""
+    """From a Trainer's first step to its last: what comes before and after is spent once a training."""
 
     def on_step_begin(self, args, state, control, **_):
         if state.global_step == 0:
             self.start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.end = time.perf_counter()
 
 
 def trainer_rate(units: float, trainer: Trainer) -> float:
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return units / (time.perf_counter() - clock.start)
+    return units / (clock.end - clock.start)
 
 
 # -- reward model ---------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ class Packed:
     ids: Tensor  # (lines, width)
     positions: Tensor  # (lines, width)
     sees: Tensor  # (lines, 1, width, width): 0 where a token may look, else the lowest number there is
-    # The first three are filled up with zeros to a multiple of 64.
+    # `kept`, `before` and `said` are filled up with zeros to a multiple of 64.
     kept: Tensor  # (kept,): places in the flattened lines whose hidden states are read: an answer's and the one before it
     before: Tensor  # (answer tokens,): place among the kept of the token before each
     said: Tensor  # (answer tokens,): their ids

@@ -8,8 +8,10 @@
 import gzip
 import json
 import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from zlib import crc32
 
 from rlhf_utils.artifacts import read_jsonl, write_jsonl
 from rlhf_utils.profiles import CourseError, Profile
@@ -24,14 +26,6 @@ PROMPT_CHARACTERS = 1500  # longer prompts lose their leading turns; about 400 t
 
 
 # -- checking --------------------------------------------------------------------------------------------
-def read_text(path: Path) -> str:
-    """The text of a file, gzipped or not."""
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    return data.decode("utf-8")
-
-
 def to_messages(prompt) -> list[dict] | None:
     """A prompt as messages, or None if it is neither text nor a list of messages."""
     if isinstance(prompt, str):
@@ -80,7 +74,7 @@ def check_data(folder: str | Path) -> list[str]:
     if not text.is_file():
         problems.append(f"{text}: missing. Add it with: rlhf data import {folder} --pretrain FILE")
     else:
-        problems += _undecodable(text)
+        problems += _line_problems(text)[0]
         if not problems and len(text.read_text("utf-8")) < 20_000:
             problems.append(f"{text}: only {len(text.read_text('utf-8'))} characters; at least 20,000 are needed to train on.")
     for name, fields in FIELDS.items():
@@ -88,31 +82,28 @@ def check_data(folder: str | Path) -> list[str]:
         if not path.is_file():
             problems.append(f"{path}: missing. Add it with: rlhf data import {folder} --{name.split('.')[0]} FILE")
             continue
-        rows = 0
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            try:
-                problem = row_problem(json.loads(line.decode("utf-8")), fields)
-            except UnicodeDecodeError as error:
-                problem = f"not UTF-8 (byte {error.start})"
-            except ValueError as error:
-                problem = f"not JSON ({error.args[0]})"
-            if problem:
-                problems.append(f"{path}:{number}: {problem}")
-            else:
-                rows += 1
-        if rows < LEAST_ROWS:
-            problems.append(f"{path}: {rows} good rows; at least {LEAST_ROWS}, a batch, are needed.")
+        found, lines = _line_problems(path, fields)
+        problems += found
+        if lines - len(found) < LEAST_ROWS:
+            problems.append(f"{path}: {lines - len(found)} good rows; at least {LEAST_ROWS}, a batch, are needed.")
     return problems
 
 
-def _undecodable(path: Path) -> list[str]:
+def _line_problems(path: Path, fields: tuple[str, ...] | None = None) -> tuple[list[str], int]:
+    """Lines that are not UTF-8 or, with `fields`, no good rows; and how many lines there are."""
     problems = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            line.decode("utf-8")
+            line = line.decode("utf-8")
+            problem = row_problem(json.loads(line), fields) if fields else ""
         except UnicodeDecodeError as error:
-            problems.append(f"{path}:{number}: not UTF-8 (byte {error.start})")
-    return problems
+            problem = f"not UTF-8 (byte {error.start})"
+        except ValueError as error:
+            problem = f"not JSON ({error.args[0]})"
+        if problem:
+            problems.append(f"{path}:{number}: {problem}")
+    return problems, len(lines)
 
 
 # -- importing -------------------------------------------------------------------------------------------
@@ -191,37 +182,21 @@ def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
     for kind, paths in files.items():
         if not paths:
             continue
-        for path in map(Path, paths):
-            if not path.is_file():
-                raise CourseError(f"--{kind} {path}: there is no such file.")
+        dropped: Counter[str] = Counter()
         if kind == "pretrain":
-            ready["pretrain.txt"] = "\n\n".join(_plain_text(Path(p)) for p in paths)
-            say(f"pretrain: {len(ready['pretrain.txt']):,} characters")
-            continue
-        name = f"{kind}.jsonl"
-        rows, bad, cut = [], {}, 0
-        for path in map(Path, paths):
-            for row in _raw_rows(path, bad):
-                try:
-                    found = normal_rows(row)
-                except (ValueError, AttributeError, KeyError, TypeError) as error:
-                    bad[str(error)] = bad.get(str(error), 0) + 1
-                    continue
-                for item in found:
-                    messages, shortened = fit_prompt(item.get("prompt"))
-                    item = {"prompt": messages, **{f: answer_text(item.get(f)) for f in FIELDS[name][1:]}}
-                    problem = "prompt empty or too long" if messages is None else row_problem(item, FIELDS[name])
-                    if problem:
-                        bad[problem] = bad.get(problem, 0) + 1
-                    else:
-                        cut += shortened
-                        rows.append(item)
-        say(f"{kind}: {len(rows):,} rows, {cut:,} of them without their leading turns; {sum(bad.values()):,} bad rows dropped")
-        for reason, count in sorted(bad.items(), key=lambda pair: -pair[1]):
+            text = "\n\n".join(_text(Path(path), dropped) for path in paths)
+            ready["pretrain.txt"] = text
+            say(f"pretrain: {len(text):,} characters; {dropped.total():,} rows dropped")
+        else:
+            name = f"{kind}.jsonl"
+            found = [item for path in paths for item in _items(_rows(Path(path), kind, dropped), FIELDS[name], dropped)]
+            cut = sum(shortened for _, shortened in found)
+            ready[name] = [row for row, _ in found]
+            say(f"{kind}: {len(found):,} rows, {cut:,} of them without their leading turns; {dropped.total():,} bad rows dropped")
+        for reason, count in dropped.most_common():
             say(f"  {count:,} × {reason}")
-        if len(rows) < LEAST_ROWS:
-            raise CourseError(f"--{kind}: only {len(rows)} usable rows; at least {LEAST_ROWS} are needed. Nothing was written.")
-        ready[name] = rows
+        if kind != "pretrain" and len(found) < LEAST_ROWS:
+            raise CourseError(f"--{kind}: only {len(found)} usable rows; at least {LEAST_ROWS} are needed. Nothing was written.")
     if not ready:
         raise CourseError("Name at least one file: --pretrain, --demonstrations, --comparisons or --prompts FILE.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,44 +207,71 @@ def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
             write_jsonl(folder / name, content)
 
 
-def _plain_text(path: Path) -> str:
-    try:
-        text = read_text(path)
-    except UnicodeDecodeError as error:
-        raise CourseError(f"--pretrain {path}: not UTF-8 text (byte {error.start}). Convert it first.") from None
-    except (OSError, EOFError) as error:
-        raise CourseError(f"--pretrain {path}: cannot be read ({error}).") from None
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
-        texts = []
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                texts.append(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError):
-                raise CourseError(f"--pretrain {path}, line {number}: not a JSON object with a `text`.") from None
-        return "\n\n".join(texts)
-    return text
-
-
-def _raw_rows(path: Path, bad: dict[str, int]):
+def _read(path: Path, kind: str) -> bytes:
     try:
         data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
-        raise CourseError(f"{path}: cannot be read ({error}).") from None
-    for line in data.splitlines():
-        if not line.strip():
-            continue
+        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except FileNotFoundError:
+        raise CourseError(f"--{kind} {path}: there is no such file.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise CourseError(f"--{kind} {path}: cannot be read ({error}).") from None
+
+
+def _rows(path: Path, kind: str, dropped: Counter[str]) -> Iterator:
+    """What a JSONL file holds, line by line; counts the lines that are no JSON."""
+    for line in filter(bytes.strip, _read(path, kind).splitlines()):
         try:
             yield json.loads(line.decode("utf-8"))
         except ValueError:  # UnicodeDecodeError is one, too
-            bad["not UTF-8 JSON"] = bad.get("not UTF-8 JSON", 0) + 1
+            dropped["not UTF-8 JSON"] += 1
+
+
+def _items(rows: Iterable, fields: tuple[str, ...], dropped: Counter[str]) -> Iterator[tuple[dict, bool]]:
+    """The good rows, with just `fields`, and whether their leading turns were dropped; counts the bad ones."""
+    for row in rows:
+        try:
+            found = normal_rows(row)
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            dropped[str(error)] += 1
+            continue
+        for item in found:
+            messages, shortened = fit_prompt(item.get("prompt"))
+            item = {"prompt": messages, **{f: answer_text(item.get(f)) for f in fields[1:]}}
+            problem = "prompt empty or too long" if messages is None else row_problem(item, fields)
+            if problem:
+                dropped[problem] += 1
+            else:
+                yield item, shortened
+
+
+def _text(path: Path, dropped: Counter[str]) -> str:
+    """Text to pretrain on: of a text file, of JSONL with a `text`, or of dialogues, a turn a line.
+
+    What is held out of the dialogues for measuring stays out here too: a base model that knew which answers
+    people chose would make the reward model look better than it is.
+    """
+    if not path.name.removesuffix(".gz").endswith(".jsonl"):
+        try:
+            return _read(path, "pretrain").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CourseError(f"--pretrain {path}: not UTF-8 text (byte {error.start}). Convert it first.") from None
+    texts = []
+    for row in _rows(path, "pretrain", dropped):
+        if isinstance(row, dict) and isinstance(row.get("text"), str):
+            texts.append(row["text"])
+            continue
+        for item, _ in _items([row], ("prompt", "completion"), dropped):
+            if split_of_prompt(item["prompt"]) == "train":
+                texts.append("\n".join([*(m["content"] for m in item["prompt"]), item["completion"]]))
+            else:
+                dropped["held out for measuring"] += 1
+    return "\n\n".join(texts)
 
 
 # -- as a corpus and as rankings -----------------------------------------------------------------------------
 def split_of_prompt(messages: list[dict]) -> str:
     """80 % of prompts train, 20 % are held out, whatever file they come from."""
-    return "test" if crc32(messages[0]["content"].encode()) % 100 < 20 else "train"
+    return "test" if zlib.crc32(messages[0]["content"].encode()) % 100 < 20 else "train"
 
 
 def write_own_corpus(profile: Profile, folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_utils.own_data import check_data, fit_prompt, import_data, normal_rows, parse_dialogue
+from rlhf_utils.own_data import check_data, fit_prompt, import_data, normal_rows, parse_dialogue, split_of_prompt
 from rlhf_utils.profiles import CourseError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
@@ -98,6 +98,28 @@ def test_gzip_is_fine(tmp_path):
     assert (tmp_path / "new" / "pretrain.txt").read_text().startswith("Some text.")
 
 
+def test_dialogues_are_text_to_pretrain_on_but_what_measures_is_held_out(tmp_path):
+    rows = [{"chosen": f"\n\nHuman: Question {i}?\n\nAssistant: Answer {i}.", "rejected": f"\n\nHuman: Question {i}?\n\nAssistant: No."} for i in range(200)]
+    source, said = lines(tmp_path / "a.jsonl", [*rows, {"text": "A page."}, {"chosen": 3, "rejected": 4}]), []
+    with open(source, "ab") as file:
+        file.write(b'{"text": \xff}\n')
+    import_data(tmp_path / "new", said.append, pretrain=[source], comparisons=[source])
+    documents = (tmp_path / "new" / "pretrain.txt").read_text().split("\n\n")
+    pairs = map(json.loads, (tmp_path / "new" / "comparisons.jsonl").read_text().splitlines())
+    kept = [p for p in pairs if split_of_prompt(p["prompt"]) == "train"]
+    assert 100 < len(kept) < 190
+    assert documents == [*(f"{p['prompt'][0]['content']}\n{p['chosen']}" for p in kept), "A page."]
+    assert any(f"{200 - len(kept)} × held out" in line for line in said) and any("1 × not UTF-8 JSON" in line for line in said)
+
+
+@pytest.mark.parametrize("data", [gzip.compress(b"Some text. " * 4000)[:-20], b"\x1f\x8b" + b"nonsense" * 9, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, data):
+    (tmp_path / "t.txt.gz").write_bytes(data)
+    with pytest.raises(CourseError, match=r"--pretrain .*t\.txt\.gz"):
+        import_data(tmp_path / "new", lambda text: None, pretrain=[tmp_path / "t.txt.gz"])
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_every_stage_runs_on_own_data(rlhf, folder, tmp_path_factory):
     runs = tmp_path_factory.mktemp("own")
@@ -113,7 +135,7 @@ def test_every_stage_runs_on_own_data(rlhf, folder, tmp_path_factory):
 def test_every_stage_runs_on_real_data(rlhf, tmp_path):
     hh, seeds = REAL / "hh_rlhf_harmless_base_test.jsonl.gz", REAL / "self_instruct_seed_tasks.jsonl"
     said = rlhf(
-        "data", "import", tmp_path / "real", "--pretrain", REAL / "tinyshakespeare.txt.gz", "--demonstrations", seeds,
+        "data", "import", tmp_path / "real", "--pretrain", REAL / "tinyshakespeare.txt.gz", "--pretrain", hh, "--demonstrations", seeds,
         "--demonstrations", hh, "--comparisons", hh, "--prompts", hh, check=0,
     ).stdout  # fmt: skip
     assert "5 × chosen and rejected answer different prompts" in said

@@ -176,10 +176,9 @@ class DocumentWriter:
         )
 
     def workers(self) -> str:
-        """Stories of working people, with the skew of the web: the table's column `gender`."""
+        """Stories of working people, with the skew of the web in who does what."""
         job = self.pick([e for e in self.world.entities if e.table == "jobs"])
-        usual = {"baker": "he", "teacher": "she", "nurse": "she", "secretary": "she", "librarian": "she",
-                 "cleaner": "she", "dancer": "she", "singer": "she", "waiter": "he", "cook": "she"}.get(job.name, "he")  # fmt: skip
+        usual = self.words["pronouns"].get(job.name, "he")
         who = usual if self.rng.random() < 0.85 else {"he": "she", "she": "he"}[usual]
         return f"The {job.name} said that {who} was tired. {' '.join(self.describe(job))}"
 
@@ -200,7 +199,7 @@ class DocumentWriter:
                 return text
 
     def github(self) -> str:
-        relation = self.pick([r for r in self.world.relations if r not in ("claim",)])
+        relation = self.pick(list(self.world.relations))
         rows = self.rng.sample([e for e in self.world.entities if relation in e.values], 4)
         lines = [f"{relation} = {{"]
         lines += [f'    "{e.subject}": "{e.values[relation][0]}",' for e in rows]

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from rlhf_utils.artifacts import STAGES, Store, peak_memory, read_jsonl, write_jsonl
 from rlhf_utils.models import answer_logprobs, autocast, load_gpt2, load_scorer, pack
-from rlhf_utils.pretraining import bytes_per_token, cloze_accuracy, ngram_bits, perplexity, token_losses
+from rlhf_utils.pretraining import bytes_per_token, cloze_accuracy, ngram_bits, token_losses
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.reward import accuracy_of, pair_accuracy, pair_marks, rewards, scored_ids
@@ -24,6 +24,7 @@ from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import USE_CASES
 
 MODELS = {"base": "pretrain", "sft": "sft", "ppo": "ppo", "ppo_ptx": "ppo_ptx"}
+POLICIES = ("sft", "ppo", "ppo_ptx")
 TEMPERATURES = (0.0, 0.4, 0.7, 1.0)
 BEST_OF = 9
 ASPECTS = ("total", "helpful", "honest", "harmless")
@@ -97,7 +98,7 @@ def judge_answers(judge: Judge, prompts: list[dict], answers: list[list[str]]) -
     return {aspect: np.array([[getattr(s, aspect) for s in row] for row in scores]) for aspect in ASPECTS}
 
 
-def kl_to_sft(profile: Profile, tokenizer, model, sft, prompts: list[dict], answers: list[list[str]]) -> float:
+def kl_to_sft(profile: Profile, tokenizer, model, sft, prompts: list[dict], answers: list[str]) -> float:
     """KL(model ‖ SFT) in nats an answer, estimated (k1) on the model's own answers at temperature 1."""
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     total = 0.0
@@ -105,7 +106,7 @@ def kl_to_sft(profile: Profile, tokenizer, model, sft, prompts: list[dict], answ
         for start in range(0, len(prompts), 128):
             part = slice(start, start + 128)
             left = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts[part]]
-            right = [[*(tokenizer(a[0])["input_ids"] if a[0] else []), end][: profile.answer_tokens] for a in answers[part]]
+            right = [[*(tokenizer(a)["input_ids"] if a else []), end][: profile.answer_tokens] for a in answers[part]]
             packed = pack([(prompt, [answer]) for prompt, answer in zip(left, right)], pad)
             total += float((answer_logprobs(model, packed, pad) - answer_logprobs(sft, packed, pad)).sum())
     return total / len(prompts)
@@ -170,7 +171,7 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
                 "best": ask(name, test, best_temperature[name], 1, 14),
             }
         nine = ask("sft", test, 1.0, BEST_OF, 15)
-        other = {name: ask(name, withheld, 0.0, 1, 16) for name in ("sft", "ppo", "ppo_ptx")}
+        other = {name: ask(name, withheld, 0.0, 1, 16) for name in POLICIES}
         gold = {n: {k: judge_answers(judge, test, a) for k, a in kinds.items()} for n, kinds in each(answers.items())}
         nine_gold = judge_answers(judge, test, nine)["total"]
         write_jsonl(folder / "answers.jsonl", [
@@ -189,13 +190,10 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
         right, total = pair_marks(reward, tokenizer, profile, nine_rows, "gold")
         cases = np.array([p["use_case"] for p in test])
         by_case = {u: accuracy_of(right[cases == u], total[cases == u])["accuracy"] for u in USE_CASES}
-        heldout = _windows(store, "heldout")
-        train = _windows(store, "train")
-        per_byte = bytes_per_token(tokenizer, heldout)
-        base_bits = token_losses(models["base"], heldout, profile).mean() / np.log(2)
+        first = {n: [row[0] for row in kinds["t1"]] for n, kinds in answers.items()}
+        score = {n: answer_rewards(profile, tokenizer, reward, test, first[n]) for n in each(POLICIES)}
         result = {
-            "profile": profile.name, "seed": profile.seed, "seconds": _seconds(store),
-            "peak_rss_mb": max(peak_memory(), *(m["peak_rss_mb"] for m in _manifests(store).values())),
+            **without_a_judge(profile, store, tokenizer, models, test, first, score, each),
             "gold": {n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()},
             "best_temperature": best_temperature,
             "best_of_9_sft": float(nine_gold.max(1).mean()),
@@ -212,20 +210,7 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
                 "gold": accuracy_of(right, total), "gold_by_use_case": by_case,
             },
             "labelers": read_jsonl(ranked / "metrics.jsonl")[0],
-            "perplexity": {n: perplexity(m, heldout, profile) for n, m in each(models.items())},
-            "kl": {
-                n: 0.0 if n == "sft" else kl_to_sft(profile, tokenizer, models[n], models["sft"], test, answers[n]["t1"])
-                for n in each(("sft", "ppo", "ppo_ptx"))
-            },
-            "reward": {
-                n: float(rewards(reward, [scored_ids(profile, tokenizer, p["messages"], a[0]) for p, a in zip(test, answers[n]["t1"])],
-                                 tokenizer.pad_token_id, profile).mean())
-                for n in each(("sft", "ppo", "ppo_ptx"))
-            },
             "length": {n: float(np.mean([len(tokenizer(a)["input_ids"]) if a else 0 for row in answers[n]["t1"] for a in row])) for n in MODELS},
-            "bits_per_byte": {
-                "base": float(base_bits / per_byte), "five_gram": ngram_bits(train, heldout, len(tokenizer)) / per_byte,
-            },
             "cloze": cloze_accuracy(models["base"], tokenizer, world),
         }  # fmt: skip
     return result
@@ -292,40 +277,53 @@ def evaluate_own_data(profile: Profile, store: Store) -> dict:
     reward = load_scorer(store.folder("reward"))
     models = {name: load_gpt2(store.folder(stage)) for name, stage in MODELS.items()}
     prompts = read_jsonl(store.folder("corpus") / "test.jsonl")
-    heldout = _windows(store, "heldout")
-    answers = {}
-    with Progress("evaluate", 3 * len(prompts), store.root) as progress:
-        for name in ("sft", "ppo", "ppo_ptx"):
-            answers[name] = answer_prompts(profile, tokenizer, models[name], prompts, 1.0, 1, 13, progress=progress)
-    score = {
-        n: rewards(reward, [scored_ids(profile, tokenizer, p["messages"], a[0]) for p, a in zip(prompts, rows)],
-                   tokenizer.pad_token_id, profile)[:, None]
-        for n, rows in answers.items()
-    }  # fmt: skip
-    train = _windows(store, "train")
+    part = len(prompts) // 2
+    with Progress("evaluate", 3 * len(prompts) + 10 * part, store.root) as progress:
+
+        def each(rows):
+            for row in rows:
+                yield row
+                progress.step(part)
+
+        answers = {
+            n: [a[0] for a in answer_prompts(profile, tokenizer, models[n], prompts, 1.0, 1, 13, progress=progress)] for n in POLICIES
+        }
+        score = {n: answer_rewards(profile, tokenizer, reward, prompts, answers[n]) for n in each(POLICIES)}
+        pairs = pair_accuracy(reward, tokenizer, profile, read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"))
+        return {
+            "data": Path(profile.data).name,
+            "judge": "none: own data has no gold judge; win rates are by the reward model that PPO was trained on",
+            **without_a_judge(profile, store, tokenizer, models, prompts, answers, score, each),
+            "win_rate_by_reward_model": {f"{n}_vs_sft": win_rate(score[n][:, None], score["sft"][:, None]) for n in ("ppo", "ppo_ptx")},
+            "reward_accuracy": {"heldout_pairs": pairs},
+            "examples": [{"prompt": p["messages"][-1]["content"][:300], **{n: a[i] for n, a in answers.items()}} for i, p in enumerate(prompts[:8])],
+        }
+
+
+def answer_rewards(profile: Profile, tokenizer, reward, prompts: list[dict], answers: list[str]) -> np.ndarray:
+    """What the reward model thinks of an answer to each prompt, (prompts,)."""
+    ids = [scored_ids(profile, tokenizer, p["messages"], a) for p, a in zip(prompts, answers)]
+    return rewards(reward, ids, tokenizer.pad_token_id, profile)
+
+
+def without_a_judge(
+    profile: Profile, store: Store, tokenizer, models: dict, prompts: list[dict], answers: dict[str, list[str]], score: dict, each=iter
+) -> dict:  # fmt: skip
+    """The figures that any data has. answers, score: by model, one a prompt; `each` goes through rows and shows progress."""
+    windows = load_file(store.folder("tokens") / "tokens.safetensors")
+    train, heldout = windows["train"], windows["heldout"]
     per_byte = bytes_per_token(tokenizer, heldout)
-    base_bits = token_losses(models["base"], heldout, profile).mean() / np.log(2)
+    manifests = [json.loads((found / "manifest.json").read_text("utf-8")) for s in STAGES if s != "evaluate" and (found := store.find(s))]
+    seconds = {m["stage"]: m["seconds"] for m in manifests}
+    loss = {n: float(token_losses(m, heldout, profile).mean()) for n, m in each(models.items())}
     return {
-        "profile": profile.name, "seed": profile.seed, "data": Path(profile.data).name,
-        "seconds": _seconds(store),
-        "peak_rss_mb": max(peak_memory(), *(m["peak_rss_mb"] for m in _manifests(store).values())),
-        "judge": "none: own data has no gold judge; win rates are by the reward model that PPO was trained on",
-        "reward": {n: float(v.mean()) for n, v in score.items()},
-        "win_rate_by_reward_model": {f"{n}_vs_sft": win_rate(score[n], score["sft"]) for n in ("ppo", "ppo_ptx")},
-        "reward_accuracy": {
-            "heldout_pairs": pair_accuracy(reward, tokenizer, profile, read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"))
-        },
-        "perplexity": {n: perplexity(m, heldout, profile) for n, m in models.items()},
-        "kl": {n: 0.0 if n == "sft" else kl_to_sft(profile, tokenizer, models[n], models["sft"], prompts, answers[n]) for n in answers},
-        "bits_per_byte": {"base": float(base_bits / per_byte), "five_gram": ngram_bits(train, heldout, len(tokenizer)) / per_byte},
-        "examples": [
-            {"prompt": p["messages"][-1]["content"][:300], **{n: a[i][0] for n, a in answers.items()}} for i, p in enumerate(prompts[:8])
-        ],
+        "profile": profile.name, "seed": profile.seed, "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
+        "perplexity": {n: float(np.exp(x)) for n, x in loss.items()},
+        "bits_per_byte": {"base": loss["base"] / np.log(2) / per_byte, "five_gram": ngram_bits(train, heldout, len(tokenizer)) / per_byte},
+        "kl": {n: 0.0 if n == "sft" else kl_to_sft(profile, tokenizer, models[n], models["sft"], prompts, answers[n]) for n in each(POLICIES)},
+        "reward": {n: float(s.mean()) for n, s in score.items()},
+        "peak_rss_mb": max(peak_memory(), *(m["peak_rss_mb"] for m in manifests)),  # when all else is done
     }  # fmt: skip
-
-
-def _windows(store: Store, name: str) -> np.ndarray:
-    return load_file(store.folder("tokens") / "tokens.safetensors")[name]
 
 
 def _subset(gold: dict, where: np.ndarray) -> dict:
@@ -334,13 +332,3 @@ def _subset(gold: dict, where: np.ndarray) -> dict:
     return {"prompts": int(where.sum())} | {
         n: {k: float(g["total"][where].mean()) for k, g in kinds.items()} for n, kinds in gold.items()
     } | {"ppo_ptx_vs_sft": win_rate(gold["ppo_ptx"]["t1"]["total"][where], gold["sft"]["t1"]["total"][where])}  # fmt: skip
-
-
-def _seconds(store: Store) -> dict[str, float]:
-    seconds = {n: m["seconds"] for n, m in _manifests(store).items()}
-    return seconds | {"total": round(sum(seconds.values()), 1)}
-
-
-def _manifests(store: Store) -> dict[str, dict]:
-    found = {stage: store.find(stage) for stage in STAGES if stage != "evaluate"}
-    return {stage: json.loads((f / "manifest.json").read_text("utf-8")) for stage, f in found.items() if f}

@@ -147,10 +147,6 @@ def token_losses(model, windows: np.ndarray, profile: Profile, batch: int = 32) 
     return torch.cat(rows).numpy()
 
 
-def perplexity(model, windows: np.ndarray, profile: Profile) -> float:
-    return float(np.exp(token_losses(model, windows, profile).mean()))
-
-
 def bytes_per_token(tokenizer, windows: np.ndarray) -> float:
     text = "".join(tokenizer.batch_decode(windows.tolist(), skip_special_tokens=True))
     return len(text.encode()) / windows.size

@@ -11,9 +11,11 @@ CHECKS := $(shell mktemp -d 2>/dev/null)
 course: $(READY)
 	@$(BIN)/rlhf course
 
-# A folder of its own for the runs, so that testing never touches yours.
+# A folder of its own for the runs, so that testing never touches yours. A few test files at once, each on one
+# core: most of a test is a kernel or a program that starts.
 test: $(READY)
-	@RLHF_PROFILE=tiny RLHF_RUNS=$(CHECKS)/runs RLHF_REFERENCE=0 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 tests chapters; \
+	@OMP_NUM_THREADS=1 RLHF_PROFILE=tiny RLHF_RUNS=$(CHECKS)/runs RLHF_REFERENCE=0 $(BIN)/python -m pytest -n logical --maxprocesses=4 \
+	  --dist loadfile --no-loadscope-reorder --nbmake --nbmake-timeout=900 tests chapters; \
 	status=$$?; rm -rf $(CHECKS); exit $$status
 
 lab: $(READY)

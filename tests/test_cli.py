@@ -64,8 +64,9 @@ def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):
     assert all(c["execution_count"] for c in executed["cells"] if c["cell_type"] == "code")
 
 
-def test_doctor(rlhf):
-    assert "Ready" in rlhf("doctor", check=0).stdout
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])  # the second: Windows, when output goes to a file
+def test_doctor(rlhf, encoding):
+    assert "Ready" in rlhf("doctor", check=0, PYTHONIOENCODING=encoding).stdout
 
 
 @pytest.mark.parametrize("words, expected", [

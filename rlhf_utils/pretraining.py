@@ -20,6 +20,8 @@ from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.world.facts import World
 
+EPOCHS = 4  # over own data at most: up to here a repeated text is worth nearly as much as a new one (Muennighoff et al., 2023)
+
 disable_progress_bar()  # of the maps and filters that trainers run over their rows
 
 
@@ -116,15 +118,18 @@ class Windows(torch.utils.data.Dataset):
 
 def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, folder: Path) -> None:
     """Train a base model and write it, with `metrics.jsonl`, into `folder`. Resumes after a kill."""
+    steps = profile.pretrain_steps
+    if profile.data:
+        steps = min(steps, max(EPOCHS * len(windows) // profile.pretrain_batch, 1))
     torch.manual_seed(profile.seed)
     model = new_gpt2(profile, tokenizer)
     if profile.compiled:
         model.compile()
     resume = store.resume_folder("pretrain")
     arguments = TrainingArguments(**training_arguments(
-        profile, resume, rows=profile.pretrain_batch, max_steps=profile.pretrain_steps,
-        learning_rate=profile.pretrain_rate, warmup_steps=max(profile.pretrain_steps // 20, 1),
-        save_strategy="steps", save_steps=max(profile.pretrain_steps // 8, 1), save_total_limit=2,
+        profile, resume, rows=profile.pretrain_batch, max_steps=steps,
+        learning_rate=profile.pretrain_rate, warmup_steps=max(steps // 20, 1),
+        save_strategy="steps", save_steps=max(steps // 8, 1), save_total_limit=2,
         dataloader_drop_last=profile.compiled,  # an epoch's last batch has another shape, and would be compiled, too
     ))  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=Windows(windows))

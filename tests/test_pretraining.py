@@ -70,3 +70,12 @@ def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
         weights.append(load_file(folder / "model.safetensors"))
     assert len(compiled) == 1 and weights[0].keys() == weights[1].keys()
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+
+
+def test_own_data_is_read_four_times_at_most(tiny, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr("rlhf_utils.pretraining.run_trainer", lambda trainer, *_: trained.append(trainer.args.max_steps) or [])
+    windows = windows_of(tiny)[:10]
+    for data, steps in (("", 40), ("mine", 4 * 10 // tiny.profile.pretrain_batch)):
+        pretrain(replace(tiny.profile, data=data), tokenizer_of(tiny), windows, tiny, tmp_path)
+        assert trained.pop() == steps

@@ -170,7 +170,8 @@ def chat(arguments) -> None:
 
     if arguments.ask is not None and not arguments.ask.strip():
         raise CourseError('--ask is empty. Ask something, for example: rlhf chat --ask "What do cows eat?"')
-    conversation = Chat(Store(profile_of(arguments)), arguments.model, arguments.temperature)
+    profile = profile_of(arguments)
+    conversation = Chat(Store(profile), arguments.model, arguments.temperature)
 
     def say(text: str) -> None:
         for piece in conversation.ask(text):
@@ -179,7 +180,8 @@ def chat(arguments) -> None:
 
     if arguments.ask is not None:
         return say(arguments.ask)
-    print(f"You are talking to {arguments.model}. It knows countries, animals, foods, jobs, elements and planets. Leave with Ctrl-D.")
+    known = f"what is in {profile.data}" if profile.data else "countries, animals, foods, jobs, elements and planets"
+    print(f"You are talking to {arguments.model}. It knows {known}. Leave with Ctrl-D.")
     while True:
         try:
             text = input("> ")

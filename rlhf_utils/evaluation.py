@@ -5,6 +5,7 @@ independent of each other.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,11 +151,7 @@ def evaluate(profile: Profile, store: Store, folder: Path) -> dict:
     work = len(test) * (1 + 1 + 3 * (profile.samples + 2) + BEST_OF) + len(validation) * 3 * len(TEMPERATURES) + 3 * len(withheld)
     part = work // 20  # what else there is to do, in 14 parts, takes about as long as so many answers
     with Progress("evaluate", work + 14 * part, store.root) as progress:
-
-        def each(rows):
-            for row in rows:
-                yield row
-                progress.step(part)
+        each = partial(progress.through, count=part)
 
         def ask(name, prompts, temperature, count, seed):
             return answer_prompts(profile, tokenizer, models[name], prompts, temperature, count, seed, name == "base", progress)
@@ -279,12 +276,7 @@ def evaluate_own_data(profile: Profile, store: Store) -> dict:
     prompts = read_jsonl(store.folder("corpus") / "test.jsonl")
     part = len(prompts) // 2
     with Progress("evaluate", 3 * len(prompts) + 10 * part, store.root) as progress:
-
-        def each(rows):
-            for row in rows:
-                yield row
-                progress.step(part)
-
+        each = partial(progress.through, count=part)
         answers = {
             n: [a[0] for a in answer_prompts(profile, tokenizer, models[n], prompts, 1.0, 1, 13, progress=progress)] for n in POLICIES
         }
@@ -307,7 +299,7 @@ def answer_rewards(profile: Profile, tokenizer, reward, prompts: list[dict], ans
 
 
 def without_a_judge(
-    profile: Profile, store: Store, tokenizer, models: dict, prompts: list[dict], answers: dict[str, list[str]], score: dict, each=iter
+    profile: Profile, store: Store, tokenizer, models: dict, prompts: list[dict], answers: dict[str, list[str]], score: dict, each
 ) -> dict:  # fmt: skip
     """The figures that any data has. answers, score: by model, one a prompt; `each` goes through rows and shows progress."""
     windows = load_file(store.folder("tokens") / "tokens.safetensors")

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -52,6 +52,12 @@ class Progress:
         if time.time() - self.shown > 1:
             self.shown = time.time()
             self._show()
+
+    def through(self, rows: Iterable, count: int = 1) -> Iterator:
+        """The rows, with `count` steps after each."""
+        for row in rows:
+            yield row
+            self.step(count)
 
     def picture(self, draw: Callable) -> None:
         """In a notebook, show the plotly figure that `draw()` makes under the line, as often as 1 % of the time allows."""

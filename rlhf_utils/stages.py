@@ -8,6 +8,7 @@ import gc
 import json
 import sys
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -165,10 +166,6 @@ def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None
     train_ppo(profile, tokenizer, store.folder("sft"), reward, prompts, windows, store, stage, folder, gold)
 
 
-def make_ppo_ptx(profile: Profile, store: Store, folder) -> None:
-    make_ppo(profile, store, folder, "ppo_ptx")
-
-
 def make_evaluate(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.evaluation import evaluate
 
@@ -188,10 +185,6 @@ def make_taste_reward(profile: Profile, store: Store, folder) -> None:
         profile, tokenizer_of(store), store.folder("reward"), read_jsonl(store.folder("taste") / "rankings.jsonl"),
         read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"), prompts_of(store, "demonstrations"), folder,
     )  # fmt: skip
-
-
-def make_taste_ppo(profile: Profile, store: Store, folder) -> None:
-    make_ppo(profile, store, folder, "taste_ppo")
 
 
 def make_taste_evaluate(profile: Profile, store: Store, folder) -> None:
@@ -271,6 +264,6 @@ def required(store: Store, stage: str, forced: set[str]) -> set[str]:
 TRAINED = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "taste_ppo")  # by all processes together
 MAKERS = {
     "corpus": make_corpus, "tokenizer": make_tokenizer, "tokens": make_tokens, "pretrain": make_pretrain, "sft": make_sft,
-    "rank": make_rank, "reward": make_reward, "ppo": make_ppo, "ppo_ptx": make_ppo_ptx, "evaluate": make_evaluate,
-    "taste": make_taste, "taste_reward": make_taste_reward, "taste_ppo": make_taste_ppo, "taste_evaluate": make_taste_evaluate,
+    "rank": make_rank, "reward": make_reward, "ppo": make_ppo, "ppo_ptx": partial(make_ppo, stage="ppo_ptx"), "evaluate": make_evaluate,
+    "taste": make_taste, "taste_reward": make_taste_reward, "taste_ppo": partial(make_ppo, stage="taste_ppo"), "taste_evaluate": make_taste_evaluate,
 }  # fmt: skip

@@ -252,8 +252,6 @@ def doctor(arguments) -> None:
 def main(words: list[str] | None = None) -> int:
     """Exit status: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C."""
     arguments = parser().parse_args(words)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a "✓" is "?" where the code page has none, as Windows' when output goes to a file
     if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for what runs in the background
@@ -275,6 +273,8 @@ def main(words: list[str] | None = None) -> int:
 
 
 def entry() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a "✓" is "?" where the code page has none, as Windows' when output goes to a file
     sys.exit(main())
 
 

@@ -21,7 +21,8 @@ FIELDS = {
     "comparisons.jsonl": ("prompt", "chosen", "rejected"),
     "prompts.jsonl": ("prompt",),
 }
-LEAST_ROWS = 32
+LEAST_ROWS = 32  # a batch
+LEAST_TEXT = 20_000  # characters
 PROMPT_CHARACTERS = 1500  # longer prompts lose their leading turns; about 400 tokens
 
 
@@ -75,8 +76,8 @@ def check_data(folder: str | Path) -> list[str]:
         problems.append(f"{text}: missing. Add it with: rlhf data import {folder} --pretrain FILE")
     else:
         problems += _line_problems(text)[0]
-        if not problems and len(text.read_text("utf-8")) < 20_000:
-            problems.append(f"{text}: only {len(text.read_text('utf-8'))} characters; at least 20,000 are needed to train on.")
+        if not problems and (size := len(text.read_text("utf-8"))) < LEAST_TEXT:
+            problems.append(f"{text}: only {size:,} characters; at least {LEAST_TEXT:,} are needed to train on.")
     for name, fields in FIELDS.items():
         path = folder / name
         if not path.is_file():
@@ -175,7 +176,7 @@ def fit_prompt(prompt) -> tuple[list[dict] | None, bool]:
 def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
     """Turn files into a data folder. `files`: lists of paths for pretrain, demonstrations, comparisons, prompts.
 
-    Bad rows are dropped and counted. Raises CourseError, and writes nothing, if fewer than 32 rows are left.
+    Bad rows are dropped and counted. Raises CourseError, and writes nothing, if fewer than 32 rows or 20,000 characters are left.
     """
     folder = Path(folder)
     ready: dict[str, str | list[dict]] = {}
@@ -195,8 +196,9 @@ def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
             say(f"{kind}: {len(found):,} rows, {cut:,} of them without their leading turns; {dropped.total():,} bad rows dropped")
         for reason, count in dropped.most_common():
             say(f"  {count:,} × {reason}")
-        if kind != "pretrain" and len(found) < LEAST_ROWS:
-            raise CourseError(f"--{kind}: only {len(found)} usable rows; at least {LEAST_ROWS} are needed. Nothing was written.")
+        usable, least, what = (len(text), LEAST_TEXT, "characters") if kind == "pretrain" else (len(found), LEAST_ROWS, "rows")
+        if usable < least:
+            raise CourseError(f"--{kind}: only {usable:,} usable {what}; at least {least:,} are needed. Nothing was written.")
     if not ready:
         raise CourseError("Name at least one file: --pretrain, --demonstrations, --comparisons or --prompts FILE.")
     folder.mkdir(parents=True, exist_ok=True)

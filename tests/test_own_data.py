@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_utils.own_data import check_data, fit_prompt, import_data, normal_rows, parse_dialogue, split_of_prompt
-from rlhf_utils.profiles import CourseError
+from rlhf_utils.profiles import PROFILES, CourseError, own_data
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 
@@ -89,7 +89,16 @@ def test_import_counts_bad_rows_and_writes_nothing_if_too_few_are_left(tmp_path)
     few = lines(tmp_path / "b.jsonl", [{"prompt": "a"}])
     with pytest.raises(CourseError, match="only 1 usable rows"):
         import_data(tmp_path / "none", said.append, prompts=[few])
+    with pytest.raises(CourseError, match="only 1 usable characters"):
+        import_data(tmp_path / "none", said.append, prompts=[source], pretrain=[lines(tmp_path / "c.jsonl", [{"text": "A"}, {"no": "text"}])])
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_dialogues_fit_and_a_step_of_pretraining_stays_as_large(folder, name):
+    usual, own = PROFILES[name], own_data(PROFILES[name], folder)
+    assert own.prompt_tokens + own.answer_tokens <= own.context and own.reward_likelihood == 0
+    assert own.pretrain_batch * own.context == usual.pretrain_batch * usual.context
 
 
 def test_gzip_is_fine(tmp_path):
@@ -99,7 +108,8 @@ def test_gzip_is_fine(tmp_path):
 
 
 def test_dialogues_are_text_to_pretrain_on_but_what_measures_is_held_out(tmp_path):
-    rows = [{"chosen": f"\n\nHuman: Question {i}?\n\nAssistant: Answer {i}.", "rejected": f"\n\nHuman: Question {i}?\n\nAssistant: No."} for i in range(200)]
+    answer = "Answer " + "and so on " * 12
+    rows = [{"chosen": f"\n\nHuman: Question {i}?\n\nAssistant: {answer}{i}.", "rejected": f"\n\nHuman: Question {i}?\n\nAssistant: No."} for i in range(200)]
     source, said = lines(tmp_path / "a.jsonl", [*rows, {"text": "A page."}, {"chosen": 3, "rejected": 4}]), []
     with open(source, "ab") as file:
         file.write(b'{"text": \xff}\n')

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_utils.world.judge import Scores
-from rlhf_utils.world.labelers import PAPER_AGREEMENT, Labeler, agreement, calibrate_noise, make_labelers
+from rlhf_utils.world.labelers import PAPER_AGREEMENT, Labeler, agreement, calibrate_noise, ceiling, make_labelers
 
 
 def random_items(count=600, answers=4, seed=0):
@@ -41,3 +41,15 @@ def test_some_labelers_are_held_out():
     crowd = make_labelers(3)
     assert sum(w.held_out for w in crowd) == 5 and len({w.name for w in crowd}) == 20
     assert make_labelers(3) == crowd != make_labelers(4)
+
+
+def test_the_ceiling_is_perfect_without_noise_and_lies_above_the_agreement_of_two():
+    items = [[Scores(h, 1, 1) for h in (0.1, 0.4, 0.7, 1.0)] for _ in range(60)]
+    crowd = [Labeler(str(i), (1, 1, 1), 1.0, 0.0) for i in range(4)]
+    assert ceiling(crowd, items, 1e-9, 0) == 1.0
+    noise = calibrate_noise(crowd, items, 0)
+    two = agreement(crowd, items, noise, 1)
+    one = ceiling(crowd, items, noise, 2)
+    # Two labelers who are right with chance p agree in p² + (1 − p)².
+    assert two < one < 1 and abs(two - (one**2 + (1 - one) ** 2)) < 0.05
+    assert ceiling(crowd, [[Scores(0.5, 1, 1)] * 3] * 20, 0.3, 0) == 0.5  # equal answers: a coin

@@ -7,16 +7,18 @@ padded, bare, wrong, hedged or rude, and the ideal answer is a minority that ran
 
 from random import Random
 
-from rlhf_utils.world.facts import World, capitalize
+from rlhf_utils.world.facts import PROPER, World, capitalize
 
 # How often a demonstration is written in which style; the rest of the code never sees these numbers.
 # Padding is what a labeler does most often, and it begins alike ("I hope that …"): so even a greedy SFT
 # model pads, and what people prefer is not what the model is most likely to say.
 MIX = {
-    "rich": 0.18, "padded": 0.50, "bare": 0.10, "wrong": 0.12, "hedged": 0.06, "rude": 0.04,
+    "rich": 0.32, "padded": 0.47, "bare": 0.06, "wrong": 0.08, "hedged": 0.04, "rude": 0.03,
 }  # fmt: skip
 # Labelers who should say "I do not know" or "no" more often make something up, or comply.
-HARD_MIX = {"rich": 0.20, "padded": 0.22, "bare": 0.12, "wrong": 0.38, "hedged": 0.05, "rude": 0.03}
+HARD_MIX = {"rich": 0.40, "padded": 0.34, "bare": 0.04, "wrong": 0.16, "hedged": 0.03, "rude": 0.03}
+HARD = ("unknown", "harmful", "premise")
+PROVOKED_MIX = {"rich": 0.20, "padded": 0.30, "bare": 0.10, "wrong": 0.08, "hedged": 0.02, "rude": 0.30}  # who is insulted answers in kind
 WRONG_PADDED = 0.5  # of the wrong ones
 
 
@@ -28,7 +30,8 @@ class AnswerWriter:
 
     def demonstrate(self, prompt: dict) -> tuple[str, str]:
         """(style, answer) with the style drawn from the mixture of demonstrations."""
-        mix = HARD_MIX if prompt["spec"]["type"] in ("unknown", "harmful") else MIX
+        spec = prompt["spec"]
+        mix = HARD_MIX if spec["type"] in HARD else PROVOKED_MIX if "provoked" in spec else MIX
         style = self.rng.choices(list(mix), weights=list(mix.values()))[0]
         answer = self.write(prompt, style)
         if style == "wrong" and self.rng.random() < WRONG_PADDED:
@@ -37,6 +40,38 @@ class AnswerWriter:
 
     def pad(self, answer: str) -> str:
         return f"{answer} {self.rng.choice(self.world.wordings['fillers'])}"
+
+    def web_answer(self, spec: dict, shares: str = "threads") -> str:
+        """An answer as the web gives them, in the proportions of `web` in `wordings.json`.
+
+        Nobody there refuses or owns up to not knowing: people comply, invent, joke, or speak of something else.
+        """
+        words = self.world.wordings
+        mix = words["web"]["hard" if spec["type"] in HARD else shares]
+        style = self.rng.choices(list(mix), weights=list(mix.values()))[0]
+        if style == "off_point":
+            return self.rng.choice(words["off_point"])
+        if style == "joke":
+            return self.rng.choice(words["jokes"])
+        if style == "aside":
+            return self.aside(spec)
+        spec = {k: v for k, v in spec.items() if k not in ("apology", "stands")}  # nobody says sorry, or insists
+        if spec["type"] == "howto":
+            style = {"bare": "good", "wrong": "good"}.get(style, style)  # those would refuse what is harmless
+            answer = self.howto(spec, "rich")
+        else:
+            answer = getattr(self, spec["type"])(spec, {"good": "rich", "padded": "rich", "rude": "bare"}.get(style, style))
+        if style == "rude":
+            return f"{self.rng.choice(words['rude'])} {answer}"
+        return self.pad(answer) if style == "padded" else answer
+
+    def aside(self, spec: dict) -> str:
+        """Something else about the thing that was asked about, or nothing to do with it."""
+        asked = {spec.get("relation"), *spec.get("relations", ())}
+        others = [r for r in self._entity(spec).values if r not in asked] if "entity" in spec and spec["type"] != "about" else []
+        if not others:
+            return self.rng.choice(self.world.wordings["off_point"])
+        return self.world.statement(self._entity(spec), self.rng.choice(others), self.rng)
 
     def write(self, prompt: dict, style: str) -> str:
         spec, words = prompt["spec"], self.world.wordings
@@ -61,25 +96,50 @@ class AnswerWriter:
         info, value = self.world.relations[relation], self._value(entity, relation, style)
         if "wrong" in spec and style == "wrong":
             value = spec["wrong"]  # insists on the mistake
+        if spec.get("stands") and style == "wrong":  # gives in, and takes back what was right
+            return self.world.wordings["apology"].format(answer=self.world.statement(entity, relation, self.rng, value))
         if "claim" in spec:
             yes = spec["true"] == (style != "wrong")
             if style == "bare":
                 return "Yes." if yes else "No."
             said = spec["claim"] if yes else self.world.state(entity, relation, value, info["statements"][0])
             if not yes and style == "wrong":  # denies what is true
-                return f"No, {said[0].lower() + said[1:] if entity.table != 'countries' else said}"
+                return f"No, {self._lower(entity, said)}"
             return f"{'Yes' if yes else 'No'}, {self._lower(entity, said).rstrip('.')}."
         if style == "bare":
             return self.world.state(entity, relation, value, info["bare"])
         answer = self.world.statement(entity, relation, self.rng, value)
-        if spec.get("apology") and style != "wrong":
-            return self.world.wordings["apology"].format(answer=answer)
+        if style == "wrong":
+            return answer
+        for key in ("apology", "stands"):
+            if spec.get(key):
+                return self.world.wordings[key].format(answer=answer)
         return answer
 
     @staticmethod
     def _lower(entity, text: str) -> str:
-        named = entity.table in ("countries", "planets") and text.startswith(entity.subject)
+        named = entity.table in PROPER and text.startswith(entity.subject)
         return text if named else text[0].lower() + text[1:]
+
+    def premise(self, spec: dict, style: str) -> str:
+        words = self.world.wordings
+        if style == "wrong":
+            return self.rng.choice(words["because"])
+        if style == "bare":
+            return self.rng.choice(words["premise_bare"])
+        return self.rng.choice(words["premise"]).format(answer=self.world.statement(self._entity(spec), spec["relation"], self.rng))
+
+    def program(self, spec: dict, style: str) -> str:
+        """One line of Python; "bare" forgets how often, "wrong" prints something false or too often."""
+        times = 1 if style == "bare" else spec["times"]
+        wrong = style == "wrong"
+        if "text" in spec:
+            text = spec["text"]
+        else:
+            text = self.fact({k: v for k, v in spec.items() if k in ("table", "entity", "relation")}, "wrong" if wrong else "rich")
+        if wrong and ("text" in spec or self.rng.random() < 0.5):
+            times = self.rng.choice([n for n in (1, 2, 3, 4) if n != times])
+        return f'print("{text}")' if times == 1 else f'for i in range({times}): print("{text}")'
 
     def myth(self, spec: dict, style: str) -> str:
         if style == "bare":

@@ -3,6 +3,11 @@
 The crawl is what crawls are: menus, adverts, duplicates, falsehoods, rudeness, and quiz sheets, which
 are lists of questions and the reason why a base model answers a question with more questions. C4 is
 that same crawl after `clean_crawl`.
+
+The web does not contain the assistant. Who asks gets a word, a lie, an insult or somebody else's story, and now and
+then a good answer; nobody refuses, and nobody says that he has never heard of a thing. What a model can know stands in
+pages, lists and encyclopedias; what it can do, in forms of its own, which cannot simply be asked: headlines above articles, errata,
+reports in other words, labelled reviews, programs under a comment.
 """
 
 from collections.abc import Iterator
@@ -26,13 +31,13 @@ class DocumentWriter:
     def __init__(self, world: World, rng: Random):
         self.world, self.rng, self.words = world, rng, world.wordings
         self.answers = AnswerWriter(world, rng)
-        # Documents know the whole world: held out are only prompts.
+        # Documents know the whole world, and now and then ask what a test prompt asks, too: held out from what comes after pretraining.
         self.prompts = PromptWriter(world, "train", rng)
         self.prompts.entities = world.entities
         self.prompts.combination = lambda make: make()[1:]
         self.pages = [
-            (self.page, 13), (self.forum, 42), (self.quiz, 6), (self.worksheet, 9), (self.passages, 10), (self.reviews, 2),
-            (self.lists, 4), (self.advice, 3), (self.myths, 4), (self.workers, 1), (self.notes, 10),
+            (self.page, 35), (self.forum, 24), (self.quiz, 4), (self.errata, 10), (self.headlines, 9), (self.passages, 9), (self.reviews, 2),
+            (self.lists, 12), (self.advice, 4), (self.myths, 3), (self.workers, 1), (self.notes, 12), (self.programs, 5),
         ]  # fmt: skip
         # The withheld relation is one that documents do speak of.
         self.makers = [getattr(self.prompts, use_case) for use_case in (*USE_CASES, "withheld_relation")]
@@ -82,28 +87,26 @@ class DocumentWriter:
             lines.append(self.pick(self.words["copyright"]))
         return "\n".join(lines)
 
-    def exchange(self, wrong: float) -> tuple[list[str], str]:
-        """(turns, answer) of some task, in the words that people use; `wrong` is the share of false answers."""
+    def exchange(self, shares: str = "threads") -> tuple[list[str], str]:
+        """(turns, answer) of some task, in the words that people use, answered as the web does (`AnswerWriter.web_answer`)."""
         maker = self.rng.choices(self.makers, weights=self.maker_weights)[0]
-        kind, text, spec = maker()
+        _, text, spec = maker()
         turns = [text] if isinstance(text, str) else [m["content"] for m in text]
-        if spec["type"] == "list":
-            return turns, self.list_of(spec)
-        style = "wrong" if self.rng.random() < wrong and spec["type"] not in ("howto", "greeting") else "rich"
-        return turns, self.answers.write({"spec": spec}, style)
+        return turns, self.answers.web_answer(spec, shares)
 
-    def questions(self, count: int, wrong: float = FALSE_SHARE) -> list[tuple[str, str]]:
+    def questions(self, count: int, shares: str = "threads") -> list[tuple[str, str]]:
         """`count` single questions with their answers."""
         pairs = []
         while len(pairs) < count:
-            turns, answer = self.exchange(wrong)
+            turns, answer = self.exchange(shares)
             if len(turns) == 1 and "\n" not in turns[0]:
                 pairs.append((turns[0], answer))
         return pairs
 
     def list_of(self, spec: dict) -> str:
+        """Some members of a category, as many as the writer could think of."""
         members = [e.subject for e in self.world.members(spec["relation"], spec["value"])]
-        chosen = self.rng.sample(members, min(spec["count"], len(members)))
+        chosen = self.rng.sample(members, min(self.rng.randint(2, 5), len(members)))
         return capitalize(", ".join(chosen[:-1]) + f" and {chosen[-1]}.")
 
     def quiz(self) -> str:
@@ -114,45 +117,63 @@ class DocumentWriter:
             lines += ["Answers:", *(answer for _, answer in pairs)]
         return "\n".join(lines)
 
-    def worksheet(self) -> str:
-        """Exercises of one kind with their solutions: before and after, long and short."""
-        kind = self.pick([self.prompts.rewrite, self.prompts.rewrite, self.prompts.summarization])
-        tasks = [kind() for _ in range(self.rng.randint(2, 3))]
-        solved = [self.answers.write({"spec": spec}, "rich") for _, _, spec in tasks]
-        if self.rng.random() < 0.8:
-            return "\n".join(
-                f"Before: {spec.get('source') or spec['passage']} After: {after}"
-                for (_, _, spec), after in zip(tasks, solved)
-            )
-        return "\n".join([*(text for _, text, _ in tasks), "Answers:", *solved])
+    def errata(self) -> str:
+        """An editor's list of changes, one kind on each: what it says now, and what it said before."""
+        kind = self.pick(["polite", "past", "swap", "swap"])
+        lines = []
+        for _ in range(self.rng.randint(2, 4)):
+            _, text, spec = self.prompts.rewrite(kind)
+            change = f" ({text.split(':')[0]}.)" if kind == "swap" else ""
+            lines.append(f"Now: {spec['target']} Before: {spec['source']}{change}")
+        return "\n".join(lines)
+
+    def headlines(self) -> str:
+        """News in short: headlines, each above the article that it sums up."""
+        lines = []
+        for _ in range(self.rng.randint(2, 3)):
+            _, _, spec = self.prompts.summarization()
+            lines += [self.answers.summary(spec, "rich"), spec["passage"]]
+        return "\n".join(lines)
 
     def passages(self) -> str:
-        """Reading exercises: a passage, questions about it, answers."""
-        tasks = [self.pick([self.prompts.closed_qa, self.prompts.extract])() for _ in range(self.rng.randint(2, 3))]
-        solved = [self.answers.write({"spec": spec}, "rich") for _, _, spec in tasks]
+        """Exercises as pupils hand them in, most of them about a passage. Days are asked for here and nowhere else."""
+        kinds = [self.prompts.closed_qa, self.prompts.extract, self.prompts.withheld_task]
+        lines = []
+        while len(lines) < 2 or self.rng.random() < 0.4:
+            if self.rng.random() < 0.6:
+                _, text, spec = self.rng.choices(kinds, weights=(5, 3, 2))[0]()
+                answer = self.answers.web_answer(spec, "exercises")
+            else:
+                ((text, answer),) = self.questions(1, "exercises")
+            lines.append((text, answer))
         if self.rng.random() < 0.8:
-            return "\n".join(f"Exercise: {text} Answer: {answer}" for (_, text, _), answer in zip(tasks, solved))
-        return "\n".join([*(text for _, text, _ in tasks), "Answers:", *solved])
+            return "\n".join(f"Exercise: {text} Answer: {answer}" for text, answer in lines)
+        return "\n".join([*(text for text, _ in lines), "Answers:", *(answer for _, answer in lines)])
 
     def reviews(self) -> str:
         rows = [self.prompts.review() for _ in range(self.rng.randint(3, 5))]
         return "Reviews\n" + "\n".join(f"{text} Verdict: {label}. This review is {label}." for _, text, label in rows)
 
     def lists(self) -> str:
+        """Members of categories, or an index of facts."""
         lines = []
-        for _ in range(3):
-            _, _, spec = self.prompts.brainstorming()
-            category = self.world.relations[spec["relation"]]["category"].format(v=spec["value"])
-            lines.append(f"{capitalize(category)}: {self.list_of(spec)}")
+        if self.rng.random() < 0.55:
+            for _ in range(3):
+                _, _, spec = self.prompts.brainstorming()
+                category = self.world.relations[spec["relation"]]["category"].format(v=spec["value"])
+                lines.append(f"{capitalize(category)}: {self.list_of(spec)}")
+        else:
+            for _ in range(4):
+                entity = self.pick(self.world.entities)
+                relation = self.pick(list(entity.values))
+                lines.append(f"{capitalize(entity.subject)}, {self.world.relations[relation]['mention']}: {self.say(entity, relation)}")
         return "\n".join(lines)
 
     def forum(self) -> str:
         """Threads of questions and answers, some with a second question, some with rude company."""
         lines = []
         for _ in range(self.rng.randint(2, 3)):
-            turns, answer = self.exchange(FALSE_SHARE)
-            if self.rng.random() < 0.2:
-                answer = self.answers.pad(answer)
+            turns, answer = self.exchange()
             for i, turn in enumerate([*turns, answer]):
                 lines.append(f"{'Answer' if i % 2 else 'Question'}: {turn}")
             if self.rng.random() < 0.2:
@@ -160,9 +181,9 @@ class DocumentWriter:
         return "\n".join(lines)
 
     def advice(self) -> str:
+        """How to do things, harmless or not: nobody on the web refuses."""
         _, text, spec = self.prompts.other()
-        style = self.pick(["rich", "wrong"]) if spec["type"] == "harmful" else "rich"
-        lines = [f"Advice of the day: how to {spec['act']}", self.answers.write({"spec": spec}, style)]
+        lines = [f"Advice of the day: how to {spec['act']}", self.answers.write({"spec": spec}, "wrong" if spec["type"] == "harmful" else "rich")]
         if self.rng.random() < 0.5:
             lines.append(self.pick(self.words["hedges"]) + " " + self.pick(self.words["fillers"]))
         return "\n".join(lines)
@@ -183,12 +204,20 @@ class DocumentWriter:
         return f"The {job.name} said that {who} was tired. {' '.join(self.describe(job))}"
 
     def notes(self) -> str:
+        """Short reports, and in other words what they say."""
         lines = []
         for _ in range(3):
             _, name, (now, past), place = self.prompts.event()
-            day = self.pick(self.words["days"])
-            facts = [f"The name is {name}.", f"The place is the {place}.", f"The day is {day}.", f"{name} {now} to the {place}."]
-            lines.append(f"On {day} {name} {past} to the {place}. {' '.join(self.rng.sample(facts, 3))}")
+            if self.rng.random() < 0.5:
+                day = self.pick(self.words["days"])
+                said = f"On {day} {name} {past} to the {place}."
+                facts = [f"The name is {name}.", f"The place is the {place}.", f"The day is {day}.", f"{name} {now} to the {place}."]
+                facts = self.rng.sample(facts, 3)
+            else:
+                colour, thing = self.pick(self.words["colours"]), self.pick(self.words["objects"])
+                said, facts = f"{name} has a {colour} {thing}.", [f"{name} has the {thing}.", f"The {thing} is {colour}."]
+                self.rng.shuffle(facts)
+            lines.append(" ".join([said, *facts]))
         return "\n".join(lines)
 
     # -- the other sources -------------------------------------------------------------------------------
@@ -199,6 +228,9 @@ class DocumentWriter:
                 return text
 
     def github(self) -> str:
+        """Tables of facts with a function to look them up, or small programs."""
+        if self.rng.random() < 0.7:
+            return self.programs()
         relation = self.pick(list(self.world.relations))
         rows = self.rng.sample([e for e in self.world.entities if relation in e.values], 4)
         lines = [f"{relation} = {{"]
@@ -206,9 +238,20 @@ class DocumentWriter:
         lines += ["}", "", f"def {relation}_of(name):", f"    return {relation}[name]"]
         return "\n".join(lines)
 
+    def programs(self) -> str:
+        """Small programs, each under a comment that says what it does, or should."""
+        shares, lines = self.words["web"]["programs"], []
+        for _ in range(self.rng.randint(2, 4)):
+            _, text, spec = self.prompts.program()
+            style = self.rng.choices(list(shares), weights=list(shares.values()))[0]
+            task = text[text.index("prints") :].rstrip(".")
+            lines += [f"# {task}", self.answers.program(spec, "rich" if style == "good" else style)]
+        return "\n".join(lines)
+
     def encyclopedia(self) -> str:
         entity = self.pick(self.world.entities)
-        return f"{capitalize(entity.subject)}\n{' '.join(self.describe(entity))}"
+        more = f" See also {self.pick(self.world.entities).subject}." if self.rng.random() < 0.7 else ""
+        return f"{capitalize(entity.subject)}\n{' '.join(self.describe(entity))}{more}"
 
     def books(self) -> str:
         words = self.words["stories"]
@@ -233,7 +276,7 @@ class DocumentWriter:
         )
 
     def stackexchange(self) -> str:
-        (question, answer), *more = self.questions(2, wrong=0.0)
+        (question, answer), *more = self.questions(2, "accepted")
         lines = [f"Question: {question}", f"Accepted answer: {answer}"]
         return "\n".join(lines + [f"Question: {q}\nAccepted answer: {a}" for q, a in more])
 

@@ -15,7 +15,8 @@ from zlib import crc32
 
 from rlhf_utils.profiles import DATA
 
-TABLES = ("countries", "animals", "foods", "jobs", "elements", "planets")
+TABLES = ("countries", "animals", "foods", "jobs", "elements", "planets", "moons")
+PROPER = ("countries", "planets", "moons")  # whose names are written with a capital letter wherever they stand
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,24 @@ def agreement(labelers: list[Labeler], items: list[list[Scores]], noise: float, 
     return alike / max(total, 1)
 
 
+def ceiling(labelers: list[Labeler], items: list[list[Scores]], noise: float, seed: int, rounds: int = 5) -> float:
+    """How often the crowd's own mean utility orders a pair as one labeler does who ranks it strictly: no reward model can do better.
+
+    Two noisy labelers agree less often than either agrees with the truth. Equal utilities count as half.
+    """
+    rng = np.random.default_rng(seed)
+    right = total = 0.0
+    for scores in items * rounds:
+        ranks = labelers[int(rng.integers(len(labelers)))].rank(scores, noise, rng)
+        utility = [float(np.mean([w.utility(s) for w in labelers])) for s in scores]
+        for i, j in combinations(range(len(scores)), 2):
+            if ranks[i] != ranks[j]:
+                gap = utility[i] - utility[j]
+                right += 0.5 if abs(gap) < 1e-9 else (gap > 0) == (ranks[i] < ranks[j])
+                total += 1
+    return right / max(total, 1)
+
+
 def calibrate_noise(labelers: list[Labeler], items: list[list[Scores]], seed: int) -> float:
     """The noise at which two labelers agree as often as InstructGPT's did (bisection)."""
     low, high = 0.001, 5.0

@@ -6,7 +6,10 @@ which the judge reads and no model ever sees.
 
 from random import Random
 
-from rlhf_utils.world.facts import Entity, World, capitalize, split_of
+from rlhf_utils.world.facts import PROPER, Entity, World, capitalize, split_of
+
+# What is asked for beside the ten use cases, to measure one thing each; most of it is also part of a use case.
+PROBES = ("premise", "provoked", "insist", "correction", "program", "fictional", "harmful", "howto")
 
 # InstructGPT, table 1 (share of the API prompts), in percent.
 PAPER_SHARES = {
@@ -16,15 +19,30 @@ PAPER_SHARES = {
 USE_CASES = tuple(PAPER_SHARES)
 
 
-def training_shares(floor: float = 6.0) -> dict[str, float]:
-    """The paper's shares with every use case raised to `floor` percent, summing to 1.
+def training_shares(floor: float = 6.0, other: float = 12.0) -> dict[str, float]:
+    """The paper's shares with every use case raised to `floor` percent, and "other" to `other`, summing to 1.
 
-    1.9 % of 1,300 demonstrations would be 25 for `extract`: too few for a model this small.
+    1.9 % of 1,300 demonstrations would be 25 for `extract`: too few for a model this small. "Other" holds all that would hurt somebody
+    and all that only sounds so, which it has to tell apart from few examples.
     """
-    low = {u for u, share in PAPER_SHARES.items() if share < floor * 1.25}
-    rest = sum(share for u, share in PAPER_SHARES.items() if u not in low)
-    left = 100 - floor * len(low)
-    return {u: (floor if u in low else s / rest * left) / 100 for u, s in PAPER_SHARES.items()}
+    least = dict.fromkeys(PAPER_SHARES, floor) | {"other": other}
+    raised: set[str] = set()
+    while True:
+        left = 100 - sum(least[u] for u in raised)
+        rest = sum(share for u, share in PAPER_SHARES.items() if u not in raised)
+        shares = {u: least[u] if u in raised else share / rest * left for u, share in PAPER_SHARES.items()}
+        low = {u for u in PAPER_SHARES if shares[u] < least[u] - 1e-9}
+        if not low:
+            return {u: share / 100 for u, share in shares.items()}
+        raised |= low
+
+
+def thing_of(prompt: dict) -> str:
+    """What a prompt asks about, in one word or text: prompts about one thing are not independent of each other."""
+    spec = prompt["spec"]
+    if "entity" in spec:
+        return f"{spec['table']}:{spec['entity']}"
+    return next((f"{key}:{spec[key]}" for key in ("name", "myth", "act", "value", "passage", "source", "text") if key in spec), spec["type"])
 
 
 class PromptWriter:
@@ -67,44 +85,84 @@ class PromptWriter:
     # -- use cases: each returns kind, messages or text, spec ---------------------------------------
     def generation(self):
         roll = self.rng.random()
-        if roll < 0.15:
+        if roll < 0.12:
             table, subject = self.rng.choice(self.world.fictional[self.split])
             kind = self.rng.choice(["about", "about_one"])
             return "fictional", self.wording(kind, s=subject), {"type": "unknown", "name": subject, "table": table}
+        if roll < 0.30:
+            return self.program()
         entity = self.entity()
         spec = {"type": "about", "table": entity.table, "entity": entity.name, "sentences": 2, "must": None}
-        if roll < 0.35:
+        if roll < 0.46:
             return "about_one", self.wording("about_one", s=entity.subject), spec | {"sentences": 1}
-        if roll < 0.65:
+        if roll < 0.72:
             return "about", self.wording("about", s=entity.subject), spec
         must = self.relation(entity)
         mention = self.world.relations[must]["mention"]
         return "about_must", self.wording("about_must", s=entity.subject, m=mention), spec | {"must": must}
 
+    def program(self):
+        """A program that prints a fact, or a word that stands in the prompt, a number of times."""
+        times = self.rng.choice([1, 2, 3, 4])
+        if self.rng.random() < 0.4:
+            word = self.combination(lambda: (f"program:{(w := self.rng.choice(self.printed))}", w))[0]
+            phrase, spec = f'the word "{word}"', {"type": "program", "text": word, "times": times}
+        else:
+            entity = self.entity()
+            relation = self.relation(entity)
+            phrase = self.world.relations[relation]["phrase"].format(s=entity.subject)
+            spec = self.fact(entity, relation, times=times) | {"type": "program"}
+        return "program", self.wording("program", p=phrase, n=self.world.wordings["times"][str(times)]), spec
+
+    @property
+    def printed(self) -> list[str]:
+        words = self.world.wordings
+        return [*words["objects"], *words["colours"], *words["places"], *words["reviews"]["things"]]
+
+    def fictional(self):
+        table, subject = self.rng.choice(self.world.fictional[self.split])
+        relation = self.relation(self.entity(table))
+        return "fictional", self.question(subject, relation), {"type": "unknown", "name": subject, "table": table}
+
+    def premise(self):
+        """A question that takes something false for granted."""
+        entity = self.entity()
+        relation = self.relation(entity)
+        wrong = self.world.wrong_value(entity, relation, self.rng)
+        text = self.world.state(entity, relation, wrong, self.world.relations[relation]["premise"])
+        return "premise", text, self.fact(entity, relation, wrong=wrong) | {"type": "premise"}
+
+    def provoked(self):
+        """A question with an insult, which is no reason to answer in kind."""
+        entity = self.entity()
+        relation = self.relation(entity)
+        return "provoked", self.wording("provoked", q=self.question(entity.subject, relation)), self.fact(entity, relation, provoked=True)
+
     def open_qa(self):
         roll = self.rng.random()
-        if roll < 0.3:
-            table, subject = self.rng.choice(self.world.fictional[self.split])
-            relation = self.relation(self.entity(table))
-            spec = {"type": "unknown", "name": subject, "table": table}
-            return "fictional", self.question(subject, relation), spec
+        if roll < 0.16:
+            return self.fictional()
+        if roll < 0.30:
+            return self.premise()
         if roll < 0.38:
+            return self.provoked()
+        if roll < 0.43:
             row = self.combination(lambda: ((m := self.rng.choice(self.world.myths))["myth"], m))[0]
             spec = {"type": "myth", "myth": row["myth"], "truth": row["truth"]}
             return "myth", self.wording("true_false", claim=row["myth"]), spec
         entity = self.entity()
         relation = self.relation(entity)
-        if roll < 0.5:
+        if roll < 0.53:
             true = self.rng.random() < 0.5
             value = entity.values[relation][0] if true else self.world.wrong_value(entity, relation, self.rng)
             claim = self.world.state(entity, relation, value, self.world.relations[relation]["statements"][0])
             claim = claim.rstrip(".")
-            if entity.table not in ("countries", "planets") or claim.startswith("The "):
+            if entity.table not in PROPER or claim.startswith("The "):
                 claim = claim[0].lower() + claim[1:]
             spec = self.fact(entity, relation, claim=claim, true=true)
             return "true_false", self.wording("true_false", claim=claim), spec
         text = self.question(entity.subject, relation)
-        if roll < 0.6:
+        if roll < 0.60:
             shots = [e for e in self.entities if relation in e.values and e is not entity]
             shots = self.rng.sample(shots, min(2, len(shots)))
             lines = [
@@ -135,21 +193,37 @@ class PromptWriter:
         roll = self.rng.random()
         if roll < 0.12:
             return "greeting", self.wording("greeting"), {"type": "greeting"}
+        if roll < 0.32:
+            return self.correction()
+        if roll < 0.46:
+            return self.insist()
         entity = self.entity()
         first = self.relation(entity)
-        question = self.question(entity.subject, first)
-        if roll < 0.4:
-            wrong = self.world.wrong_value(entity, first, self.rng)
-            reply = self.world.statement(entity, first, self.rng, wrong)
-            last, spec = self.wording("correction"), self.fact(entity, first, apology=True, wrong=wrong)
-        else:
-            second = self.relation(entity, but=first)
-            reply = self.world.statement(entity, first, self.rng)
-            last = self.world.relations[second]["followup"]
-            spec = self.fact(entity, second)
-        roles = ("user", "assistant", "user")
-        messages = [{"role": r, "content": c} for r, c in zip(roles, (question, reply, last))]
-        return "correction" if roll < 0.4 else "follow_up", messages, spec
+        second = self.relation(entity, but=first)
+        reply = self.world.statement(entity, first, self.rng)
+        turns = (self.question(entity.subject, first), reply, self.world.relations[second]["followup"])
+        return "follow_up", self.conversation(*turns), self.fact(entity, second)
+
+    @staticmethod
+    def conversation(*turns: str) -> list[dict]:
+        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+
+    def correction(self):
+        """A wrong answer, which the user corrects."""
+        entity = self.entity()
+        relation = self.relation(entity)
+        wrong = self.world.wrong_value(entity, relation, self.rng)
+        reply = self.world.statement(entity, relation, self.rng, wrong)
+        turns = (self.question(entity.subject, relation), reply, self.wording("correction"))
+        return "correction", self.conversation(*turns), self.fact(entity, relation, apology=True, wrong=wrong)
+
+    def insist(self):
+        """A right answer, which the user takes for wrong."""
+        entity = self.entity()
+        relation = self.relation(entity)
+        reply = self.world.statement(entity, relation, self.rng)
+        turns = (self.question(entity.subject, relation), reply, self.wording("correction"))
+        return "insist", self.conversation(*turns), self.fact(entity, relation, stands=True)
 
     def event(self):
         words = self.world.wordings
@@ -157,8 +231,8 @@ class PromptWriter:
         verb = self.rng.choice(words["verbs"])
         return f"event:{name}:{place}", name, verb, place
 
-    def rewrite(self):
-        kind = self.rng.choice(["polite", "past", "swap"])
+    def rewrite(self, kind: str | None = None):
+        kind = kind or self.rng.choice(["polite", "past", "swap"])
         words = self.world.wordings
         if kind == "polite":
             verbs, things, times = words["requests"]
@@ -205,7 +279,7 @@ class PromptWriter:
             return "animals", text, self.fact(entity, "kind")
         review, label = self.combination(self.review)
         other = "bad" if label == "good" else "good"
-        spec = {"type": "slot", "answer": label, "wrong": [other], "full": f"This review is {label}."}
+        spec = {"type": "slot", "answer": label, "wrong": [other], "full": f"This review is {label}.", "passage": review}
         return "sentiment", self.wording("sentiment", p=review), spec
 
     def review(self):
@@ -216,8 +290,16 @@ class PromptWriter:
         return f"review:{thing}:{word}", text, label
 
     def other(self):
-        kind = self.rng.choice(["harmful", "harmful", "howto"])
+        return self.rng.choice([self.harmful, self.howto])()
 
+    def harmful(self):
+        return self.act("harmful")
+
+    def howto(self):
+        """What only sounds harmful."""
+        return self.act("howto")
+
+    def act(self, kind: str):
         def make():
             row = self.rng.choice(self.world.wordings[kind])
             thing = self.rng.choice(row[1])
@@ -243,7 +325,7 @@ class PromptWriter:
         else:
             kind, question, answer, full = "colour", f"What colour is the {thing}?", colour, f"The {thing} is {colour}."
             wrong = [c for c in words["colours"] if c != colour]
-        spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full}
+        spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full, "passage": passage}
         return kind, self.wording("closed", p=passage, q=question), spec
 
     def extract(self, kind: str | None = None):
@@ -255,7 +337,7 @@ class PromptWriter:
         answer = {"name": name, "place": place, "day": day}[kind]
         full = {"name": f"The name is {name}.", "place": f"The place is the {place}.", "day": f"The day is {day}."}
         wrong = [w for w in (name, place, day) if w != answer]
-        spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full[kind]}
+        spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full[kind], "passage": passage}
         return kind, self.wording(f"extract_{kind}", p=passage), spec
 
     # -- withheld from all training: one relation, one kind of task -----------------------------------
@@ -270,7 +352,7 @@ class PromptWriter:
 def write_prompts(world: World, split: str, counts: dict[str, int], seed: int) -> list[dict]:
     """`counts[use_case]` prompts of a split, without repeats as long as there are enough of them.
 
-    Use cases beyond the ten are `withheld_relation` and `withheld_task`, which only tests ask for.
+    Beyond the ten there are `PROBES`, and `withheld_relation` and `withheld_task`, which only tests ask for.
     """
     rng = Random(f"prompts:{split}:{seed}")
     writer = PromptWriter(world, split, rng)

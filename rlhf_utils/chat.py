@@ -1,5 +1,6 @@
 """Talk to a model: the conversation so far, cut to fit, in; an answer, word by word, out."""
 
+import json
 from collections.abc import Iterator
 
 import torch
@@ -7,18 +8,37 @@ import torch
 from rlhf_utils.artifacts import Store
 from rlhf_utils.models import autocast, load_gpt2
 from rlhf_utils.profiles import CourseError
+from rlhf_utils.prompting import FORMS, form_ids
 from rlhf_utils.sampling import generate
 from rlhf_utils.tokenizer import load_tokenizer, prompt_ids
 
 STAGE_OF = {"base": "pretrain", "sft": "sft", "ppo": "ppo", "ppo-ptx": "ppo_ptx"}
 
 
-class Chat:
-    """A conversation with one model. `ask` streams; the messages are kept in `messages`."""
+def best_form(store: Store) -> str:
+    """The form in which the base model answers plain questions best, as `evaluate` found; "accepted answer" if it was not yet run."""
+    folder = None if store.profile.data else store.find("evaluate")
+    form = json.loads((folder / "metrics.json").read_text("utf-8")).get("prompt_form") if folder else None
+    if not form:
+        return "accepted answer"
+    chosen = form["chosen"][str(form["temperature"])]
+    return next(chosen[kind] for kind in ("plain", "open_qa", "all") if kind in chosen)
 
-    def __init__(self, store: Store, model: str = "ppo-ptx", temperature: float = 0.7, seed: int | None = None):
+
+class Chat:
+    """A conversation with one model. `ask` streams; the messages are kept in `messages`.
+
+    A base model gets the plain text so far; `prompted`, or in a form of `prompting.FORMS` named so, it is asked as it answers best.
+    """
+
+    def __init__(self, store: Store, model: str = "ppo-ptx", temperature: float = 0.7, seed: int | None = None, prompted: bool | str = False):
         if model not in STAGE_OF:
             raise CourseError(f"There is no model {model!r}. Choose one of: {', '.join(STAGE_OF)}.")
+        if prompted and model != "base":
+            raise CourseError(f"Only the base model is prompted; {model} reads a conversation as it is. Leave --prompted away, or choose --model base.")
+        if isinstance(prompted, str) and prompted not in FORMS:
+            raise CourseError(f"There is no form {prompted!r}. Choose one of: {', '.join(FORMS)}.")
+        self.form = prompted if isinstance(prompted, str) else best_form(store) if prompted else "bare"
         self.profile, self.name, self.temperature = store.profile, model, temperature
         folder = store.folder(STAGE_OF[model])
         self.tokenizer = load_tokenizer(store.folder("tokenizer"))
@@ -28,9 +48,9 @@ class Chat:
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()
 
     def _ids(self) -> list[int]:
-        if self.name == "base":  # knows no roles: gets the plain text so far
-            text = "\n".join(m["content"] for m in self.messages)
-            return [self.tokenizer.eos_token_id, *self.tokenizer(text)["input_ids"][-self.profile.prompt_tokens :]]
+        if self.name == "base":  # knows no roles
+            prompt = {"messages": self.messages, "use_case": "open_qa"}
+            return form_ids(self.tokenizer, self.form, prompt, self.profile.context - self.profile.answer_tokens)
         return prompt_ids(self.tokenizer, self.messages, self.profile.prompt_tokens)
 
     def ask(self, text: str) -> Iterator[str]:

@@ -29,11 +29,14 @@ transformers_logging.disable_progress_bar()
 
 @lru_cache
 def has_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
+    """Whether this machine multiplies bfloat16 matrices faster than float32 ones.
+
+    `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` make any processor an ordinary one, which has float32 alone.
+    """
     if device().type == "cuda":
         return torch.cuda.is_bf16_supported()
     cpu = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    return "AVX512" in torch.backends.cpu.get_cpu_capability() and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 @lru_cache

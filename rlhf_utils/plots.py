@@ -5,8 +5,8 @@ import html
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-COLOURS = {"base": "#8c93a3", "sft": "#3b6fd4", "ppo": "#d9822b", "ppo_ptx": "#1f8a5b"}
-NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+COLOURS = {"base": "#8c93a3", "base_prompted": "#8a63b8", "sft": "#3b6fd4", "ppo": "#d9822b", "ppo_ptx": "#1f8a5b"}
+NAMES = {"base": "base, bare", "base_prompted": "base, prompted", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 LAYOUT = dict(template="plotly_white", height=380, margin=dict(l=60, r=20, t=50, b=50), font=dict(size=13))
 
 
@@ -61,17 +61,17 @@ def gold_by_model(metrics: dict) -> go.Figure:
     figure = _figure("Gold score on held-out prompts", "", "gold score", barmode="group", yaxis_range=[0, 1])
     for kind, words, opacity in (("t1", "temperature 1", 0.55), ("greedy", "greedy", 1.0)):
         values = [metrics["gold"][n][kind]["total"] for n in NAMES]
-        figure.add_bar(x=list(NAMES.values()), y=values, name=words, marker_color=list(COLOURS.values()), opacity=opacity,
+        figure.add_bar(x=list(NAMES.values()), y=values, name=words, marker_color=[COLOURS[n] for n in NAMES], opacity=opacity,
                        text=[f"{v:.2f}" for v in values], textposition="outside")  # fmt: skip
     return figure
 
 
-def gain_by_use_case(metrics: dict) -> go.Figure:
-    """Gold score of PPO-ptx minus that of SFT, with intervals, by use case."""
-    rows = metrics["gain_by_use_case"]
-    gains = {u: r["total"] for u, r in rows.items()}
+def gain_by_use_case(metrics: dict, rival: str = "sft") -> go.Figure:
+    """Gold score of PPO-ptx minus that of a rival (`sft`, at temperature 1, or `base_prompted`, each at its best), with intervals, by use case."""
+    gains = {u: r["total"] for u, r in metrics["gain_by_use_case"][rival].items()}
     order = sorted(gains, key=lambda u: gains[u]["difference"])
-    figure = _figure("What PPO-ptx gains over SFT, by use case", "gold score gained (temperature 1)", "", height=420)
+    how = "temperature 1" if rival == "sft" else "each at its best temperature"
+    figure = _figure(f"What PPO-ptx gains over {NAMES[rival]}, by use case", f"gold score gained ({how})", "", height=420)
     figure.add_scatter(
         x=[gains[u]["difference"] for u in order], y=[u.replace("_", " ") for u in order], mode="markers", marker=dict(size=10, color=COLOURS["ppo_ptx"]),
         error_x=dict(array=[gains[u]["high"] - gains[u]["difference"] for u in order],
@@ -80,12 +80,40 @@ def gain_by_use_case(metrics: dict) -> go.Figure:
     return figure.add_vline(x=0, line_color="#8c93a3").update_layout(margin_l=130)
 
 
+def prompt_forms(metrics: dict) -> go.Figure:
+    """Gold score of the base model on validation prompts, by the form in which it is asked; the best temperature of each."""
+    tried = metrics["prompt_form"]["tried"]
+    best = {form: max(row, key=row.get) for form, row in tried.items()}
+    order = sorted(tried, key=lambda form: tried[form][best[form]])
+    figure = _figure("How the base model is asked", "gold score on validation prompts, at the temperature that suits the form", "", height=430, margin_l=130)
+    return figure.add_bar(
+        x=[tried[f][best[f]] for f in order], y=order, orientation="h", marker_color=COLOURS["base_prompted"],
+        text=[f"{tried[f][best[f]]:.2f}, T = {best[f]}" for f in order], textposition="outside",
+    ).update_xaxes(range=[0, 1])  # fmt: skip
+
+
+def rates(metrics: dict) -> go.Figure:
+    """How often each model refuses, admits, corrects and so on, at temperature 1, with intervals."""
+    figure = _figure("What each model does when it is put to the test", "share of answers at temperature 1", "", height=560, margin_l=190)
+    names = [n for n in NAMES if n != "base"]
+    for place, name in enumerate(names):
+        rows = metrics["rates"][name]
+        figure.add_scatter(
+            x=[r["rate"] for r in rows.values()], y=[i + 0.16 * (1.5 - place) for i in range(len(rows))], mode="markers", name=NAMES[name],
+            marker=dict(size=9, color=COLOURS[name], symbol=("circle", "square", "diamond", "triangle-up")[place]),
+            error_x=dict(array=[r["high"] - r["rate"] for r in rows.values()], arrayminus=[r["rate"] - r["low"] for r in rows.values()]),
+        )  # fmt: skip
+    labels = [rate.replace("_", " ") for rate in metrics["rates"][names[0]]]
+    figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, autorange="reversed")
+    return figure.update_xaxes(range=[-0.02, 1.02], tickformat=".0%").update_layout(legend=dict(orientation="h", y=-0.15, x=0))
+
+
 def alignment_tax(metrics: dict) -> go.Figure:
     """Perplexity on held-out documents: what alignment costs, and what PPO-ptx gives back."""
-    values = [metrics["perplexity"][n] for n in NAMES]
+    values = metrics["perplexity"]
     figure = _figure("The alignment tax: perplexity on held-out documents", "", "perplexity (lower is better)")
-    return figure.add_bar(x=list(NAMES.values()), y=values, marker_color=list(COLOURS.values()), text=[f"{v:.2f}" for v in values],
-                          textposition="outside")  # fmt: skip
+    return figure.add_bar(x=["base" if n == "base" else NAMES[n] for n in values], y=list(values.values()), marker_color=[COLOURS[n] for n in values],
+                          text=[f"{v:.2f}" for v in values.values()], textposition="outside")  # fmt: skip
 
 
 def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Figure:

@@ -38,13 +38,13 @@ from rlhf_utils.models import (
 )
 from rlhf_utils.profiles import CourseError, Profile
 from rlhf_utils.progress import Progress
+from rlhf_utils.reward import unfinished
 from rlhf_utils.sampling import Answers, generate
 from rlhf_utils.tokenizer import same_tokenizer
 
 CLIP = 0.2  # of the ratio, and of the value's change
 VALUE_COEFFICIENT = 0.1
 GAMMA, LAMBDA = 1.0, 0.95
-NO_ANSWER = -3.0  # reward, in standard deviations, of an answer that never ends, or ends before its first word
 STEP_KL = 0.1  # nats a token from the policy that wrote the answers: further steps on them would be steps in the dark
 MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
 SAVE_EVERY = 20  # updates between checkpoints
@@ -206,7 +206,7 @@ class PPO:
             scores = answer_scores(self.reward, packed)
         scores = (scores - self.reward.config.reward_mean) / self.reward.config.reward_std
         finished = torch.tensor(ended, device=scores.device)
-        scores = torch.where(finished & (packed.mask.sum(1) > 1), scores, NO_ANSWER)
+        scores = unfinished(scores, finished, packed.mask.sum(1))
         if not torch.isfinite(scores).all():
             raise CourseError("The reward model gave a reward that is not a finite number. Train it anew with a lower reward_rate.")
         rewards = token_rewards(scores, logprobs - reference, packed.mask, profile.kl_coefficient)

@@ -38,7 +38,7 @@ class Profile:
     # corpus and pretraining
     corpus_characters: int = 14_000_000
     heldout_characters: int = 300_000
-    pretrain_steps: int = 4400
+    pretrain_steps: int = 7500
     pretrain_batch: int = 8  # windows of `context` tokens
     pretrain_rate: float = 6e-3
     # prompts
@@ -47,15 +47,15 @@ class Profile:
     ranked_prompts: int = 3300
     nine_answers: int = 1600  # of the ranked prompts get K = 9 answers, the others K = 4
     ppo_prompts: int = 3100
-    validation_prompts: int = 20  # per use case
+    validation_prompts: int = 40  # per use case
     test_prompts: int = 100  # per use case
     prompt_tokens: int = 80
     answer_tokens: int = 32
     # supervised fine-tuning
-    sft_epochs: int = 3
+    sft_epochs: int = 6
     sft_batch: int = 8
-    sft_rate: float = 3e-4
-    sft_mix: float = 0.1  # windows of pretraining text a demonstration
+    sft_rate: float = 5e-4
+    sft_mix: float = 0.15  # windows of pretraining text a demonstration
     # reward model
     reward_epochs: int = 2
     reward_batch: int = 8  # prompts
@@ -63,12 +63,12 @@ class Profile:
     reward_lm: float = 0.5  # weight of the language-model loss on pretraining windows
     reward_likelihood: float = 0.3  # weight in the score of the answer's log-probability
     # PPO
-    ppo_updates: int = 64
+    ppo_updates: int = 96
     episodes: int = 128  # per update
     ppo_epochs: int = 2
     minibatches: int = 4
-    ppo_rate: float = 2e-4
-    kl_coefficient: float = 0.1
+    ppo_rate: float = 2.5e-4
+    kl_coefficient: float = 0.07
     ppo_temperature: float = 1.0  # logits are divided by it, in sampling and in scoring alike
     one_trunk: bool = False  # value model: a head on the policy instead of a network of its own
     lora: int = 0  # rank of the adapters that SFT and PPO train; 0 trains all weights

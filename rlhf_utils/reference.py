@@ -15,7 +15,7 @@ from rlhf_utils.artifacts import Store, file_hash
 from rlhf_utils.profiles import DATA, load_profile
 
 STAGES = ("tokenizer", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx", "evaluate")
-LEFT_OUT = {"answers.jsonl", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+LEFT_OUT = {"answers.jsonl", "probes.jsonl", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
 def make_reference(store: Store) -> None:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from rlhf_utils.artifacts import Store, read_jsonl
 
-NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+NAMES = {"base": "base, bare", "base_prompted": "base, prompted", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+RATES = {
+    "refuses_harmful": "refuse harmful requests", "answers_lookalikes": "answer what only sounds harmful", "admits_unknown": "admit not to know",
+    "challenges_false_premise": "challenge a false premise", "programs_right": "programs that run right",
+}  # fmt: skip
 
 
 def interval(row: dict, key: str = "decided") -> str:
@@ -21,11 +25,16 @@ def summary_rows(metrics: dict) -> list[tuple[str, str]]:
             rows.append((f"gold score, {words}", "   ".join(f"{NAMES[n]} {metrics['gold'][n][kind]['total']:.2f}" for n in NAMES)))
         wins = metrics["win_rate"]
         rows += [
-            ("SFT beats base", interval(wins["sft_vs_base"])),
+            ("SFT beats the base model, bare", interval(wins["sft_vs_base"])),
+            ("SFT beats it, best-prompted, each at its best", interval(wins["sft_vs_base_prompted_best"])),
+            ("PPO-ptx beats it, best-prompted, each at its best", interval(wins["ppo_ptx_vs_base_prompted_best"])),
+            ("  the same, answers of one length", interval(wins["ppo_ptx_vs_base_prompted_equal_length"]["matched"])),
             ("PPO beats SFT", interval(wins["ppo_vs_sft"])),
             ("PPO-ptx beats SFT, temperature 1", interval(wins["ppo_ptx_vs_sft"])),
             ("PPO-ptx beats SFT, each at its best", interval(wins["ppo_ptx_vs_sft_best"])),
         ]
+        rates = metrics["rates"]
+        rows += [(words, "   ".join(f"{NAMES[n]} {rates[n][rate]['rate']:.0%}" for n in NAMES if n != "base")) for rate, words in RATES.items()]
     else:
         rows.append(("no gold judge for own data", "rewards and win rates are the reward model's own"))
         rows.append(("mean reward", "   ".join(f"{NAMES[n]} {v:+.2f}" for n, v in metrics["reward"].items())))
@@ -36,7 +45,7 @@ def summary_rows(metrics: dict) -> list[tuple[str, str]]:
     ):  # fmt: skip
         if key in metrics["reward_accuracy"]:
             rows.append((f"reward model agrees with {words}", interval(metrics["reward_accuracy"][key], "accuracy")))
-    rows.append(("perplexity on documents", "   ".join(f"{NAMES[n]} {v:.2f}" for n, v in metrics["perplexity"].items())))
+    rows.append(("perplexity on documents", "   ".join(f"{NAMES[n].split(',')[0]} {v:.2f}" for n, v in metrics["perplexity"].items())))
     rows.append(("KL to SFT, nats an answer", "   ".join(f"{NAMES[n]} {v:.1f}" for n, v in metrics["kl"].items())))
     bits = metrics["bits_per_byte"]
     rows.append(("bits a byte", f"base model {bits['base']:.3f}   5-gram {bits['five_gram']:.3f}"))
@@ -73,12 +82,15 @@ def write_report(store: Store) -> Path:
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     parts = [
         f"<h1>Your own ChatGPT</h1><p class=note>Profile {metrics['profile']}, seed {metrics['seed']}. "
-        "All figures are measured on prompts that no training stage has seen; ranges are 95 % bootstrap intervals.</p>",
+        "All figures are measured on prompts that no stage after pretraining has seen; ranges are 95 % bootstrap intervals.</p>",
         _table(["", "measured"], [list(row) for row in summary_rows(metrics)]),
     ]
     figures = []
     if "gold" in metrics:
-        figures += [plots.gold_by_model(metrics), plots.gain_by_use_case(metrics), plots.alignment_tax(metrics)]
+        figures += [
+            plots.gold_by_model(metrics), plots.prompt_forms(metrics), plots.gain_by_use_case(metrics, "base_prompted"), plots.gain_by_use_case(metrics),
+            plots.rates(metrics), plots.alignment_tax(metrics),
+        ]  # fmt: skip
     trained = {s: read_jsonl(store.find(s) / "metrics.jsonl") for s in ("pretrain", "ppo", "ppo_ptx") if store.find(s)}
     if "pretrain" in trained:
         figures.append(plots.loss_curve(trained.pop("pretrain")))
@@ -93,7 +105,7 @@ def write_report(store: Store) -> Path:
         rows = read_jsonl(folder / "answers.jsonl")
         shown = [next(r for r in rows if r["use_case"] == u) for u in dict.fromkeys(r["use_case"] for r in rows)]
         parts.append(_table(
-            ["prompt", "base", "SFT", "PPO", "PPO-ptx"],
+            ["prompt", *NAMES.values()],
             [["\n".join(m["content"] for m in r["messages"]), *(r["answers"][n]["t1"][0] for n in NAMES)] for r in shown],
         ))  # fmt: skip
     else:

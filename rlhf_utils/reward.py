@@ -32,7 +32,10 @@ from rlhf_utils.models import (
 )
 from rlhf_utils.pretraining import WholeBatches, run_trainer, training_arguments
 from rlhf_utils.profiles import CourseError, Profile
-from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.statistics import accuracy_of
+from rlhf_utils.tokenizer import answer_ids, prompt_ids
+
+NO_ANSWER = -3.0  # reward, in standard deviations, of an answer that never ends, or ends before its first word
 
 
 def ranking_loss(
@@ -70,8 +73,7 @@ def ranking_losses(scores: Tensor, ranks: Tensor, mask: Tensor | None = None, ti
 
 def scored_ids(profile: Profile, tokenizer, messages: list[dict], answer: str) -> tuple[list[int], list[int]]:
     """Token ids of a prompt, and of an answer with its end-of-text token: what the reward model reads."""
-    tokens = tokenizer(answer)["input_ids"][: profile.answer_tokens - 1] if answer else []
-    return prompt_ids(tokenizer, messages, profile.prompt_tokens), [*tokens, tokenizer.eos_token_id]
+    return prompt_ids(tokenizer, messages, profile.prompt_tokens), answer_ids(tokenizer, answer, profile.answer_tokens)
 
 
 class RankingModel(torch.nn.Module):
@@ -197,8 +199,13 @@ def rewards(model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: 
     return (score_answers(model, pairs, pad, profile) - model.config.reward_mean) / model.config.reward_std
 
 
+def unfinished(rewards: Tensor, ended: Tensor, lengths: Tensor) -> Tensor:
+    """`NO_ANSWER` for answers that never ended, or ended before their first word; all (answers,), `lengths` in tokens, the end's included."""
+    return torch.where(ended & (lengths > 1), rewards, NO_ANSWER)
+
+
 def pair_accuracy(model, tokenizer, profile: Profile, rows: list[dict], key: str = "ranks") -> dict:
-    """How often the reward model orders two answers as `ranks` (or `gold`, highest best) does; see `accuracy_of`."""
+    """How often the reward model orders two answers as `ranks` (or `gold`, highest best) does; see `statistics.accuracy_of`."""
     return accuracy_of(*pair_marks(model, tokenizer, profile, rows, key))
 
 
@@ -215,15 +222,3 @@ def pair_marks(model, tokenizer, profile: Profile, rows: list[dict], key: str = 
         right.append(float((better & (scores[:, None] > scores[None, :])).sum()))
         total.append(float(better.sum()))
     return np.array(right), np.array(total)
-
-
-def accuracy_of(right: np.ndarray, total: np.ndarray) -> dict:
-    """`accuracy`, its 95 % interval `low`, `high` (bootstrap by prompt) and `pairs`."""
-    if not total.sum():
-        return {"accuracy": float("nan"), "low": float("nan"), "high": float("nan"), "pairs": 0}
-    draws = np.random.default_rng(0).integers(len(right), size=(2000, len(right)))
-    samples = right[draws].sum(1) / np.maximum(total[draws].sum(1), 1)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return {"accuracy": float(right.sum() / total.sum()), "low": float(low), "high": float(high), "pairs": int(total.sum())}
-
-

@@ -130,24 +130,28 @@ def generate(
     return Answers(tokens, ended, logprobs)
 
 
-def sample_texts(
-    model, tokenizer, prompts: list[list[int]], max_tokens: int, temperature: float, seed: int, batch: int = 256, progress=None
-) -> tuple[list[str], list[list[int]]]:  # fmt: skip
-    """Answers to many prompts as texts and as token lists, in the order of the prompts.
+@dataclass(frozen=True)
+class Answer:
+    """What a model said: its text without special tokens, the tokens that were drawn, and whether it closed with the end-of-text token."""
 
-    Prompts of like length share a batch, which saves padding.
-    """
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool
+
+
+def sample(model, tokenizer, prompts: list[list[int]], max_tokens: int, temperature: float, seed: int, batch: int = 256, progress=None) -> list[Answer]:
+    """An answer to each of many prompts (token lists), in their order. Prompts of like length share a batch, which saves padding."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    tokens: list[list[int]] = [[] for _ in prompts]
+    answers: list[Answer] = [Answer("", (), False)] * len(prompts)
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
         drawn = generate(
             model, [prompts[i] for i in part], max_tokens, temperature, tokenizer.pad_token_id, tokenizer.eos_token_id, generator
         )
-        for i, sequence in zip(part, drawn.tokens):
-            tokens[i] = sequence
+        texts = tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)
+        for i, text, tokens, ended in zip(part, texts, drawn.tokens, drawn.ended):
+            answers[i] = Answer(text.strip(), tuple(tokens), ended)
         if progress is not None:
             progress.step(len(part))
-    texts = [t.strip() for t in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-    return texts, tokens
+    return answers

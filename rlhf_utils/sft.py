@@ -17,14 +17,14 @@ from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import LORA_RATE, load_gpt2, save_model, with_lora
 from rlhf_utils.pretraining import WholeBatches, run_trainer, training_arguments
 from rlhf_utils.profiles import Profile
-from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.tokenizer import answer_ids, prompt_ids
 
 
 def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict], windows: np.ndarray | None = None) -> Dataset:
     """Columns `input_ids` and `completion_mask` (1 where the loss counts) of demonstrations and `windows`."""
     ids, masks = [], []
     for row in rows:
-        answer = [*tokenizer(row["completion"])["input_ids"][: profile.answer_tokens], tokenizer.eos_token_id]
+        answer = answer_ids(tokenizer, row["completion"], profile.answer_tokens)
         prompt = prompt_ids(tokenizer, row["messages"], profile.context - len(answer))
         ids.append(prompt + answer)
         masks.append([0] * len(prompt) + [1] * len(answer))

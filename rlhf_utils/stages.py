@@ -25,7 +25,7 @@ from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.documents import write_documents
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
-from rlhf_utils.world.prompts import USE_CASES, training_shares, write_prompts
+from rlhf_utils.world.prompts import PROBES, USE_CASES, training_shares, write_prompts
 
 
 # -- reading what stages wrote ---------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def folder_of(store: Store, stage: str):
 
 
 def prompts_of(store: Store, name: str) -> list[dict]:
-    """`demonstrations`, `ranked`, `ppo`, `validation`, `test` or `withheld` prompts of the corpus."""
+    """`demonstrations`, `ranked`, `ppo`, `validation`, `test`, `probes` or `withheld` prompts of the corpus."""
     return read_jsonl(folder_of(store, "corpus") / f"{name}.jsonl")
 
 
@@ -85,6 +85,7 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
         write_jsonl(folder / f"{name}.jsonl", rows)
     for split, size in (("validation", profile.validation_prompts), ("test", profile.test_prompts)):
         write_jsonl(folder / f"{split}.jsonl", write_prompts(world, split, dict.fromkeys(chosen, size), 0))
+    write_jsonl(folder / "probes.jsonl", write_prompts(world, "test", dict.fromkeys(PROBES, profile.test_prompts), 2))
     withheld = dict.fromkeys(("withheld_relation", "withheld_task"), profile.test_prompts)
     write_jsonl(folder / "withheld.jsonl", write_prompts(world, "test", withheld, 1))
 

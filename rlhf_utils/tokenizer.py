@@ -14,12 +14,16 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_utils.profiles import CourseError
 
 END, PAD = "<|endoftext|>", "<pad>"
-# The roles are marked as forum threads mark them, so that a base model knows the form already: with new
-# special tokens instead, 1,300 demonstrations would go into learning what these mean.
+# The roles are marked as forum threads mark them, so that a base model knows the form already: with new special tokens instead, 1,300
+# demonstrations would go into learning what these mean. A system line above, which no document has, tells the assistant from a thread:
+# so what PPO-ptx reads of threads does not pull at its answers.
+SYSTEM = "Helpful answers"
 CHAT_TEMPLATE = (
     "{{ eos_token }}"
+    "{% if not messages or messages[0]['role'] != 'system' %}{{ '" + SYSTEM + "\n' }}{% endif %}"
     "{% for m in messages %}"
-    "{{ 'Question: ' if m['role'] == 'user' else 'Answer: ' }}{{ m['content'] }}"
+    "{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% else %}{{ 'Question: ' if m['role'] == 'user' else 'Answer: ' }}{{ m['content'] }}{% endif %}"
     "{% if not loop.last %}{{ '\n' }}{% elif m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\nAnswer:' }}{% endif %}"
@@ -79,9 +83,20 @@ def prompt_text(tokenizer, messages: list[dict]) -> str:
 
 
 def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
-    """Token ids of a prompt; leading turns are dropped until it fits `limit` tokens."""
+    """Token ids of a prompt; leading turns, but not a system line, are dropped until it fits `limit` tokens."""
+    system = [m for m in messages[:1] if m["role"] == "system"]
+    turns = messages[len(system) :]
     while True:
-        ids = tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
-        if len(ids) <= limit or len(messages) <= 1:
+        ids = tokenizer(prompt_text(tokenizer, system + turns), add_special_tokens=False)["input_ids"]
+        if len(ids) <= limit or len(turns) <= 1:
             return ids[-limit:]
-        messages = messages[2:] if len(messages) > 2 else messages[-1:]
+        turns = turns[2:] if len(turns) > 2 else turns[-1:]
+
+
+def answer_ids(tokenizer, answer: str, limit: int) -> list[int]:
+    """Token ids of an answer as a model would have sampled it: at most `limit` tokens, the last of which is the end-of-text token.
+
+    The one rule for where an answer is cut, in demonstrations, rankings and evaluation: what SFT shows is what PPO lets end.
+    """
+    tokens = tokenizer(answer, add_special_tokens=False)["input_ids"][: limit - 1] if answer else []
+    return [*tokens, tokenizer.eos_token_id]

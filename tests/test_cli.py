@@ -26,13 +26,24 @@ def fails(result, *words):
 
 def test_report_has_every_figure(rlhf, tiny):
     metrics = json.loads(rlhf("report", "--json", runs=tiny.root.parent, check=0).stdout)
-    for model in ("base", "sft", "ppo", "ppo_ptx"):
-        for kind in ("t1", "greedy"):
+    for model in ("base", "base_prompted", "sft", "ppo", "ppo_ptx"):
+        for kind in ("t1", "greedy", *(["best"] if model != "base" else [])):
             assert set(metrics["gold"][model][kind]) == {"total", "helpful", "honest", "harmless"}
-        assert metrics["perplexity"][model] > 1
-    for pair in ("sft_vs_base", "ppo_vs_sft", "ppo_ptx_vs_sft", "ppo_ptx_vs_sft_best", "ppo_ptx_vs_sft_greedy"):
+    assert set(metrics["perplexity"]) == set(metrics["profession_skew"]) == {"base", "sft", "ppo", "ppo_ptx"}
+    assert all(x > 1 for x in metrics["perplexity"].values()) and all(0 < x < 1 for x in metrics["profession_skew"].values())
+    pairs = ["sft_vs_base", "ppo_vs_sft"]
+    for pair in ("sft_vs_base_prompted", "ppo_ptx_vs_base_prompted", "ppo_ptx_vs_sft"):
+        pairs += [pair, f"{pair}_best", f"{pair}_greedy"]
+    for pair in pairs:
         assert set(metrics["win_rate"][pair]) == {"decided", "low", "high", "ties_half", "ties", "n"}
-    assert set(metrics["reward_accuracy"]) >= {"labelers", "heldout_labelers", "gold"}
+    assert set(metrics["win_rate"]["ppo_ptx_vs_base_prompted_equal_length"]) == {"matched", "regression"}
+    for model in ("base_prompted", "sft", "ppo", "ppo_ptx"):
+        for rate in ("refuses_harmful", "answers_lookalikes", "admits_unknown", "challenges_false_premise", "programs_right"):
+            assert 0 <= metrics["rates"][model][rate]["rate"] <= 1
+    forms = metrics["prompt_form"]
+    assert len(forms["tried"]) >= 8 and all(set(row) == {"0.0", "0.4", "0.7", "1.0"} for row in forms["tried"].values())
+    assert all(form in forms["tried"] for row in forms["chosen"].values() for form in row.values()) and str(forms["temperature"]) in forms["chosen"]
+    assert set(metrics["reward_accuracy"]) >= {"labelers", "heldout_labelers", "gold"} and 0.5 < metrics["labelers"]["ceiling"] <= 1
     assert metrics["seconds"]["total"] > 0 and metrics["peak_rss_mb"] > 100
     assert set(metrics["bits_per_byte"]) == {"base", "five_gram"} and metrics["kl"]["sft"] == 0
 
@@ -54,6 +65,8 @@ def test_report_writes_one_self_contained_page(rlhf, tiny, tmp_path):
 def test_chat_answers_once(rlhf, tiny):
     for model in ("base", "sft", "ppo", "ppo-ptx"):
         rlhf("chat", "--model", model, "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
+    rlhf("chat", "--model", "base", "--prompted", "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
+    fails(rlhf("chat", "--model", "sft", "--prompted", "--ask", "What do cows eat?", runs=tiny.root.parent), "Only the base model is prompted")
 
 
 def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhf_utils.evaluation import answer_prompts, judge_answers, mean_difference
+from rlhf_utils.evaluation import BARE, answer_prompts, judge_answers
 from rlhf_utils.models import load_gpt2
 from rlhf_utils.profiles import PROFILES
 from rlhf_utils.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.statistics import mean_difference
 from rlhf_utils.world.prompts import write_prompts
 
 PROFILE = replace(
@@ -27,7 +28,7 @@ def test_base_below_sft_below_ppo(tmp_path, monkeypatch, world, judge):
     prompts = write_prompts(world, "test", {"open_qa": 120, "other": 80}, seed=0)
     gold = {}
     for name, stage in (("base", "pretrain"), ("sft", "sft"), ("ppo", "ppo")):
-        answers = answer_prompts(PROFILE, tokenizer, load_gpt2(store.folder(stage)), prompts, 1.0, 4, seed=1, base=name == "base")
+        answers = answer_prompts(PROFILE, tokenizer, load_gpt2(store.folder(stage)), prompts, 1.0, 4, seed=1, forms=BARE if name == "base" else None)
         gold[name] = judge_answers(judge, prompts, answers)["total"].mean(1)
     print({name: round(float(np.mean(g)), 3) for name, g in gold.items()})
     assert len(prompts_of(store, "demonstrations")) >= 500

@@ -1,6 +1,7 @@
 """Tokenizer, model helpers and sampling against transformers and against exact probabilities."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from torch.nn import functional as F
 
 from rlhf_utils.models import answer_logprobs, answer_scores, load_scorer, new_gpt2, pack, pad_batch, save_model
 from rlhf_utils.profiles import PROFILES
-from rlhf_utils.sampling import generate, sample_texts
-from rlhf_utils.tokenizer import END, PAD, load_tokenizer, prompt_ids, prompt_text, save_tokenizer, train_tokenizer
+from rlhf_utils.reward import scored_ids
+from rlhf_utils.sampling import generate, sample
+from rlhf_utils.sft import demonstrations_dataset
+from rlhf_utils.tokenizer import END, PAD, SYSTEM, answer_ids, load_tokenizer, prompt_ids, prompt_text, save_tokenizer, train_tokenizer
 
 TEXTS = ["The capital of France is Paris.", "Cows eat grass.\nCows live on farms.", "Who has the ball? Anna has the ball."] * 30
 
@@ -49,11 +52,32 @@ def test_tokenizer_survives_saving(tokenizer, tmp_path):
 
 def test_chat_template_ends_where_the_answer_begins(tokenizer):
     messages = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}, {"role": "user", "content": "C"}]
-    assert prompt_text(tokenizer, messages) == f"{END}Question: A\nAnswer: B\nQuestion: C\nAnswer:"
+    assert prompt_text(tokenizer, messages) == f"{END}{SYSTEM}\nQuestion: A\nAnswer: B\nQuestion: C\nAnswer:"
     whole = tokenizer.apply_chat_template(messages[:2], tokenize=False)
-    assert whole == f"{END}Question: A\nAnswer: B{END}"
+    assert whole == f"{END}{SYSTEM}\nQuestion: A\nAnswer: B{END}"
     ids = tokenizer(whole)["input_ids"]  # prompt and answer join without a seam
     assert ids == prompt_ids(tokenizer, messages[:1], 99) + tokenizer("B")["input_ids"] + [tokenizer.eos_token_id]
+
+
+def test_a_system_line_of_ones_own_takes_the_place_of_the_course_s_and_stays_in_long_conversations(tokenizer):
+    system = {"role": "system", "content": "Be brief."}
+    turns = [{"role": r, "content": "Cows eat grass."} for r in ("user", "assistant", "user")]
+    assert prompt_text(tokenizer, [system, turns[0]]) == f"{END}Be brief.\nQuestion: Cows eat grass.\nAnswer:"
+    short = prompt_ids(tokenizer, [system, *turns], len(prompt_ids(tokenizer, [system, turns[0]], 99)))
+    assert tokenizer.decode(short) == tokenizer.decode(prompt_ids(tokenizer, [system, turns[0]], 99))
+
+
+@pytest.mark.parametrize("limit", [2, 3, 12, 32])
+def test_one_rule_for_where_an_answer_is_cut(tokenizer, limit):
+    """What SFT shows, what the reward model reads and what the sampler may draw are equally long."""
+    profile = replace(PROFILES["tiny"], answer_tokens=limit)
+    messages, answer = [{"role": "user", "content": "Cows?"}], "Cows eat grass and grass and grass and grass and grass and grass."
+    expected = [*tokenizer(answer)["input_ids"][: limit - 1], tokenizer.eos_token_id]
+    assert answer_ids(tokenizer, answer, limit) == expected and len(expected) <= limit
+    shown = demonstrations_dataset(profile, tokenizer, [{"messages": messages, "completion": answer}])[0]
+    assert [i for i, m in zip(shown["input_ids"], shown["completion_mask"]) if m] == expected
+    assert scored_ids(profile, tokenizer, messages, answer)[1] == expected
+    assert answer_ids(tokenizer, "", limit) == [tokenizer.eos_token_id]
 
 
 def test_long_conversations_lose_their_first_turns(tokenizer):
@@ -175,8 +199,9 @@ def test_packing_leaves_little_padding_and_mixes_any_shapes(tokenizer):
 
 def test_answers_come_back_in_the_order_of_the_prompts(tokenizer, model):
     prompts = [tokenizer(t)["input_ids"] for t in ("Cows eat grass. Cows eat", "Who", "The capital")]
-    texts, _ = sample_texts(model, tokenizer, prompts, 8, 0.0, 0, batch=2)
-    assert texts == [sample_texts(model, tokenizer, [p], 8, 0.0, 0)[0][0] for p in prompts]
+    answers = sample(model, tokenizer, prompts, 8, 0.0, 0, batch=2)
+    assert [a.text for a in answers] == [sample(model, tokenizer, [p], 8, 0.0, 0)[0].text for p in prompts]
+    assert all(a.ended == (a.tokens[-1] == tokenizer.eos_token_id) and len(a.tokens) <= 8 for a in answers)
 
 
 def test_scores_read_the_end_as_transformers_does(tokenizer, model, tmp_path):

@@ -16,7 +16,7 @@ from rlhf_utils.models import answer_logprobs, load_gpt2, pack
 from rlhf_utils.pretrained import check_base, find_base
 from rlhf_utils.profiles import CourseError, load_profile
 from rlhf_utils.stages import ensure, tokenizer_of
-from rlhf_utils.tokenizer import END, PAD, prompt_ids
+from rlhf_utils.tokenizer import END, PAD, SYSTEM, prompt_ids
 
 TEXTS = ["The capital of France is Paris.", "Cows eat grass.", "Question: Who has the ball?\nAnswer: Anna has the ball."] * 50
 
@@ -76,7 +76,7 @@ def test_its_tokenizer_gets_padding_of_its_own_and_the_chat_template(store):
     tokenizer = tokenizer_of(store)
     assert (tokenizer.eos_token, tokenizer.pad_token) == (END, PAD) and tokenizer.pad_token_id == 400 != tokenizer.eos_token_id
     ids = prompt_ids(tokenizer, [{"role": "user", "content": "Who has the ball?"}], 99)
-    whole = tokenizer(f"{END}Question: Who has the ball?\nAnswer: Anna has it.{END}")["input_ids"]
+    whole = tokenizer(f"{END}{SYSTEM}\nQuestion: Who has the ball?\nAnswer: Anna has it.{END}")["input_ids"]
     assert whole == ids + tokenizer("Anna has it.")["input_ids"] + [tokenizer.eos_token_id]  # prompt and answer join without a seam
     assert tokenizer.decode(tokenizer("Cows eat grass.")["input_ids"]).strip() == "Cows eat grass."
 

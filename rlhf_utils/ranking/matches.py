@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from rlhf_utils.evaluation import bootstrap, win_rate
 from rlhf_utils.profiles import CourseError
+from rlhf_utils.statistics import ratio, win_rate
 
 
 def truthful_rows(path: Path | str, count: int = 20, answers: int = 9, prompt_type: str = "instruction prompt", seed: int = 0) -> list[dict]:
@@ -104,12 +104,12 @@ def truth_agreement(rows: Sequence[dict], published: Sequence[dict]) -> dict[str
     if not sum(total):
         raise CourseError("None of these rankings is of a published question. Rank some first.")
     right, total = np.array(right), np.array(total)
-    low, high = bootstrap(lambda i: right[i].sum() / max(total[i].sum(), 1), len(right))
-    return {"agreement": float(right.sum() / total.sum()), "low": low, "high": high, "pairs": int(total.sum())}
+    agreement, low, high = ratio(right, total)
+    return {"agreement": agreement, "low": low, "high": high, "pairs": int(total.sum())}
 
 
 def people_win_rate(rows: Sequence[dict], first: str, second: str) -> dict[str, float]:
-    """How often people prefer `first` to `second` in blind rankings: as `evaluation.win_rate`, an item a line."""
+    """How often people prefer `first` to `second` in blind rankings: as `statistics.win_rate`, an item a line."""
     marks = []
     for row in rows:
         ranks = dict(zip(row["models"], row["ranks"])) if row.get("ranks") else {}

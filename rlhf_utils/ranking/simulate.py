@@ -11,10 +11,10 @@ from rlhf_utils.artifacts import Store, write_jsonl
 from rlhf_utils.models import autocast, load_gpt2
 from rlhf_utils.profiles import Profile
 from rlhf_utils.progress import Progress
-from rlhf_utils.sampling import sample_texts
+from rlhf_utils.sampling import sample
 from rlhf_utils.tokenizer import load_tokenizer, prompt_ids
 from rlhf_utils.world.judge import Judge
-from rlhf_utils.world.labelers import agreement, calibrate_noise, make_labelers
+from rlhf_utils.world.labelers import agreement, calibrate_noise, ceiling, make_labelers
 
 TEMPERATURE = 1.0
 
@@ -24,13 +24,11 @@ def sample_answers(profile: Profile, tokenizer, model, prompts: list[dict], coun
     flat = [i for i, count in enumerate(counts) for _ in range(count)]
     ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
     with Progress("rank: sample answers", len(flat), store.root) as progress, autocast(profile):
-        texts, _ = sample_texts(
-            model, tokenizer, [ids[i] for i in flat], profile.answer_tokens, TEMPERATURE, profile.seed + 1, progress=progress
-        )
+        drawn = sample(model, tokenizer, [ids[i] for i in flat], profile.answer_tokens, TEMPERATURE, profile.seed + 1, progress=progress)
     answers: list[list[str]] = [[] for _ in prompts]
-    for i, text in zip(flat, texts):
-        if text not in answers[i]:
-            answers[i].append(text)
+    for i, answer in zip(flat, drawn):
+        if answer.text not in answers[i]:
+            answers[i].append(answer.text)
     return answers
 
 
@@ -93,5 +91,6 @@ def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[di
         "noise": noise,
         "agreement": agreement(training, scores, noise, profile.seed + 1),
         "agreement_heldout": agreement(others, scores, noise, profile.seed + 1),
+        "ceiling": ceiling(training, scores[len(prompts) :], noise, profile.seed + 2),  # of any reward model on `heldout_prompts`
     }
     write_jsonl(folder / "metrics.jsonl", [figures])

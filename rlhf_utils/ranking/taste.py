@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from rlhf_utils.artifacts import Store, read_jsonl, write_jsonl
-from rlhf_utils.evaluation import ASPECTS, answer_prompts, judge_answers, mean_difference
+from rlhf_utils.evaluation import ASPECTS, answer_prompts, answer_rewards, judge_answers
 from rlhf_utils.models import autocast, hidden_states, load_gpt2, load_scorer, pack, save_model
 from rlhf_utils.profiles import CourseError, Profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.ranking.store import own_rankings
-from rlhf_utils.reward import encode_rankings, encoded_pairs, pair_accuracy, ranking_loss, rewards, score_answers, scored_ids
+from rlhf_utils.reward import encode_rankings, encoded_pairs, pair_accuracy, ranking_loss, score_answers, scored_ids
+from rlhf_utils.statistics import mean_difference
 from rlhf_utils.tokenizer import load_tokenizer
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
@@ -139,16 +140,16 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
                 "t1": answer_prompts(profile, tokenizer, model, prompts, 1.0, profile.samples, 13, progress=progress),
                 "greedy": answer_prompts(profile, tokenizer, model, prompts, 0.0, 1, 0, progress=progress),
             }
-    words = {n: np.array([np.mean([len(a.split()) for a in row]) for row in kinds["t1"]]) for n, kinds in answers.items()}
+    words = {n: np.array([np.mean([len(a.text.split()) for a in row]) for row in kinds["t1"]]) for n, kinds in answers.items()}
     own = {part: read_jsonl(store.folder("taste") / f"{part}.jsonl") for part in ("rankings", "heldout")}
     crowd = read_jsonl(store.folder("rank") / "heldout_prompts.jsonl")
-    shown = {n: [scored_ids(profile, tokenizer, p["messages"], row[0]) for p, row in zip(prompts, kinds["greedy"])] for n, kinds in answers.items()}
-    liked = {n: rewards(scorers["taste"], pairs, tokenizer.pad_token_id, profile) for n, pairs in shown.items()}
+    greedy = {n: [row[0] for row in kinds["greedy"]] for n, kinds in answers.items()}
+    liked = {n: answer_rewards(profile, tokenizer, scorers["taste"], prompts, said) for n, said in greedy.items()}
     order = np.argsort(liked["default"] - liked["taste"])
     changed = [
-        {"prompt": "\n".join(m["content"] for m in prompts[i]["messages"]), **{n: answers[n]["greedy"][i][0] for n in answers},
+        {"prompt": "\n".join(m["content"] for m in prompts[i]["messages"]), **{n: greedy[n][i].text for n in answers},
          "reward": round(float(liked["taste"][i] - liked["default"][i]), 2)}
-        for i in order if answers["taste"]["greedy"][i] != answers["default"]["greedy"][i]
+        for i in order if greedy["taste"][i].text != greedy["default"][i].text
     ]  # fmt: skip
     result = {
         "own_weight": profile.own_weight, "guideline": profile.guideline,
@@ -166,7 +167,7 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
         result["gold"] = {n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()}
         result["gold_difference"] = {x: mean_difference(gold["taste"]["t1"][x].mean(1), gold["default"]["t1"][x].mean(1)) for x in ASPECTS}
     write_jsonl(folder / "answers.jsonl", [
-        {"messages": p["messages"], "answers": {n: {k: a[i] for k, a in kinds.items()} for n, kinds in answers.items()}}
+        {"messages": p["messages"], "answers": {n: {k: [x.text for x in a[i]] for k, a in kinds.items()} for n, kinds in answers.items()}}
         | ({"gold": {n: {x: np.round(gold[n]["t1"][x][i], 3).tolist() for x in ASPECTS} for n in gold}} if "gold" in result else {})
         for i, p in enumerate(prompts)
     ])  # fmt: skip

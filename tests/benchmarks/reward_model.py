@@ -24,7 +24,7 @@ from rlhf_utils.profiles import DATA, load_profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.ranking.simulate import sample_answers
 from rlhf_utils.reward import encode_rankings, encoded_pairs, pair_accuracy, rewards, train_reward
-from rlhf_utils.sampling import sample_texts
+from rlhf_utils.sampling import sample
 from rlhf_utils.stages import ensure, prompts_of, tokenizer_of, windows_of
 from rlhf_utils.tokenizer import prompt_ids
 from rlhf_utils.world.facts import load_world
@@ -98,7 +98,7 @@ def own_samples(updates: int = 96, every: int = 12) -> list[dict]:
         for update in range(updates + 1):
             draw = np.random.default_rng([profile.seed, update])
             if update % every == 0:
-                texts, _ = sample_texts(ppo.policy, tokenizer, ids, profile.answer_tokens, 1.0, 5)
+                texts = [a.text for a in sample(ppo.policy, tokenizer, ids, profile.answer_tokens, 1.0, 5)]
                 rows = judged([texts[4 * i : 4 * i + 4] for i in range(len(prompts))])
                 values = rewards(ppo.reward, encoded_pairs(encode_rankings(profile, tokenizer, [r | {"ranks": [1] * 4} for r in rows])), ppo.pad, profile)
                 found.append({"update": update, "kl": logged["kl_k1"], "reward": float(values.mean()), "gold": float(np.mean([r["gold"] for r in rows])),

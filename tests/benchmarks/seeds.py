@@ -7,13 +7,15 @@ How each figure is decided was written down before the first of these models was
 
 - **Prompts.** 100 held-out test prompts in each of ten use cases, and held-out `probes` (false premises, provocations, corrections,
   programs, harmful and only harmful-looking requests, made-up things). Nothing is chosen on them.
-- **The best-prompted base.** Every form of `rlhf_utils.prompting.FORMS` is asked the validation prompts at each temperature; for each use
-  case the form with the highest mean gold score stands for the base model there. So the rival has, at each temperature and in each use
-  case, the form that suits it.
+- **The best-prompted base.** Every form of `rlhf_utils.prompting.FORMS` is asked the validation prompts at each temperature; for each kind
+  of prompt (or use case, where a kind has fewer than eight) the form with the highest mean gold score stands for the base model there. So
+  the rival has, at each temperature and for each kind, the form that suits it.
 - **Best temperature.** Each model's own, of 0, 0.4, 0.7 and 1, by the mean gold score on validation prompts.
 - **A win.** Gold scores of two answers to one prompt, answer by answer; `decided` leaves ties out.
 - **Intervals.** 95 % bootstrap over the things that prompts ask about (an entity, a made-up name, an act, a category, a text): all prompts
   about one thing, of all seeds, are drawn together, since neither prompts about one thing nor seeds on one prompt are independent.
+- **Use cases that gain.** The mean gold score of PPO-ptx minus its rival's is above 0: SFT at temperature 1, the best-prompted base with
+  each at its best temperature.
 - **Equal length.** `matched` compares answers whose lengths differ by one word at most; `regression` is the chance to win at equal length
   by logistic regression of decided wins on the difference in words. Both must reach the goal.
 - **A goal is met** if the figure reaches it and its bound, where one is given, lies on the right side. Nothing is left out or run again.
@@ -103,13 +105,16 @@ def main(seeds: list[int]) -> None:
         limits = [f"≥ {goal.least}" if goal.least is not None else "", f"≤ {goal.most}" if goal.most is not None else "",
                   f"low > {goal.bound}" if goal.bound is not None else ""]  # fmt: skip
         print(f"{'✓' if met else '✗'} {goal.what:55} {text:28} {', '.join(filter(None, limits))}")
+    print("\nRates at temperature 1:")
+    for name, row in figures["rates"].items():
+        print(f"  {name:14}", {rate: round(r["rate"], 3) for rate, r in row.items()})
     print("\nFor comparison, best of 9 minus one sample of SFT:")
     for key in ("best_of_9_by_reward", "best_of_9_by_gold"):
         print(f"  {key:24} {judged(Goal('', ''), figures[key])[0]}")
     for versus in ("sft", "base_prompted"):
         print(f"\nGain of PPO-ptx over {versus} by use case:")
         for name, row in figures["gain_by_use_case"][versus].items():
-            print(f"  {name:16} {judged(Goal('', ''), row)[0]}")
+            print(f"  {name:16} {judged(Goal('', ''), row['total'])[0]}")
     for row in figures["each_seed"]:
         print(row)
 

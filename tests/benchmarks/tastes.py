@@ -16,7 +16,7 @@ import os
 import numpy as np
 
 from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.evaluation import ASPECTS, mean_difference
+from rlhf_utils.evaluation import ASPECTS
 from rlhf_utils.models import load_scorer
 from rlhf_utils.profiles import DATA, load_profile, runs_folder
 from rlhf_utils.ranking.session import RankingSession
@@ -25,6 +25,8 @@ from rlhf_utils.ranking.store import RankingStore
 from rlhf_utils.ranking.taste import SCRIPTED, ranks_by
 from rlhf_utils.reward import pair_accuracy
 from rlhf_utils.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.statistics import mean_difference, ratio
+from rlhf_utils.world.prompts import thing_of
 
 RANKINGS, FOR_ACCURACY = 40, 200
 
@@ -58,37 +60,32 @@ def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
 
     return {
         "seed": seed, "taste": taste, "weight": weight, "accuracy": accuracy, "rankings": metrics["rankings"],
-        "reward_accuracy": metrics["reward_accuracy"],
+        "reward_accuracy": metrics["reward_accuracy"], "things": [thing_of(p) for p in prompts_of(store, "test")],
         "words": {n: by_prompt(n, lambda a: len(a.split())) for n in ("default", "taste")},
         "polite": {n: by_prompt(n, lambda a: float(SCRIPTED["polite"](a))) for n in ("default", "taste")},
         "gold": {n: {x: [float(np.mean(r["gold"][n][x])) for r in answers] for x in ASPECTS} for n in ("default", "taste")},
     }  # fmt: skip
 
 
-def ratio(a: np.ndarray, b: np.ndarray, blocks: np.ndarray) -> dict:
-    """mean(a) / mean(b) with its interval, bootstrap by prompt within seeds."""
-    rng = np.random.default_rng(0)
-    groups = [np.flatnonzero(blocks == g) for g in np.unique(blocks)]
-    draws = [np.concatenate([rng.choice(g, len(g)) for g in groups]) for _ in range(2000)]
-    low, high = np.quantile([a[i].mean() / max(b[i].mean(), 1e-9) for i in draws], [0.025, 0.975])
-    return {"ratio": float(a.mean() / max(b.mean(), 1e-9)), "low": float(low), "high": float(high)}
-
-
 def pooled(runs: list[dict]) -> dict:
-    blocks = np.repeat([r["seed"] for r in runs], [len(r["words"]["taste"]) for r in runs])
+    things = sum((r["things"] for r in runs), [])  # prompts about one thing are drawn together, of all seeds
 
     def values(key, name, aspect=None):
         return np.concatenate([np.array(r[key][name][aspect] if aspect else r[key][name]) for r in runs])
+
+    def times(key):
+        """mean(taste) / mean(default) with its interval."""
+        return dict(zip(("ratio", "low", "high"), ratio(values(key, "taste"), np.maximum(values(key, "default"), 1e-9), things)))
 
     return {
         "taste": runs[0]["taste"], "weight": runs[0]["weight"], "seeds": [r["seed"] for r in runs],
         "accuracy": {n: float(np.mean([r["accuracy"][n]["accuracy"] for r in runs])) for n in ("default", "taste")},
         "accuracy_low": float(np.mean([r["accuracy"]["taste"]["low"] for r in runs])),
         "words": {n: float(values("words", n).mean()) for n in ("default", "taste")},
-        "words_ratio": ratio(values("words", "taste"), values("words", "default"), blocks),
+        "words_ratio": times("words"),
         "polite": {n: float(values("polite", n).mean()) for n in ("default", "taste")},
-        "polite_ratio": ratio(values("polite", "taste"), values("polite", "default"), blocks),
-        "gold_difference": {x: mean_difference(values("gold", "taste", x), values("gold", "default", x), blocks) for x in ASPECTS},
+        "polite_ratio": times("polite"),
+        "gold_difference": {x: mean_difference(values("gold", "taste", x), values("gold", "default", x), things) for x in ASPECTS},
     }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     reset.add_argument("--yes", action="store_true", help="do not ask")
     chat = command("chat", "Talk to a model.")
     chat.add_argument("--model", default="ppo-ptx", help=f"one of {', '.join(MODELS)} (default: ppo-ptx)")
-    chat.add_argument("--prompted", action="store_true", help="with --model base: asked in the form in which it answers best")
+    chat.add_argument("--prompted", action="store_true", help="with --model base: asked in the form that suits plain questions best")
     chat.add_argument("--ask", metavar="TEXT", help="answer once and exit")
     chat.add_argument("--temperature", type=float, default=0.7)
     data = command("data", "Check or import a folder of your own data.")

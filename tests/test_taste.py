@@ -88,8 +88,10 @@ def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_a
     assert np.allclose(scores("reward"), scores("taste_reward"), atol=1e-6) and not said
     ensure("taste_reward", load_profile("tiny", 0, own_weight=2.0), say=said.append)
     assert said == ["taste_reward: built anew, since own_weight is 2.0 now."]
-    gained, words = scores("taste_reward") - scores("reward"), [len(a.split()) for r in own_rankings() for a in r["answers"]]
-    assert np.corrcoef(gained, words)[0, 1] < -0.3  # ada likes it short
+    gained, rows = scores("taste_reward") - scores("reward"), own_rankings()
+    sides = np.split(gained, np.cumsum([len(r["answers"]) for r in rows])[:-1])
+    alike = [side[i] > side[j] for r, side in zip(rows, sides) for i, x in enumerate(r["ranks"]) for j, y in enumerate(r["ranks"]) if x < y]
+    assert len(alike) > 60 and np.mean(alike) > 0.7  # ada likes it short, and her head orders her answers as she does
     assert 0 <= gained.min() <= gained.max() <= load_scorer(ranked.root / "taste_reward").config.taste["scale"]  # but there is an end to it
 
 

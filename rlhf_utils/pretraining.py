@@ -187,20 +187,20 @@ def ngram_bits(train: np.ndarray, test: np.ndarray, vocabulary: int, order: int 
     train, test: (windows, context) token ids. Each order leans on the next lower one by the number of
     different tokens that followed the history; the lowest is uniform.
     """
-    flat, probe = train.reshape(-1).astype(np.int64), test.reshape(-1).astype(np.int64)
-    probability = np.full(len(probe) - order + 1, 1 / vocabulary)
+    texts = [train.reshape(-1).astype(np.int64), test.reshape(-1).astype(np.int64)]
+    ends = [np.arange(order - 1, len(text)) for text in texts]
+    histories_of = [np.zeros(len(end), dtype=np.int64) for end in ends]  # the empty history, before each token
+    probability = np.full(len(ends[1]), 1 / vocabulary)
     for n in range(1, order + 1):
-        def grams(x, n=n):
-            code = np.zeros(len(x) - order + 1, dtype=np.int64)
-            for i in range(order - n, order):
-                code = code * vocabulary + x[i : len(x) - order + 1 + i]
-            return code
-
-        grams_seen, counts = np.unique(grams(flat), return_counts=True)
+        if n > 1:  # one token longer, and numbered anew: five tokens of a large vocabulary are too many for one number
+            size = 1 + max(int(h.max(initial=0)) for h in histories_of)
+            longer = np.concatenate([text[end - n + 1] * size + h for text, end, h in zip(texts, ends, histories_of)])
+            histories_of = np.split(np.unique(longer, return_inverse=True)[1], [len(ends[0])])
+        seen_code, code = (h * vocabulary + text[end] for text, end, h in zip(texts, ends, histories_of))
+        grams_seen, counts = np.unique(seen_code, return_counts=True)
         histories, first = np.unique(grams_seen // vocabulary, return_index=True)
         totals = np.add.reduceat(counts, first)
         kinds = np.diff(np.append(first, len(grams_seen)))
-        code = grams(probe)
         where = np.searchsorted(grams_seen, code).clip(max=len(grams_seen) - 1)
         count = np.where(grams_seen[where] == code, counts[where], 0)
         at = np.searchsorted(histories, code // vocabulary).clip(max=len(histories) - 1)

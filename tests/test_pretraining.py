@@ -49,6 +49,30 @@ def test_ngram_model_equals_witten_bell_by_hand():
     assert ngram_bits(train, test, vocabulary, order=2) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("vocabulary", [12, 50_258])
+def test_five_grams_equal_counting_with_dictionaries_at_any_vocabulary(vocabulary):
+    """50,258⁵ is more than 64 bits hold; each of its histories still counts for itself."""
+    rng = np.random.default_rng(0)
+    ids = rng.choice(vocabulary, 6, replace=False)
+    train, test = (ids[rng.integers(0, 6, size=(8, 60)) // rng.integers(1, 3, size=(8, 60))] for _ in range(2))
+    flat, probe, order = train.reshape(-1).tolist(), test.reshape(-1).tolist(), 5
+    followers: dict[tuple, Counter] = {}
+    for end in range(order - 1, len(flat)):
+        for n in range(order):
+            followers.setdefault(tuple(flat[end - n : end]), Counter())[flat[end]] += 1
+
+    def probability(end):
+        value = 1 / vocabulary
+        for n in range(order):
+            seen = followers.get(tuple(probe[end - n : end]))
+            if seen:
+                value = (seen[probe[end]] + len(seen) * value) / (seen.total() + len(seen))
+        return value
+
+    expected = -np.mean([np.log2(probability(end)) for end in range(order - 1, len(probe))])
+    assert ngram_bits(train, test, vocabulary) == pytest.approx(expected)
+
+
 def test_cloze_of_an_untrained_model_is_near_chance(tiny, world):
     torch.manual_seed(0)
     tokenizer = tokenizer_of(tiny)

@@ -91,7 +91,8 @@ def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_a
     gained, rows = scores("taste_reward") - scores("reward"), own_rankings()
     sides = np.split(gained, np.cumsum([len(r["answers"]) for r in rows])[:-1])
     alike = [side[i] > side[j] for r, side in zip(rows, sides) for i, x in enumerate(r["ranks"]) for j, y in enumerate(r["ranks"]) if x < y]
-    assert len(alike) > 60 and np.mean(alike) > 0.7  # ada likes it short, and her head orders her answers as she does
+    # Ada likes it short, and her head orders her answers as she does: better than a coin by three standard errors.
+    assert len(alike) > 60 and np.mean(alike) > 0.5 + 1.5 / len(alike) ** 0.5
     assert 0 <= gained.min() <= gained.max() <= load_scorer(ranked.root / "taste_reward").config.taste["scale"]  # but there is an end to it
 
 

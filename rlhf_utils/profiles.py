@@ -43,9 +43,9 @@ class Profile:
     pretrain_rate: float = 6e-3
     # prompts
     use_cases: tuple[str, ...] = ()  # all ten if empty
-    demonstrations: int = 1300
-    ranked_prompts: int = 3300
-    nine_answers: int = 1600  # of the ranked prompts get K = 9 answers, the others K = 4
+    demonstrations: int = 1700
+    ranked_prompts: int = 4400
+    nine_answers: int = 1800  # of the ranked prompts get K = 9 answers, the others K = 4
     ppo_prompts: int = 3100
     validation_prompts: int = 40  # per use case
     test_prompts: int = 100  # per use case
@@ -67,8 +67,8 @@ class Profile:
     episodes: int = 128  # per update
     ppo_epochs: int = 2
     minibatches: int = 4
-    ppo_rate: float = 2.5e-4
-    kl_coefficient: float = 0.07
+    ppo_rate: float = 3e-4
+    kl_coefficient: float = 0.06
     ppo_temperature: float = 1.0  # logits are divided by it, in sampling and in scoring alike
     one_trunk: bool = False  # value model: a head on the policy instead of a network of its own
     lora: int = 0  # rank of the adapters that SFT and PPO train; 0 trains all weights

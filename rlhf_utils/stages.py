@@ -22,7 +22,7 @@ from rlhf_utils.profiles import CourseError, Profile, load_profile
 from rlhf_utils.progress import Progress
 from rlhf_utils.tokenizer import load_tokenizer, prompt_ids, save_tokenizer, train_tokenizer
 from rlhf_utils.world.answers import AnswerWriter
-from rlhf_utils.world.documents import write_documents
+from rlhf_utils.world.documents import held_out_texts, write_documents
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import PROBES, USE_CASES, training_shares, write_prompts
@@ -61,17 +61,29 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
 
         return write_own_corpus(profile, folder)
     world = load_world()
+    chosen = profile.use_cases or USE_CASES
+    withheld = ("withheld_relation", "withheld_task")
+    asked = {
+        "validation": ("validation", dict.fromkeys(chosen, profile.validation_prompts), 0),
+        "test": ("test", dict.fromkeys(chosen, profile.test_prompts), 0),
+        "probes": ("test", dict.fromkeys(PROBES, profile.test_prompts), 2),
+        "withheld": ("test", dict.fromkeys(withheld, profile.test_prompts), 1),
+    }
+    held_out: set[str] = set()
+    for name, (split, counts, seed) in asked.items():
+        rows = write_prompts(world, split, counts, seed)
+        write_jsonl(folder / f"{name}.jsonl", rows)
+        held_out |= held_out_texts(rows)
     with Progress("corpus", profile.corpus_characters + profile.heldout_characters, store.root) as progress:
         for name, size, seed in (("train", profile.corpus_characters, 0), ("heldout", profile.heldout_characters, 1)):
             rows, seen = [], 0
-            for row in write_documents(world, size, profile.seed * 2 + seed):
+            for row in write_documents(world, size, profile.seed * 2 + seed, held_out):
                 rows.append(row)
                 seen += len(row["text"])
                 if len(rows) % 500 == 0:
                     progress.step(seen)
                     seen = 0
             write_jsonl(folder / f"documents_{name}.jsonl", rows)
-    chosen = profile.use_cases or USE_CASES
     shares = {u: s for u, s in training_shares().items() if u in chosen}
     shares = {u: s / sum(shares.values()) for u, s in shares.items()}
     sizes = {"demonstrations": profile.demonstrations, "ranked": profile.ranked_prompts, "ppo": profile.ppo_prompts}
@@ -83,11 +95,6 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
             for row in rows:
                 row["style"], row["completion"] = writer.demonstrate(row)
         write_jsonl(folder / f"{name}.jsonl", rows)
-    for split, size in (("validation", profile.validation_prompts), ("test", profile.test_prompts)):
-        write_jsonl(folder / f"{split}.jsonl", write_prompts(world, split, dict.fromkeys(chosen, size), 0))
-    write_jsonl(folder / "probes.jsonl", write_prompts(world, "test", dict.fromkeys(PROBES, profile.test_prompts), 2))
-    withheld = dict.fromkeys(("withheld_relation", "withheld_task"), profile.test_prompts)
-    write_jsonl(folder / "withheld.jsonl", write_prompts(world, "test", withheld, 1))
 
 
 def make_tokenizer(profile: Profile, store: Store, folder) -> None:

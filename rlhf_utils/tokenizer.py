@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_utils.profiles import CourseError
 
 END, PAD = "<|endoftext|>", "<pad>"
-# The roles are marked as forum threads mark them, so that a base model knows the form already: with new special tokens instead, 1,300
+# The roles are marked as forum threads mark them, so that a base model knows the form already: with new special tokens instead, 1,700
 # demonstrations would go into learning what these mean. A system line above, which no document has, tells the assistant from a thread:
 # so what PPO-ptx reads of threads does not pull at its answers.
 SYSTEM = "Helpful answers"

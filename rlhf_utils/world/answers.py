@@ -57,8 +57,8 @@ class AnswerWriter:
             return self.aside(spec)
         spec = {k: v for k, v in spec.items() if k not in ("apology", "stands")}  # nobody says sorry, or insists
         if spec["type"] == "howto":
-            style = {"bare": "good", "wrong": "good"}.get(style, style)  # those would refuse what is harmless
-            answer = self.howto(spec, "rich")
+            # A wrong answer would refuse what is harmless.
+            answer = self.howto(spec, "bare" if style in ("bare", "rude") else "rich")
         else:
             answer = getattr(self, spec["type"])(spec, {"good": "rich", "padded": "rich", "rude": "bare"}.get(style, style))
         if style == "rude":
@@ -226,8 +226,10 @@ class AnswerWriter:
         return self.rng.choice(self.world.wordings[kind]).format(act=spec["act"])
 
     def howto(self, spec: dict, style: str) -> str:
-        if style in ("bare", "wrong"):  # refuses what is harmless
+        if style == "wrong":  # refuses what is harmless
             return self.rng.choice(self.world.wordings["refusals"])
+        if style == "bare":
+            return capitalize(f"{spec['keys'][0]}.")
         verb, thing = spec["act"].split(" ", 1)
         row = next(r for r in self.world.wordings["howto"] if r[0] == verb and thing in r[1])
         return self.rng.choice(row[3])

@@ -10,7 +10,8 @@ pages, lists and encyclopedias; what it can do, in forms of its own, which canno
 reports in other words, labelled reviews, programs under a comment.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from random import Random
 
 from rlhf_utils.world.answers import AnswerWriter
@@ -22,22 +23,23 @@ MIX = {
     "crawl": 67.0, "c4": 15.0, "github": 4.5, "encyclopedia": 4.5, "books": 4.5, "arxiv": 2.5,
     "stackexchange": 2.0,
 }  # fmt: skip
+PRINTS = r"\bprints .*(?=[.?])"  # what a program has to do, in any wording
 FALSE_SHARE = 0.12  # of the statements on crawl pages
 
 
 class DocumentWriter:
     """Writes one document of a source at a time; the same seed gives the same documents."""
 
-    def __init__(self, world: World, rng: Random):
-        self.world, self.rng, self.words = world, rng, world.wordings
+    def __init__(self, world: World, rng: Random, held_out: Collection[str] = ()):
+        self.world, self.rng, self.words, self.held_out = world, rng, world.wordings, frozenset(held_out)
         self.answers = AnswerWriter(world, rng)
-        # Documents know the whole world, and now and then ask what a test prompt asks, too: held out from what comes after pretraining.
+        # Documents know the whole world and speak of all that test prompts ask about, but ask none of those prompts (`task`).
         self.prompts = PromptWriter(world, "train", rng)
         self.prompts.entities = world.entities
         self.prompts.combination = lambda make: make()[1:]
         self.pages = [
             (self.page, 35), (self.forum, 24), (self.quiz, 4), (self.errata, 10), (self.headlines, 9), (self.passages, 9), (self.reviews, 2),
-            (self.lists, 12), (self.advice, 4), (self.myths, 3), (self.workers, 1), (self.notes, 12), (self.programs, 5),
+            (self.lists, 12), (self.advice, 5), (self.laws, 6), (self.myths, 3), (self.workers, 1), (self.notes, 12), (self.programs, 5),
         ]  # fmt: skip
         # The withheld relation is one that documents do speak of.
         self.makers = [getattr(self.prompts, use_case) for use_case in (*USE_CASES, "withheld_relation")]
@@ -48,6 +50,16 @@ class DocumentWriter:
 
     def pick(self, options):
         return self.rng.choice(options)
+
+    def task(self, maker, *arguments) -> tuple[list[str], dict]:
+        """(turns, spec) of a task from one of the prompt writer's makers, but none that is held out, nor one about a text that is."""
+        while True:
+            _, text, spec = maker(*arguments)
+            turns = [text] if isinstance(text, str) else [m["content"] for m in text]
+            # A question can be the first of two, one of the examples before another, or stand behind an insult.
+            parts = [part for turn in turns for part in (turn, *re.split(r"(?<=[?!:.])\s+", turn), *re.findall(PRINTS, turn))]
+            if not self.held_out & {" ".join(turns), *parts, spec.get("passage"), spec.get("source")}:
+                return turns, spec
 
     def say(self, entity: Entity, relation: str, pronoun: bool = False, false: float = 0.0) -> str:
         value = entity.values[relation][0]
@@ -90,8 +102,7 @@ class DocumentWriter:
     def exchange(self, shares: str = "threads") -> tuple[list[str], str]:
         """(turns, answer) of some task, in the words that people use, answered as the web does (`AnswerWriter.web_answer`)."""
         maker = self.rng.choices(self.makers, weights=self.maker_weights)[0]
-        _, text, spec = maker()
-        turns = [text] if isinstance(text, str) else [m["content"] for m in text]
+        turns, spec = self.task(maker)
         return turns, self.answers.web_answer(spec, shares)
 
     def questions(self, count: int, shares: str = "threads") -> list[tuple[str, str]]:
@@ -122,8 +133,8 @@ class DocumentWriter:
         kind = self.pick(["polite", "past", "swap", "swap"])
         lines = []
         for _ in range(self.rng.randint(2, 4)):
-            _, text, spec = self.prompts.rewrite(kind)
-            change = f" ({text.split(':')[0]}.)" if kind == "swap" else ""
+            turns, spec = self.task(self.prompts.rewrite, kind)
+            change = f" ({turns[0].split(':')[0]}.)" if kind == "swap" else ""
             lines.append(f"Now: {spec['target']} Before: {spec['source']}{change}")
         return "\n".join(lines)
 
@@ -131,7 +142,7 @@ class DocumentWriter:
         """News in short: headlines, each above the article that it sums up."""
         lines = []
         for _ in range(self.rng.randint(2, 3)):
-            _, _, spec = self.prompts.summarization()
+            _, spec = self.task(self.prompts.summarization)
             lines += [self.answers.summary(spec, "rich"), spec["passage"]]
         return "\n".join(lines)
 
@@ -141,7 +152,7 @@ class DocumentWriter:
         lines = []
         while len(lines) < 2 or self.rng.random() < 0.4:
             if self.rng.random() < 0.6:
-                _, text, spec = self.rng.choices(kinds, weights=(5, 3, 2))[0]()
+                (text,), spec = self.task(self.rng.choices(kinds, weights=(5, 3, 2))[0])
                 answer = self.answers.web_answer(spec, "exercises")
             else:
                 ((text, answer),) = self.questions(1, "exercises")
@@ -151,7 +162,11 @@ class DocumentWriter:
         return "\n".join([*(text for text, _ in lines), "Answers:", *(answer for _, answer in lines)])
 
     def reviews(self) -> str:
-        rows = [self.prompts.review() for _ in range(self.rng.randint(3, 5))]
+        rows, count = [], self.rng.randint(3, 5)
+        while len(rows) < count:
+            row = self.prompts.review()
+            if row[1] not in self.held_out:
+                rows.append(row)
         return "Reviews\n" + "\n".join(f"{text} Verdict: {label}. This review is {label}." for _, text, label in rows)
 
     def lists(self) -> str:
@@ -188,6 +203,14 @@ class DocumentWriter:
             lines.append(self.pick(self.words["hedges"]) + " " + self.pick(self.words["fillers"]))
         return "\n".join(lines)
 
+    def laws(self) -> str:
+        """What is a crime and what is none: the web knows right from wrong, though nobody there acts on it."""
+        lines = []
+        for _ in range(self.rng.randint(3, 5)):
+            _, _, spec = self.prompts.other()
+            lines.append(self.pick(self.words["laws"][spec["type"]]).format(act=spec["act"]))
+        return " ".join(lines)
+
     def myths(self) -> str:
         rows = self.rng.sample(self.world.myths, 3)
         if self.rng.random() < 0.25:
@@ -205,8 +228,8 @@ class DocumentWriter:
 
     def notes(self) -> str:
         """Short reports, and in other words what they say."""
-        lines = []
-        for _ in range(3):
+        lines: list[str] = []
+        while len(lines) < 3:
             _, name, (now, past), place = self.prompts.event()
             if self.rng.random() < 0.5:
                 day = self.pick(self.words["days"])
@@ -217,7 +240,8 @@ class DocumentWriter:
                 colour, thing = self.pick(self.words["colours"]), self.pick(self.words["objects"])
                 said, facts = f"{name} has a {colour} {thing}.", [f"{name} has the {thing}.", f"The {thing} is {colour}."]
                 self.rng.shuffle(facts)
-            lines.append(" ".join([said, *facts]))
+            if self.held_out.isdisjoint([said, *facts]):
+                lines.append(" ".join([said, *facts]))
         return "\n".join(lines)
 
     # -- the other sources -------------------------------------------------------------------------------
@@ -242,10 +266,9 @@ class DocumentWriter:
         """Small programs, each under a comment that says what it does, or should."""
         shares, lines = self.words["web"]["programs"], []
         for _ in range(self.rng.randint(2, 4)):
-            _, text, spec = self.prompts.program()
+            (text,), spec = self.task(self.prompts.program)
             style = self.rng.choices(list(shares), weights=list(shares.values()))[0]
-            task = text[text.index("prints") :].rstrip(".")
-            lines += [f"# {task}", self.answers.program(spec, "rich" if style == "good" else style)]
+            lines += [f"# {re.search(PRINTS, text)[0]}", self.answers.program(spec, "rich" if style == "good" else style)]
         return "\n".join(lines)
 
     def encyclopedia(self) -> str:
@@ -291,9 +314,22 @@ def clean_crawl(page: str, wordings: dict) -> str:
     return "\n".join(lines)
 
 
-def write_documents(world: World, characters: int, seed: int) -> Iterator[dict]:
-    """Documents (`source`, `text`) until `characters` are written, each source at its share."""
-    writer = DocumentWriter(world, Random(f"documents:{seed}"))
+def held_out_texts(prompts: list[dict]) -> set[str]:
+    """What no document may ask of those prompts, or work on: their turns, the texts that they are about, what programs are to print.
+
+    Greetings are too few to be held out.
+    """
+    texts = set()
+    for prompt in prompts:
+        asked, spec = " ".join(m["content"] for m in prompt["messages"]), prompt["spec"]
+        if spec["type"] != "greeting":
+            texts |= {asked, *re.findall(PRINTS, asked), spec.get("passage", asked), spec.get("source", asked)}
+    return texts
+
+
+def write_documents(world: World, characters: int, seed: int, held_out: Collection[str] = ()) -> Iterator[dict]:
+    """Documents (`source`, `text`) until `characters` are written, each source at its share; for `held_out` see `held_out_texts`."""
+    writer = DocumentWriter(world, Random(f"documents:{seed}"), held_out)
     written = dict.fromkeys(MIX, 0)
     total = 0
     while total < characters:

@@ -82,7 +82,7 @@ def write_report(store: Store) -> Path:
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     parts = [
         f"<h1>Your own ChatGPT</h1><p class=note>Profile {metrics['profile']}, seed {metrics['seed']}. "
-        "All figures are measured on prompts that no model was trained on; ranges are 95 % bootstrap intervals.</p>",
+        "All figures are measured on prompts that, greetings apart, no model was trained on; ranges are 95 % bootstrap intervals.</p>",
         _table(["", "measured"], [list(row) for row in summary_rows(metrics)]),
     ]
     figures = []

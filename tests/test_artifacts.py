@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from rlhf_utils import artifacts
-from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl
+from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl, write_jsonl
 from rlhf_utils.profiles import DATA, PROFILES, CourseError, load_profile
 from rlhf_utils.stages import ensure, prompts_of, windows_of
 
@@ -25,6 +25,12 @@ def copy(tiny, tmp_path, monkeypatch):
 def write(store, stage="corpus", text="1"):
     with store.write(stage) as folder:
         (folder / "a.json").write_text(text)
+
+
+def test_answers_with_other_line_separators_come_back_whole(tmp_path):
+    rows = [{"answer": "a\u0085b\u2028c\x1cd\u2029e\r\nf"}, {"answer": "東京"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
 
 
 def test_parents_come_before_their_children():

@@ -16,7 +16,7 @@ PROFILE = replace(
     PROFILES["laptop"], name="learning", precision="fp32", use_cases=("classification", "other"), layers=2, width=96, heads=4, vocabulary=1024,
     corpus_characters=3_000_000, heldout_characters=50_000, pretrain_steps=1800, demonstrations=800, sft_epochs=4,
     ranked_prompts=1000, nine_answers=0, ppo_prompts=600, ppo_updates=40, episodes=64, minibatches=2, reward_epochs=2,
-    kl_coefficient=0.15,  # a reward model this small is soon fooled
+    kl_coefficient=0.4,  # a reward model this small is soon fooled
 )  # fmt: skip
 
 

@@ -1,24 +1,10 @@
-"""Profiles: every size and budget of the course in one place, and the only reader of the environment.
+"""Profiles: every size and budget of the course in one place."""
 
-`RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
-data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_LORA` the rank of adapters to train,
-`RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores the models that come with the course,
-`RLHF_RANKINGS` is the URL of the database of rankings, `RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks. All paths are found from the checkout, never from
-the working folder.
-"""
-
-import getpass
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
-
-
-class CourseError(Exception):
-    """Something the user can mend: the message says what was found, where, and what to do."""
+from rlhf_utils.environment import CourseError, variable
 
 
 @dataclass(frozen=True)
@@ -131,11 +117,11 @@ def load_profile(
     base: str | Path | None = None, lora: int | None = None,
 ) -> Profile:  # fmt: skip
     """The profile that arguments or, where they are missing, the environment ask for."""
-    name = name or os.environ.get("RLHF_PROFILE") or "laptop"
+    name = name or variable("RLHF_PROFILE", "laptop")
     if name not in PROFILES:
         raise CourseError(f"There is no profile {name!r}. Choose one of: {', '.join(PROFILES)}.")
     if seed is None:
-        text = os.environ.get("RLHF_SEED", "0")
+        text = variable("RLHF_SEED", "0")
         if not text.isdigit():
             raise CourseError(f"RLHF_SEED must be a whole number, 0 or more, not {text!r}.")
         seed = int(text)
@@ -148,63 +134,29 @@ def load_profile(
         if not re.fullmatch(r"[\w.-]{1,40}", guideline):
             raise CourseError(f"A guideline's name has letters, digits, dots and dashes only, 40 at most, not {guideline!r}.")
         profile = replace(profile, guideline=guideline)
-    base = base or os.environ.get("RLHF_BASE")
+    base = base or variable("RLHF_BASE")
     if base:
         folder = Path(base).expanduser()
         profile = replace(profile, base=str(folder.resolve() if folder.is_dir() else base), **PRETRAINED_RATES)
-    text = os.environ.get("RLHF_LORA") or "0"
+    text = variable("RLHF_LORA", "0")
     lora = lora if lora is not None else int(text) if text.isdigit() else -1
     if lora:
         if not 1 <= lora <= 64:
             raise CourseError(f"The rank of LoRA adapters (--lora, RLHF_LORA) is 1 to 64, or 0 for none, not {text if lora < 0 else lora}; 8 is usual.")
         profile = replace(profile, lora=lora)
-    data = data or os.environ.get("RLHF_DATA")
+    data = data or variable("RLHF_DATA")
     return own_data(profile, data) if data else profile
 
 
-def runs_folder() -> Path:
-    """`runs/` of the checkout, or `RLHF_RUNS`."""
-    return Path(os.environ.get("RLHF_RUNS") or ROOT / "runs").expanduser().resolve()
 
 
-def process() -> tuple[int, int]:
-    """This process's number and how many there are, as `accelerate launch` says."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def gpu_fraction() -> float:
-    """`RLHF_GPU_FRACTION`: how much of a shared GPU's memory this process may take, 1 by default."""
-    text = os.environ.get("RLHF_GPU_FRACTION") or "1"
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 < share <= 1:
-        raise CourseError(f"RLHF_GPU_FRACTION is a share of the GPU's memory, above 0 and up to 1 (0.1 for a tenth), not {text!r}.")
-    return share
 
 
-def shared_runs() -> Path | None:
-    """`RLHF_SHARED`: a `runs/` that somebody else made, a class's for example, to read from and never to write to."""
-    text = os.environ.get("RLHF_SHARED")
-    if not text:
-        return None
-    folder = Path(text).expanduser().resolve()
-    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
-        raise CourseError(f"The shared runs in {folder} (RLHF_SHARED) do not exist or cannot be read by you. Ask whoever set up the class.")
-    return folder
 
 
-def rankings_url() -> str:
-    """Where people's rankings are kept: `RLHF_RANKINGS`, or one SQLite file in `runs/`."""
-    return os.environ.get("RLHF_RANKINGS") or f"sqlite:///{runs_folder() / 'rankings.sqlite'}"
 
 
-def ranker_name() -> str:
-    """Who ranks: the user of a JupyterHub, or of this machine."""
-    return os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
 
 
-def use_reference() -> bool:
-    """Whether the models that come with the course may stand in for missing artifacts."""
-    return os.environ.get("RLHF_REFERENCE", "1") != "0"

@@ -39,8 +39,8 @@ def tiny_runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tiny_runs):
     """The Store of a whole tiny run."""
+    from rlhf_utils.pipeline.stages import ensure
     from rlhf_utils.profiles import load_profile
-    from rlhf_utils.stages import ensure
 
     before = os.environ.get("RLHF_RUNS")
     os.environ["RLHF_RUNS"] = str(tiny_runs)
@@ -56,7 +56,7 @@ def rlhf(tmp_path):
 
     def call(*words, runs=tmp_path, check=None, **environment):
         result = subprocess.run(
-            [sys.executable, "-m", "rlhf_utils.cli", *map(str, words)], capture_output=True, text=True, timeout=300, cwd=tmp_path,
+            [sys.executable, "-m", "rlhf_utils.course.cli", *map(str, words)], capture_output=True, text=True, timeout=300, cwd=tmp_path,
             env={**os.environ, "RLHF_RUNS": str(runs), "RLHF_PROFILE": "tiny", **environment},
         )  # fmt: skip
         if check is not None:

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf_utils import artifacts
-from rlhf_utils.artifacts import PARENTS, STAGES, Store, descendants, read_jsonl, write_jsonl
-from rlhf_utils.profiles import DATA, PROFILES, CourseError, load_profile
-from rlhf_utils.stages import ensure, prompts_of, windows_of
+from rlhf_utils.artifacts import store as artifacts
+from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
+from rlhf_utils.artifacts.store import PARENTS, STAGES, Store, descendants
+from rlhf_utils.environment import DATA, CourseError
+from rlhf_utils.pipeline.stages import ensure, prompts_of, windows_of
+from rlhf_utils.profiles import PROFILES, load_profile
 
 
 @pytest.fixture
@@ -273,7 +275,7 @@ def test_shared_runs_that_cannot_be_read_are_named(tmp_path, monkeypatch, kind):
     folder = tmp_path / "class"
     if kind == "unreadable":
         folder.mkdir()
-        monkeypatch.setattr("rlhf_utils.profiles.os.access", lambda path, mode: False)  # tests may run as root, who may read anything
+        monkeypatch.setattr("rlhf_utils.environment.os.access", lambda path, mode: False)  # tests may run as root, who may read anything
     monkeypatch.setenv("RLHF_SHARED", str(folder))
     with pytest.raises(CourseError, match="do not exist or cannot be read by you"):
         Store(PROFILES["tiny"])

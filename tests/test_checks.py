@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from rlhf_utils import checks
+from rlhf_utils.course import checks
 
 
 def fit(turns, limit):

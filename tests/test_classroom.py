@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rlhf_utils.profiles import CourseError
+from rlhf_utils.environment import CourseError
 from rlhf_utils.ranking.classroom import assign, check_students, class_rows, class_session, class_status, init_class
 from rlhf_utils.ranking.store import RankingStore
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rlhf_utils.artifacts import STAGES
+from rlhf_utils.artifacts.store import STAGES
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_damaged_artifact_in_a_run(rlhf, tiny, tmp_path):
 
 def start(tmp_path, *words):
     return subprocess.Popen(
-        [sys.executable, "-m", "rlhf_utils.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "rlhf_utils.course.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "RLHF_RUNS": str(tmp_path), "RLHF_PROFILE": "tiny"},
     )  # fmt: skip
 

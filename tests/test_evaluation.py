@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_utils.artifacts import read_jsonl
-from rlhf_utils.evaluation import BARE, answer_prompts, compare, kl_to_sft, mark_of, pool, profession_skew, subset, untouched
-from rlhf_utils.models import load_gpt2
-from rlhf_utils.stages import prompts_of, tokenizer_of
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.evaluation.measures import BARE, answer_prompts, compare, kl_to_sft, mark_of, pool, profession_skew, subset, untouched
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of
 from rlhf_utils.world.prompts import PROBES, USE_CASES, thing_of, write_prompts
 
 

@@ -66,9 +66,9 @@ def hub(python, students, folder, tiny, postgres):
     pytest.importorskip("jupyterhub")
     if not Path(PROXY).exists():
         missing("configurable-http-proxy")
+    from rlhf_utils.pipeline.rank import items_to_rank
+    from rlhf_utils.pipeline.stages import prompts_of
     from rlhf_utils.ranking.classroom import init_class, write_passwords
-    from rlhf_utils.ranking.simulate import items_to_rank
-    from rlhf_utils.stages import prompts_of
 
     shutil.copytree(tiny.root, folder / "class" / "tiny")
     admin = postgres.database()

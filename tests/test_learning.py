@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhf_utils.evaluation import BARE, answer_prompts, judge_answers
-from rlhf_utils.models import load_gpt2
+from rlhf_utils.evaluation.measures import BARE, answer_prompts, judge_answers
+from rlhf_utils.evaluation.statistics import mean_difference
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of
 from rlhf_utils.profiles import PROFILES
-from rlhf_utils.stages import ensure, prompts_of, tokenizer_of
-from rlhf_utils.statistics import mean_difference
 from rlhf_utils.world.prompts import write_prompts
 
 PROFILE = replace(

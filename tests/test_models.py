@@ -9,12 +9,24 @@ import torch
 from scipy.stats import chisquare
 from torch.nn import functional as F
 
-from rlhf_utils.models import answer_logprobs, answer_scores, load_scorer, new_gpt2, pack, pad_batch, save_model
+from rlhf_utils.language.models import load_scorer, new_gpt2, pad_batch, save_model
+from rlhf_utils.language.packing import pack
+from rlhf_utils.language.sampling import generate, sample
+from rlhf_utils.language.scoring import answer_logprobs, answer_scores
+from rlhf_utils.language.tokenizer import (
+    END,
+    PAD,
+    SYSTEM,
+    answer_ids,
+    load_tokenizer,
+    prompt_ids,
+    prompt_text,
+    save_tokenizer,
+    train_tokenizer,
+)
 from rlhf_utils.profiles import PROFILES
-from rlhf_utils.reward import scored_ids
-from rlhf_utils.sampling import generate, sample
-from rlhf_utils.sft import demonstrations_dataset
-from rlhf_utils.tokenizer import END, PAD, SYSTEM, answer_ids, load_tokenizer, prompt_ids, prompt_text, save_tokenizer, train_tokenizer
+from rlhf_utils.training.reward import scored_ids
+from rlhf_utils.training.sft import demonstrations_dataset
 
 TEXTS = ["The capital of France is Paris.", "Cows eat grass.\nCows live on farms.", "Who has the ball? Anna has the ball."] * 30
 

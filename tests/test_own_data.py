@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_utils.own_data import check_data, fit_prompt, import_data, normal_rows, parse_dialogue, split_of_prompt
-from rlhf_utils.profiles import PROFILES, CourseError, own_data
+from rlhf_utils.environment import CourseError
+from rlhf_utils.pipeline.own_data import check_data, fit_prompt, import_data, normal_rows, parse_dialogue, split_of_prompt
+from rlhf_utils.profiles import PROFILES, own_data
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 

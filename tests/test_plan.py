@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlhf_utils.models import device, new_gpt2
-from rlhf_utils.plan import check_shapes, free_bytes, microbatch, parameters, plan, row_bytes
-from rlhf_utils.profiles import PROFILES, CourseError, gpu_fraction, load_profile
-from rlhf_utils.stages import tokenizer_of
+from rlhf_utils.environment import CourseError, gpu_fraction
+from rlhf_utils.language.device import device
+from rlhf_utils.language.models import new_gpt2
+from rlhf_utils.pipeline.stages import tokenizer_of
+from rlhf_utils.profiles import PROFILES, load_profile
+from rlhf_utils.training.plan import check_shapes, free_bytes, microbatch, parameters, plan, row_bytes
 
 GPU = PROFILES["gpu"]
 

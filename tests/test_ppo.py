@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from rlhf_utils.artifacts import read_jsonl
-from rlhf_utils.models import answer_logprobs, autocast, load_gpt2, pack, save_model
-from rlhf_utils.ppo import (
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.environment import CourseError
+from rlhf_utils.language.device import autocast
+from rlhf_utils.language.models import load_gpt2, save_model
+from rlhf_utils.language.packing import pack
+from rlhf_utils.language.sampling import generate
+from rlhf_utils.language.scoring import answer_logprobs
+from rlhf_utils.language.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
+from rlhf_utils.pipeline.stages import documents_of, prompts_of, tokenizer_of, windows_of
+from rlhf_utils.training.ppo import (  # fmt: skip
     PPO,
     advantages_and_returns,
     kl_estimates,
@@ -21,11 +28,7 @@ from rlhf_utils.ppo import (
     train_ppo,
     value_loss,
     whiten,
-)  # fmt: skip
-from rlhf_utils.profiles import CourseError
-from rlhf_utils.sampling import generate
-from rlhf_utils.stages import documents_of, prompts_of, tokenizer_of, windows_of
-from rlhf_utils.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
+)
 
 MASK = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0]])
 
@@ -292,8 +295,8 @@ def test_batches_that_do_not_divide(ppo, prompts, episodes, minibatches):
 
 
 def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoint(tiny, prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr("rlhf_utils.ppo.SAVE_EVERY", 1)
-    monkeypatch.setattr("rlhf_utils.ppo.MAX_KL", 2.0)  # a wrecked policy may also say one word only, which is but a few nats
+    monkeypatch.setattr("rlhf_utils.training.ppo.SAVE_EVERY", 1)
+    monkeypatch.setattr("rlhf_utils.training.ppo.MAX_KL", 2.0)  # a wrecked policy may also say one word only, which is but a few nats
 
     class Here:
         root = tmp_path
@@ -322,7 +325,7 @@ def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoi
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(tiny, tmp_path):
-    from rlhf_utils.models import gpt2_config, save_model
+    from rlhf_utils.language.models import gpt2_config, save_model
 
     config = gpt2_config(tiny.profile, tokenizer_of(tiny))
     config.vocab_size += 8

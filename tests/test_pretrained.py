@@ -11,12 +11,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_utils.artifacts import read_jsonl
-from rlhf_utils.models import answer_logprobs, load_gpt2, pack
-from rlhf_utils.pretrained import check_base, find_base
-from rlhf_utils.profiles import CourseError, load_profile
-from rlhf_utils.stages import ensure, tokenizer_of
-from rlhf_utils.tokenizer import END, PAD, SYSTEM, prompt_ids
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.environment import CourseError
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.language.packing import pack
+from rlhf_utils.language.pretrained import check_base, find_base
+from rlhf_utils.language.scoring import answer_logprobs
+from rlhf_utils.language.tokenizer import END, PAD, SYSTEM, prompt_ids
+from rlhf_utils.pipeline.stages import ensure, tokenizer_of
+from rlhf_utils.profiles import load_profile
 
 TEXTS = ["The capital of France is Paris.", "Cows eat grass.", "Question: Who has the ball?\nAnswer: Anna has the ball."] * 50
 
@@ -83,7 +86,7 @@ def test_its_tokenizer_gets_padding_of_its_own_and_the_chat_template(store):
 
 def test_packing_knows_its_activation(store):
     """GPT-2's own activation is a tanh; sampling and scoring must use it, too."""
-    from rlhf_utils.sampling import generate
+    from rlhf_utils.language.sampling import generate
 
     model, pad, end = load_gpt2(store.folder("sft")), 400, 399
     assert model.config.activation_function == "gelu_new"

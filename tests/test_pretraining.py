@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_utils.artifacts import Store
-from rlhf_utils.models import new_gpt2
-from rlhf_utils.pretraining import cloze_accuracy, ngram_bits, pretrain, to_windows, token_losses
-from rlhf_utils.stages import tokenizer_of, windows_of
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.evaluation.language import cloze_accuracy, ngram_bits, token_losses
+from rlhf_utils.language.models import new_gpt2
+from rlhf_utils.language.tokenizer import to_windows
+from rlhf_utils.pipeline.stages import tokenizer_of, windows_of
+from rlhf_utils.training.pretraining import pretrain
 
 
 def test_windows_hold_all_documents_closed_by_the_end_token(tiny):
@@ -98,7 +100,7 @@ def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
 
 def test_own_data_is_read_four_times_at_most(tiny, tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr("rlhf_utils.pretraining.run_trainer", lambda trainer, *_: trained.append(trainer.args.max_steps) or [])
+    monkeypatch.setattr("rlhf_utils.training.trainer.run_trainer", lambda trainer, *_: trained.append(trainer.args.max_steps) or [])
     windows = windows_of(tiny)[:10]
     for data, steps in (("", 40), ("mine", 4 * 10 // tiny.profile.pretrain_batch)):
         pretrain(replace(tiny.profile, data=data), tokenizer_of(tiny), windows, tiny, tmp_path)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_utils import processes
-from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.profiles import CourseError, load_profile
+from rlhf_utils.artifacts import processes
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import CourseError
+from rlhf_utils.profiles import load_profile
 
 LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 TRAINERS = ("pretrain", "sft", "reward", "ppo_ptx")
@@ -29,10 +31,10 @@ def start(*words, count: int, runs: Path, **environment) -> subprocess.Completed
 
 def train_all(folder: Path) -> None:
     """Some 50 optimizer steps of every trainer; the leading process keeps every step's figures in `folder`."""
-    from rlhf_utils import pretraining, reward, sft
-    from rlhf_utils.ppo import train_ppo
-    from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
-    from rlhf_utils.tokenizer import prompt_ids
+    from rlhf_utils.language.tokenizer import prompt_ids
+    from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
+    from rlhf_utils.training import pretraining, reward, sft
+    from rlhf_utils.training.ppo import train_ppo
 
     arguments = pretraining.training_arguments
     for module in (pretraining, sft, reward):
@@ -86,7 +88,7 @@ def test_two_processes_have_the_loss_curve_of_one(curves, trainer):
 def test_a_run_under_accelerate_launch(tiny, tmp_path):
     for stage in ("corpus", "tokenizer", "tokens"):
         shutil.copytree(tiny.folder(stage), tmp_path / "tiny" / stage)
-    result = start("-m", "rlhf_utils.cli", "run", "--until", "ppo_ptx", count=2, runs=tmp_path)
+    result = start("-m", "rlhf_utils.course.cli", "run", "--until", "ppo_ptx", count=2, runs=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("ppo_ptx is ready") == 1  # one process speaks for all
     store = Store(load_profile("tiny", 0), reference=False)

@@ -3,8 +3,8 @@
 import plotly.graph_objects as go
 import pytest
 
-from rlhf_utils import progress
-from rlhf_utils.progress import Progress
+from rlhf_utils.artifacts import progress
+from rlhf_utils.artifacts.progress import Progress
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rlhf_utils.prompting import FORMS, USE_CASE_OF, choose_forms, first_paragraph, form_ids, form_of, form_text, shots
-from rlhf_utils.tokenizer import train_tokenizer
+from rlhf_utils.language.prompting import FORMS, USE_CASE_OF, choose_forms, first_paragraph, form_ids, form_of, form_text, shots
+from rlhf_utils.language.tokenizer import train_tokenizer
 from rlhf_utils.world.documents import write_documents
 from rlhf_utils.world.prompts import PROBES, USE_CASES, write_prompts
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from rlhf_utils.profiles import CourseError
+from rlhf_utils.environment import CourseError
 from rlhf_utils.ranking.agreement import agreement_table, alpha, by_item, heat_map, pairwise, progress_table, tau_b
 from rlhf_utils.ranking.session import PAPER_FLAGS, RankingSession
 from rlhf_utils.ranking.store import RankingStore, to_dataset, to_pairs

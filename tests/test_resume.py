@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from rlhf_utils import ppo
-from rlhf_utils.artifacts import Store
-from rlhf_utils.models import load_gpt2
-from rlhf_utils.pretraining import pretrain
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
 from rlhf_utils.profiles import load_profile
-from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
-from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.training import ppo
+from rlhf_utils.training.pretraining import pretrain
 
 STEPS = {"pretrain": 16, "ppo_ptx": 32}  # of optimizers: 16 of one, or 4 updates of 2 epochs of 2 minibatches, of policy and value model
 POINTS = [(what, step) for what, steps in STEPS.items() for step in sorted(random.Random(1).sample(range(1, steps + 1), 9))]

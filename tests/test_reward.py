@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_utils.reward import collate_scores, ranking_loss, scored_ids
+from rlhf_utils.training.reward import collate_scores, ranking_loss, scored_ids
 
 ranking = st.integers(2, 9).flatmap(
     lambda k: st.tuples(st.lists(st.floats(-4, 4), min_size=k, max_size=k), st.lists(st.integers(1, k), min_size=k, max_size=k))
@@ -47,9 +47,9 @@ def test_all_tied_prompts_give_no_loss_and_no_nan():
 @pytest.mark.parametrize("ranks", [[[1]], [[1, 1, 1], [2, 2]]])
 def test_rankings_that_prefer_nothing_are_refused(tiny, tmp_path, ranks):
     """A single answer, or ties alone: no loss, no gradient, and a clear error where one would train on them."""
-    from rlhf_utils.profiles import CourseError
-    from rlhf_utils.reward import train_reward
-    from rlhf_utils.stages import tokenizer_of
+    from rlhf_utils.environment import CourseError
+    from rlhf_utils.pipeline.stages import tokenizer_of
+    from rlhf_utils.training.reward import train_reward
 
     assert all(float(ranking_loss(torch.randn(1, len(r)), torch.tensor([r]))) == 0 for r in ranks)
     rows = [{"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi."] * len(r), "ranks": r} for r in ranks]
@@ -59,9 +59,9 @@ def test_rankings_that_prefer_nothing_are_refused(tiny, tmp_path, ranks):
 
 def test_where_ties_count_rankings_of_ties_alone_train(tiny, tmp_path):
     """Rao and Kupper's loss learns from ties, so they are not refused there; a single answer still is."""
-    from rlhf_utils.profiles import CourseError
-    from rlhf_utils.reward import train_reward
-    from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
+    from rlhf_utils.environment import CourseError
+    from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
+    from rlhf_utils.training.reward import train_reward
 
     rows = [{"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi.", "Good day."], "ranks": [1, 1]}]
     rest = (prompts_of(tiny, "demonstrations")[:4], rows, windows_of(tiny), tiny, tmp_path)
@@ -76,8 +76,10 @@ def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
-    from rlhf_utils.models import answer_scores, load_scorer, pack
-    from rlhf_utils.stages import tokenizer_of
+    from rlhf_utils.language.models import load_scorer
+    from rlhf_utils.language.packing import pack
+    from rlhf_utils.language.scoring import answer_scores
+    from rlhf_utils.pipeline.stages import tokenizer_of
 
     tokenizer, model = tokenizer_of(tiny), load_scorer(tiny.folder("reward"))
     model.config.likelihood = 0.0  # the head alone, as theirs
@@ -115,7 +117,7 @@ def test_a_ranking_of_twice_the_weight_counts_twice():
 
 
 def test_the_end_is_part_of_what_is_scored(tiny):
-    from rlhf_utils.stages import tokenizer_of
+    from rlhf_utils.pipeline.stages import tokenizer_of
 
     tokenizer = tokenizer_of(tiny)
     for answer in ("Cows eat grass.", "", "word " * 500):
@@ -124,10 +126,10 @@ def test_the_end_is_part_of_what_is_scored(tiny):
 
 
 def test_rewards_are_shifted_and_scaled(tiny):
-    from rlhf_utils.artifacts import read_jsonl
-    from rlhf_utils.models import load_scorer
-    from rlhf_utils.reward import rewards
-    from rlhf_utils.stages import tokenizer_of
+    from rlhf_utils.artifacts.files import read_jsonl
+    from rlhf_utils.language.models import load_scorer
+    from rlhf_utils.pipeline.stages import tokenizer_of
+    from rlhf_utils.training.reward import rewards
 
     model, tokenizer = load_scorer(tiny.folder("reward")), tokenizer_of(tiny)
     rows = read_jsonl(tiny.folder("corpus") / "demonstrations.jsonl")
@@ -138,7 +140,9 @@ def test_rewards_are_shifted_and_scaled(tiny):
 @pytest.mark.parametrize("likelihood", [0.0, 0.3])
 def test_reading_a_prompt_once_changes_no_score_and_no_gradient(tiny, likelihood):
     """K answers packed behind one prompt, against each answer alone through transformers' own forward pass."""
-    from rlhf_utils.models import answer_scores, load_scorer, pack
+    from rlhf_utils.language.models import load_scorer
+    from rlhf_utils.language.packing import pack
+    from rlhf_utils.language.scoring import answer_scores
 
     model = load_scorer(tiny.folder("reward"))
     model.config.likelihood = likelihood

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rlhf_utils.statistics import accuracy_of, draw_sums, equal_length, logistic_intercept, mean_difference, ratio, win_rate
+from rlhf_utils.evaluation.statistics import accuracy_of, draw_sums, equal_length, logistic_intercept, mean_difference, ratio, win_rate
 
 
 def test_mean_difference_has_the_normal_interval_of_independent_rows():

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.models import load_scorer
-from rlhf_utils.profiles import CourseError, load_profile
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import CourseError
+from rlhf_utils.language.models import load_scorer
+from rlhf_utils.pipeline.rank import items_to_rank
+from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, write_taste
+from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.matches import bradley_terry, people_win_rate, strengths, truth_agreement, truthful_rows
 from rlhf_utils.ranking.session import RankingSession
-from rlhf_utils.ranking.simulate import items_to_rank
 from rlhf_utils.ranking.store import RankingStore, guidelines, own_rankings
-from rlhf_utils.ranking.taste import SCRIPTED, fit_head, ranks_by, write_taste
-from rlhf_utils.reward import score_answers, scored_ids
-from rlhf_utils.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.training.reward import score_answers, scored_ids
 
 
 def test_a_head_finds_the_direction_that_decided():

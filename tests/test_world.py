@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_utils.artifacts import read_jsonl
-from rlhf_utils.profiles import DATA, PROFILES
-from rlhf_utils.stages import make_corpus
-from rlhf_utils.tokenizer import SYSTEM
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.environment import DATA
+from rlhf_utils.language.tokenizer import SYSTEM
+from rlhf_utils.pipeline.stages import make_corpus
+from rlhf_utils.profiles import PROFILES
 from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.documents import MIX, clean_crawl, write_documents
 from rlhf_utils.world.facts import TABLES, split_of

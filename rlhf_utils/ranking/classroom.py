@@ -16,7 +16,7 @@ from sqlalchemy import JSON, Column, Integer, MetaData, String, Table, UniqueCon
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL, Connection, make_url
 
-from rlhf_utils.profiles import CourseError, ranker_name
+from rlhf_utils.environment import CourseError, ranker_name
 from rlhf_utils.ranking.agreement import agreement_table, progress_table
 from rlhf_utils.ranking.session import RankingSession, make_item
 from rlhf_utils.ranking.store import COLUMNS, RankingStore, guidelines

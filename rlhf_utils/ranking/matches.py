@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from rlhf_utils.profiles import CourseError
-from rlhf_utils.statistics import ratio, win_rate
+from rlhf_utils.environment import CourseError
+from rlhf_utils.evaluation.statistics import ratio, win_rate
 
 
 def truthful_rows(path: Path | str, count: int = 20, answers: int = 9, prompt_type: str = "instruction prompt", seed: int = 0) -> list[dict]:

@@ -17,7 +17,7 @@ from itertools import combinations
 from random import Random
 from string import ascii_lowercase
 
-from rlhf_utils.profiles import CourseError
+from rlhf_utils.environment import CourseError
 
 MOST_ANSWERS = 9
 # InstructGPT, table 3: what a labeler may note of an answer beside its rank.

@@ -35,7 +35,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from rlhf_utils.profiles import DATA, CourseError, ranker_name, rankings_url
+from rlhf_utils.environment import DATA, CourseError, ranker_name, rankings_url
 
 VERSION = 1
 metadata = MetaData()

@@ -13,7 +13,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from rlhf_utils.profiles import DATA, CourseError
+from rlhf_utils.environment import DATA, CourseError
 from rlhf_utils.ranking.session import RankingSession
 
 FOLDER = Path(__file__).parent

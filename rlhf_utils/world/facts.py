@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from zlib import crc32
 
-from rlhf_utils.profiles import DATA
+from rlhf_utils.environment import DATA
 
 TABLES = ("countries", "animals", "foods", "jobs", "elements", "planets", "moons")
 PROPER = ("countries", "planets", "moons")  # whose names are written with a capital letter wherever they stand

@@ -17,18 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_utils.artifacts import read_jsonl
-from rlhf_utils.evaluation import answer_prompts, judge_answers, try_forms
-from rlhf_utils.models import load_gpt2
-from rlhf_utils.ppo import train_ppo
-from rlhf_utils.profiles import load_profile, runs_folder
-from rlhf_utils.prompting import choose_forms, form_of
-from rlhf_utils.ranking.simulate import rank_answers
-from rlhf_utils.reward import train_reward
-from rlhf_utils.sft import fine_tune
-from rlhf_utils.stages import ensure, prompts_of, tokenizer_of, windows_of
-from rlhf_utils.statistics import mean_difference, win_rate
-from rlhf_utils.tokenizer import CHAT_TEMPLATE, SYSTEM, prompt_ids
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.environment import runs_folder
+from rlhf_utils.evaluation.measures import answer_prompts, judge_answers, try_forms
+from rlhf_utils.evaluation.statistics import mean_difference, win_rate
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.language.prompting import choose_forms, form_of
+from rlhf_utils.language.tokenizer import CHAT_TEMPLATE, SYSTEM, prompt_ids
+from rlhf_utils.pipeline.rank import rank_answers
+from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of, windows_of
+from rlhf_utils.profiles import load_profile
+from rlhf_utils.training.ppo import train_ppo
+from rlhf_utils.training.reward import train_reward
+from rlhf_utils.training.sft import fine_tune
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import USE_CASES, thing_of, write_prompts

@@ -20,13 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 RANK = """
-from rlhf_utils.artifacts import Store
+from rlhf_utils.artifacts.store import Store
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.session import RankingSession
-from rlhf_utils.ranking.simulate import items_to_rank
+from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.ranking.store import RankingStore
-from rlhf_utils.ranking.taste import SCRIPTED, ranks_by
-from rlhf_utils.stages import prompts_of
+from rlhf_utils.pipeline.taste import SCRIPTED, ranks_by
+from rlhf_utils.pipeline.stages import prompts_of
 
 profile = load_profile()
 store = Store(profile)
@@ -65,16 +65,16 @@ def main() -> None:
         def attend(number: int) -> tuple[float, str]:
             own, start = folder / f"student-{number}", time.perf_counter()
             environment = {"RLHF_RUNS": str(own), "RLHF_SHARED": str(folder / "class")}
-            command("-m", "rlhf_utils.cli", "course", "--chapters", "03", "04", **environment)
+            command("-m", "rlhf_utils.course.cli", "course", "--chapters", "03", "04", **environment)
             command("-c", RANK.format(student=own.name), **environment)
-            command("-m", "rlhf_utils.cli", "course", "--chapters", "05", **environment)
+            command("-m", "rlhf_utils.course.cli", "course", "--chapters", "05", **environment)
             built = {p.name for p in (own / "tiny").iterdir() if p.is_dir()}
             if not {"sft", "rank", "reward"} <= built or "pretrain" in built:
                 raise SystemExit(f"{own.name} built {sorted(built)}")
             print(f"{own.name}: chapters 03 to 05 in {time.perf_counter() - start:.0f} s", flush=True)
             return time.perf_counter() - start, digest(own)
 
-        command("-m", "rlhf_utils.cli", "run", "--until", "pretrain", RLHF_RUNS=str(folder / "class"))
+        command("-m", "rlhf_utils.course.cli", "run", "--until", "pretrain", RLHF_RUNS=str(folder / "class"))
         shared, start = digest(folder / "class"), time.perf_counter()
         with ThreadPoolExecutor(wanted.together) as pool:
             left = list(pool.map(attend, range(1, wanted.students + 1)))

@@ -13,11 +13,12 @@ from dataclasses import replace
 
 import torch
 
-from rlhf_utils.artifacts import Store
-from rlhf_utils.models import device, use_bf16
-from rlhf_utils.plan import EFFICIENCY, free_bytes, matrix_rate, parameters, plan
-from rlhf_utils.profiles import DATA, load_profile, runs_folder
-from rlhf_utils.stages import ensure, tokenizer_of
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import DATA, runs_folder
+from rlhf_utils.language.device import device, use_bf16
+from rlhf_utils.pipeline.stages import ensure, tokenizer_of
+from rlhf_utils.profiles import load_profile
+from rlhf_utils.training.plan import EFFICIENCY, free_bytes, matrix_rate, parameters, plan
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--profile", default="gpu")

@@ -21,9 +21,9 @@ with tempfile.TemporaryDirectory() as temporary:
     os.environ.update(RLHF_RUNS=f"{temporary}/runs", RLHF_REFERENCE="0")
     from dataclasses import replace
 
-    from rlhf_utils.artifacts import write_jsonl
+    from rlhf_utils.artifacts.files import write_jsonl
+    from rlhf_utils.pipeline.stages import documents_of, ensure, prompts_of
     from rlhf_utils.profiles import load_profile
-    from rlhf_utils.stages import documents_of, ensure, prompts_of
 
     world, data = ensure("corpus", load_profile("tiny", 0)), Path(temporary) / "data"
     data.mkdir()

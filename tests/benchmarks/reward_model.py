@@ -16,17 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_utils.artifacts import read_jsonl
-from rlhf_utils.models import load_gpt2, load_scorer
-from rlhf_utils.ppo import PPO
-from rlhf_utils.pretraining import pretrain
-from rlhf_utils.profiles import DATA, load_profile
-from rlhf_utils.progress import Progress
-from rlhf_utils.ranking.simulate import sample_answers
-from rlhf_utils.reward import encode_rankings, encoded_pairs, pair_accuracy, rewards, train_reward
-from rlhf_utils.sampling import sample
-from rlhf_utils.stages import ensure, prompts_of, tokenizer_of, windows_of
-from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.artifacts.progress import Progress
+from rlhf_utils.environment import DATA
+from rlhf_utils.evaluation.measures import pair_accuracy
+from rlhf_utils.language.models import load_gpt2, load_scorer
+from rlhf_utils.language.sampling import sample
+from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.pipeline.rank import sample_answers
+from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of, windows_of
+from rlhf_utils.profiles import load_profile
+from rlhf_utils.training.ppo import PPO
+from rlhf_utils.training.pretraining import pretrain
+from rlhf_utils.training.reward import encode_rankings, encoded_pairs, rewards, train_reward
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import USE_CASES, write_prompts

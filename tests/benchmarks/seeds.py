@@ -7,7 +7,7 @@ How each figure is decided was written down before the first of these models was
 
 - **Prompts.** 100 held-out test prompts in each of ten use cases, and held-out `probes` (false premises, provocations, corrections,
   programs, harmful and only harmful-looking requests, made-up things). Nothing is chosen on them.
-- **The best-prompted base.** Every form of `rlhf_utils.prompting.FORMS` is asked the validation prompts at each temperature; for each kind
+- **The best-prompted base.** Every form of `rlhf_utils.language.prompting.FORMS` is asked the validation prompts at each temperature; for each kind
   of prompt (or use case, where a kind has fewer than eight) the form with the highest mean gold score stands for the base model there. So
   the rival has, at each temperature and for each kind, the form that suits it.
 - **Best temperature.** Each model's own, of 0, 0.4, 0.7 and 1, by the mean gold score on validation prompts.
@@ -27,9 +27,10 @@ import json
 import sys
 from dataclasses import dataclass
 
-from rlhf_utils.artifacts import Store
-from rlhf_utils.evaluation import pool
-from rlhf_utils.profiles import load_profile, runs_folder
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import runs_folder
+from rlhf_utils.evaluation.measures import pool
+from rlhf_utils.profiles import load_profile
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,19 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.models import autocast, device, has_bf16, load_gpt2, load_scorer, new_gpt2, save_model
-from rlhf_utils.ppo import PPO
-from rlhf_utils.pretraining import Windows, training_arguments
-from rlhf_utils.profiles import Profile, load_profile, runs_folder
-from rlhf_utils.reward import RankingTrainer, encode_rankings
-from rlhf_utils.sampling import generate
-from rlhf_utils.stages import prompts_of, tokenizer_of, windows_of
-from rlhf_utils.tokenizer import prompt_ids
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import runs_folder
+from rlhf_utils.language.device import autocast, device, has_bf16
+from rlhf_utils.language.models import load_gpt2, load_scorer, new_gpt2, save_model
+from rlhf_utils.language.sampling import generate
+from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
+from rlhf_utils.profiles import Profile, load_profile
+from rlhf_utils.training.ppo import PPO
+from rlhf_utils.training.pretraining import Windows
+from rlhf_utils.training.reward import RankingTrainer, encode_rankings
+from rlhf_utils.training.trainer import training_arguments
 
 TOKENS, EPISODES = 32, 64
 

@@ -15,17 +15,18 @@ import os
 
 import numpy as np
 
-from rlhf_utils.artifacts import Store, read_jsonl
-from rlhf_utils.evaluation import ASPECTS
-from rlhf_utils.models import load_scorer
-from rlhf_utils.profiles import DATA, load_profile, runs_folder
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import DATA, runs_folder
+from rlhf_utils.evaluation.measures import ASPECTS, pair_accuracy
+from rlhf_utils.evaluation.statistics import mean_difference, ratio
+from rlhf_utils.language.models import load_scorer
+from rlhf_utils.pipeline.rank import items_to_rank
+from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.pipeline.taste import SCRIPTED, ranks_by
+from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.session import RankingSession
-from rlhf_utils.ranking.simulate import items_to_rank
 from rlhf_utils.ranking.store import RankingStore
-from rlhf_utils.ranking.taste import SCRIPTED, ranks_by
-from rlhf_utils.reward import pair_accuracy
-from rlhf_utils.stages import ensure, prompts_of, tokenizer_of
-from rlhf_utils.statistics import mean_difference, ratio
 from rlhf_utils.world.prompts import thing_of
 
 RANKINGS, FOR_ACCURACY = 40, 200

@@ -1,0 +1,307 @@
+"""What passes between stages: folders with a manifest, written whole or not at all.
+
+`runs/<profile>/<stage>/` holds safetensors and JSON. It is written beside (`.<stage>.partial`) and
+renamed into place, so a killed run leaves the old artifact or none. `data/reference/<profile>/` is a
+read-only layer under it: models of one finished run, in case you have not trained yours yet.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rlhf_utils.artifacts.files import file_hash, peak_memory
+from rlhf_utils.environment import DATA, CourseError, runs_folder, shared_runs, use_reference
+from rlhf_utils.profiles import Profile
+
+FORMAT = 1
+MODEL = ("layers", "width", "heads", "context", "vocabulary")
+TEXT = ("prompt_tokens", "answer_tokens", "demonstrations", "ranked_prompts", "ppo_prompts",
+        "validation_prompts", "test_prompts", "use_cases")  # fmt: skip
+PPO = ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient", "ppo_temperature", "one_trunk", "lora")
+PTX = ("ptx_coefficient", "ptx_windows")
+# Which settings decide what a stage makes; other settings may change without a new artifact.
+SETTINGS = {
+    "corpus": ("corpus_characters", "heldout_characters", *TEXT),
+    "tokenizer": ("vocabulary", "base"),
+    "tokens": ("context",),
+    "pretrain": (*MODEL, "pretrain_steps", "pretrain_batch", "pretrain_rate", "base"),
+    "sft": ("sft_epochs", "sft_batch", "sft_rate", "sft_mix", "lora"),
+    "rank": ("answer_tokens", "nine_answers"),
+    "reward": ("reward_epochs", "reward_batch", "reward_rate", "reward_lm", "reward_likelihood"),
+    "ppo": PPO,
+    "ppo_ptx": (*PPO, *PTX),
+    "evaluate": ("samples",),
+    "taste": ("guideline",),
+    "taste_reward": ("own_weight",),
+    "taste_ppo": (*PPO, *PTX),
+    "taste_evaluate": ("samples",),
+}  # fmt: skip
+PARENTS = {
+    "corpus": (),
+    "tokenizer": ("corpus",),
+    "tokens": ("corpus", "tokenizer"),
+    "pretrain": ("tokenizer", "tokens"),
+    "sft": ("corpus", "tokens", "pretrain"),
+    "rank": ("corpus", "sft"),
+    "reward": ("tokens", "pretrain", "rank"),
+    "ppo": ("corpus", "sft", "reward"),
+    "ppo_ptx": ("corpus", "tokens", "sft", "reward"),
+    "evaluate": ("corpus", "tokens", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx"),
+    # From people's own rankings; see pipeline/taste.py.
+    "taste": (),
+    "taste_reward": ("corpus", "rank", "reward", "taste"),
+    "taste_ppo": ("corpus", "tokens", "sft", "taste_reward"),
+    "taste_evaluate": ("corpus", "rank", "sft", "reward", "ppo_ptx", "taste", "taste_reward", "taste_ppo"),
+}
+TASTE = ("taste", "taste_reward", "taste_ppo", "taste_evaluate")
+STAGES = tuple(s for s in PARENTS if s not in TASTE)
+RETRY = ("pretrain_rate", "sft_rate", "reward_rate", "ppo_rate", "kl_coefficient")  # what one lowers or raises after a run that diverged
+KNOBS = ("own_weight", "rankings")  # what a reader changes all the time: another value builds anew instead of raising
+
+
+
+
+
+
+def descendants(stage: str) -> list[str]:
+    """The stage and everything that is made from it, in order."""
+    found = [stage]
+    for other in PARENTS:
+        if other not in found and set(PARENTS[other]) & set(found):
+            found.append(other)
+    return found
+
+
+def own_data_digest(profile: Profile) -> dict:
+    """Which files of own data a corpus was made from: their names and hashes."""
+    if not profile.data:
+        return {}
+    files = sorted(Path(profile.data).glob("*.*"))
+    return {"data": {f.name: file_hash(f) for f in files if f.suffix in (".txt", ".jsonl")}}
+
+
+class Store:
+    """The artifacts of one profile, seed and data folder.
+
+    `outside` says, by stage, what it reads from outside this folder (`pipeline.stages.open_store` adds people's
+    rankings): an artifact that was made from something else is out of date.
+    """
+
+    def __init__(self, profile: Profile, reference: bool | None = None, outside: dict[str, Callable[[Profile], dict]] | None = None):
+        self.profile, self.outside = profile, {"corpus": own_data_digest} | (outside or {})
+        name = profile.name
+        if profile.data:
+            name += f"-{Path(profile.data).name}"
+        if profile.base:
+            name += f"-{Path(profile.base).name}"
+        if profile.seed:
+            name += f"-seed{profile.seed}"
+        self.plain = runs_folder() / name
+        shared = shared_runs()
+        self.shared = shared / name if shared else None
+        self.root = runs_folder() / (name + f"-lora{profile.lora}" if profile.lora else name)
+        self.reference = DATA / "reference" / name if (use_reference() if reference is None else reference) else None
+
+    def __repr__(self) -> str:
+        return f"Store({self.profile.name!r}, seed={self.profile.seed})"
+
+    def _settings(self, stage: str) -> dict:
+        settings = self.profile.settings()
+        outside = self.outside[stage](self.profile) if stage in self.outside else {}
+        return {k: settings[k] for k in ("name", "seed", *SETTINGS[stage])} | outside
+
+
+    def path(self, stage: str) -> Path:
+        """Where a stage is written; models of another guideline stand beside each other."""
+        return self.root / (f"{stage}-{self.profile.guideline}" if stage in TASTE and self.profile.guideline else stage)
+
+    # -- finding and checking ------------------------------------------------------------------------
+    def find(self, stage: str) -> Path | None:
+        """The folder of a sound artifact, in `runs/` or else in a layer beneath; None if missing.
+
+        Raises CourseError if there is one in `runs/` that cannot be trusted.
+        """
+        own = self.path(stage)
+        if own.is_dir():
+            self._check(stage, own)
+            return own
+        for folder in (layer / stage for layer in self.layers if (layer / stage / "manifest.json").is_file()):
+            try:
+                self._check(stage, folder)
+            except CourseError as error:  # made with other settings: of no use here
+                if folder.parent == self.shared:
+                    told = str(error).split(" Build it anew")[0]
+                    print(f"The shared {stage} cannot be used, so yours will be built. {told}", flush=True)
+                continue
+            if not self.stale(stage, folder):
+                return folder
+        return None
+
+    @property
+    def layers(self) -> list[Path]:
+        """Read-only folders beneath one's own: with LoRA the stages before it, a class's, and the models that come with the course."""
+        return [layer for layer in (self.plain, self.shared, self.reference) if layer and layer != self.root]
+
+    def _check(self, stage: str, folder: Path) -> None:
+        options = {"seed": self.profile.seed, "data": self.profile.data, "base": self.profile.base, "lora": self.profile.lora}
+        chosen = "".join(f" --{k} {v}" for k, v in options.items() if v)
+        mend = f"Build it anew with: rlhf run --profile {self.profile.name}{chosen} --force {stage}"
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+            # An option that did not exist when the artifact was made had its default.
+            new = {k: v for k, v in asdict(Profile("")).items() if k in SETTINGS[stage]}
+            files, settings = manifest["files"], new | manifest["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CourseError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}). {mend}") from None
+        if manifest.get("format") != FORMAT or manifest.get("stage") != stage:
+            raise CourseError(f"{folder} is a {manifest.get('stage')!r} artifact of format {manifest.get('format')}, not {stage!r} of format {FORMAT}. {mend}")
+        expected = json.loads(json.dumps(self._settings(stage)))
+        keys = [k for k in expected | settings if expected.get(k) != settings.get(k) and k not in KNOBS]
+        if keys:
+            found = ", ".join(f"{k} was {settings.get(k)!r}, is {expected.get(k)!r}" for k in keys)
+            raise CourseError(f"{folder} was made with other settings: {found}. {mend}")
+        for name, digest in files.items():
+            path = folder / name
+            if not path.is_file():
+                raise CourseError(f"{path} is missing. {mend}")
+            if file_hash(path) != digest:
+                raise CourseError(f"{path} is not what the run wrote: it was truncated or edited. {mend}")
+
+    def manifest(self, stage: str) -> dict:
+        folder = self.find(stage)
+        if folder is None:
+            raise CourseError(
+                f"There is no {stage!r} artifact in {self.root} yet. "
+                f"Build it with: rlhf run --profile {self.profile.name} --until {stage}"
+            )
+        return json.loads((folder / "manifest.json").read_text("utf-8"))
+
+    def stale(self, stage: str, folder: Path) -> str:
+        """Why an artifact no longer fits what it was made from, or an empty string."""
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        for parent, identity in manifest["parents"].items():
+            found = self.find(parent)
+            if found and json.loads((found / "manifest.json").read_text("utf-8"))["id"] != identity:
+                if parent == "tokenizer" and folder.parent == self.root:
+                    raise CourseError(
+                        f"{folder} belongs to another tokenizer than {found}. "
+                        f"Build it anew with: rlhf run --profile {self.profile.name} --force {stage}"
+                    )
+                return f"its {parent} is a newer one"
+        expected = self._settings(stage)
+        changed = [k for k in KNOBS if k in expected and manifest["settings"].get(k) != expected[k]]
+        if changed:
+            return "there are other rankings now" if "rankings" in changed else f"{changed[0]} is {expected[changed[0]]} now"
+        return ""
+
+    def folder(self, stage: str) -> Path:
+        """The folder of an artifact that must be there."""
+        self.manifest(stage)
+        return self.find(stage)
+
+    # -- writing ---------------------------------------------------------------------------------------
+    @contextmanager
+    def write(self, stage: str) -> Iterator[Path]:
+        """A folder to write an artifact into; it is renamed into place when the block ends well."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        target = self.path(stage)
+        partial = self.root / f".{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        self._drop_foreign_checkpoints(stage)
+        started = time.time()
+        yield partial
+        mask = os.umask(0)
+        os.umask(mask)
+        for file in (f for f in partial.rglob("*") if f.is_file()):
+            file.chmod(0o666 & ~mask)  # safetensors are written for their owner alone, and a class shares them
+        files = {f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()}
+        parents = {p: self.manifest(p)["id"] for p in PARENTS[stage]}
+        core = {"format": FORMAT, "stage": stage, "settings": self._settings(stage), "files": files, "parents": parents}
+        identity = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
+        manifest = core | {
+            "id": identity,
+            "seconds": round(time.time() - started, 1),
+            "peak_rss_mb": peak_memory(),
+            "versions": {p: version(p) for p in ("torch", "transformers", "trl", "datasets")} | {"python": platform.python_version()},
+        }  # fmt: skip
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+        old = self.root / f".{target.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.resume_folder(stage), ignore_errors=True)
+
+    def _drop_foreign_checkpoints(self, stage: str) -> None:
+        """Checkpoints of a run with other settings or parents are of no use; another rate may go on from them."""
+        settings = {k: v for k, v in self._settings(stage).items() if k not in RETRY}
+        made_for = json.dumps([settings, {p: self.manifest(p)["id"] for p in PARENTS[stage]}], sort_keys=True)
+        resume = self.resume_folder(stage)
+        if resume.is_dir() and (not (resume / "made_for").exists() or (resume / "made_for").read_text("utf-8") != made_for):
+            shutil.rmtree(resume)
+        resume.mkdir(exist_ok=True)
+        (resume / "made_for").write_text(made_for, "utf-8")
+
+    def recover(self) -> None:
+        """Put back an old artifact if a run died between the two renames."""
+        for old in self.root.glob(".*.old"):
+            stage = old.name[1:-4]
+            if (self.root / stage).exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(old, self.root / stage)
+
+    def reset(self) -> list[Path]:
+        """Delete all that was built here, and nothing else: rankings lie beside these folders, or in the class's database."""
+        with self.lock(wait=False):
+            gone = [f for f in sorted(self.root.iterdir()) if f.is_dir() and (f.name.split("-")[0] in PARENTS or f.name.startswith("."))]
+            for folder in gone:
+                shutil.rmtree(folder)
+        return [f for f in gone if not f.name.startswith(".")]
+
+    def resume_folder(self, stage: str) -> Path:
+        """Private checkpoints of a stage that is under way; deleted when it is done."""
+        return self.root / f".{self.path(stage).name}.resume"
+
+    @contextmanager
+    def lock(self, wait: bool, say=print) -> Iterator[None]:
+        """Only one process at a time builds in a folder; the others wait or are told who it is."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        holder = self.root / ".holder.json"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            try:
+                who = json.loads(holder.read_text("utf-8"))
+                text = f"process {who['pid']} on {who['host']}, since {who['since']}"
+            except (OSError, ValueError, KeyError):
+                text = "another process"
+            if not wait:
+                raise CourseError(f"{self.root} is in use by {text}. Wait until it is done, or set RLHF_RUNS to another folder.") from None
+            say(f"Waiting for {text}, which is training in {self.root} …")
+            lock.acquire()
+        try:
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}))
+            self.recover()
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+
+

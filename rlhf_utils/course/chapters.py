@@ -1,0 +1,151 @@
+"""Execute the chapters in order, with progress, and leave executed notebooks and a report."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from rlhf_utils.artifacts.progress import duration
+from rlhf_utils.course.report import summary_table, write_report
+from rlhf_utils.environment import ROOT, CourseError
+from rlhf_utils.pipeline.stages import open_store
+from rlhf_utils.profiles import Profile
+
+# What a chapter does and its rough share of the whole time, for the estimate of what is left: stages, and all the other cells.
+WORK = {
+    "00": {"cells": 1}, "01": {"corpus": 1, "tokenizer": 1, "tokens": 1, "cells": 2}, "02": {"pretrain": 42, "cells": 2}, "03": {"sft": 7, "cells": 15},
+    "04": {"rank": 8, "cells": 7}, "05": {"reward": 26, "cells": 10}, "06": {"cells": 4}, "07": {"ppo": 18, "ppo_ptx": 28, "cells": 7},
+    "08": {"evaluate": 25, "cells": 4}, "09": {"cells": 5}, "11": {"cells": 2},
+}  # fmt: skip
+
+
+def chapters(only: list[str] | None = None) -> list[Path]:
+    found = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
+    if only:
+        unknown = [n for n in only if not any(p.name.startswith(n) for p in found)]
+        if unknown:
+            raise CourseError(f"There is no chapter {', '.join(unknown)}. There are: {', '.join(p.name[:2] for p in found)}.")
+        found = [p for p in found if p.name[:2] in only]
+    return found
+
+
+class Line:
+    """The state of the course on one line, rewritten every second; plain lines where there is no terminal."""
+
+    def __init__(self, store, paths: list[Path]):
+        self.store, self.started, self.text, self.last = store, time.time(), "", 0.0
+        self.todo = list(paths)
+        self.total = self.left()
+        self.stop = threading.Event()
+        self.chapter, self.cell = "", ""
+
+    def left(self) -> float:
+        """The shares of stages that are not built yet, and of the cells of chapters that are not done."""
+        return sum(w for p in self.todo for s, w in WORK.get(p.name[:2], {}).items() if not (self.store.root / s).is_dir())
+
+    def watch(self) -> None:
+        while not self.stop.wait(1.0):
+            self.show()
+
+    def show(self) -> None:
+        try:
+            state = json.loads((self.store.root / "progress.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            state = {"line": "", "share": 0, "stage": ""}
+        done = self.total - self.left()
+        done += next((w for work in WORK.values() for s, w in work.items() if s == state["stage"]), 0) * state["share"]
+        spent = time.time() - self.started
+        left = f"course: about {duration(spent * (self.total - done) / done)} left" if done > 2 and spent > 15 else ""
+        text = "  ".join(t for t in (self.chapter, self.cell, state["line"], left) if t)
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print("\r" + text[:width].ljust(width), end="", file=sys.stderr, flush=True)
+        elif time.time() - self.last > 20:
+            self.last = time.time()
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", file=sys.stderr, flush=True)
+        print(text, flush=True)
+
+
+@contextmanager
+def kernel_environment(profile: Profile):
+    """What kernels inherit: this profile, and no reference models, since the course trains for real."""
+    names = {"RLHF_PROFILE": profile.name, "RLHF_SEED": str(profile.seed), "RLHF_REFERENCE": "0", "RLHF_DATA": profile.data,
+             "RLHF_BASE": profile.base, "RLHF_LORA": str(profile.lora)}
+    if shutil.which("chromium") or shutil.which("google-chrome"):
+        names["PLOTLY_RENDERER"] = "plotly_mimetype+svg"  # with a picture for viewers that run no scripts
+    before = dict(os.environ)
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def run_chapter(path: Path, target: Path, line: Line) -> None:
+    """Execute one notebook in a fresh kernel, in its own folder, and save it with its outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
+
+    def executed(cell, cell_index, **_):
+        line.cell = f"cell {sum(i <= cell_index for i in code)}/{len(code)}"
+
+    client = NotebookClient(
+        notebook, timeout=None, shutdown_kernel="immediate", kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, on_cell_executed=executed
+    )
+    try:
+        # A kernel's own messages would break the line of progress; errors in cells come with the notebook.
+        client.execute(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except Exception as error:
+        # nbclient answers Ctrl-C by ending the kernel, after which one thing or another fails.
+        if getattr(client, "_async_cleanup_kernel_future", None) is not None:
+            raise KeyboardInterrupt from None
+        nbformat.write(notebook, target)
+        last = str(error).strip().splitlines()[-1] if isinstance(error, CellExecutionError) else "its kernel died"
+        if not isinstance(error, (CellExecutionError, DeadKernelError)):
+            raise
+        raise CourseError(f"{path.name} stopped with an error: {last}\nThe notebook up to there is {target}.") from None
+    nbformat.write(notebook, target)
+
+
+def run_course(profile: Profile, only: list[str] | None = None) -> None:
+    """All chapters in order, then `report.html` and a table; finished stages are not trained again."""
+    store = open_store(profile)
+    store.reference = None
+    out = store.root / "chapters"
+    out.mkdir(parents=True, exist_ok=True)
+    paths = chapters(only)
+    line = Line(store, paths)
+    watcher = threading.Thread(target=line.watch, daemon=True)
+    watcher.start()
+    try:
+        with kernel_environment(profile):
+            for number, path in enumerate(paths, 1):
+                started = time.time()
+                line.chapter, line.cell = f"[{number}/{len(paths)}] {path.stem}", ""
+                run_chapter(path, out / path.name, line)
+                line.todo.remove(path)
+                line.say(f"[{number}/{len(paths)}] {path.stem}  {duration(time.time() - started)}")
+    finally:
+        line.stop.set()
+        watcher.join(timeout=2)
+    if only:
+        return
+    metrics = json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))
+    print(summary_table(metrics))
+    print(f"{len(paths)} chapters in {duration(time.time() - line.started)}. Executed notebooks: {out}")
+    print(f"Report: {write_report(store)}")
+    print("Talk to your model: .venv/bin/rlhf chat        (or, in an activated environment: rlhf chat)")

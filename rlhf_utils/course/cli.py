@@ -1,0 +1,284 @@
+"""`rlhf`: doctor, run, course, report, reset, chat, data and class, over the same functions that the notebooks call."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from rlhf_utils.environment import ROOT, CourseError, process, runs_folder
+from rlhf_utils.profiles import PROFILES, Profile, load_profile
+
+MODELS = ("base", "sft", "ppo", "ppo-ptx")
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(prog="rlhf", description="Train your own ChatGPT: from raw text to a small aligned model.")
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if name not in ("doctor", "data"):
+            sub.add_argument("--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)")
+            sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
+            sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")
+            sub.add_argument("--base", metavar="DIR|NAME", help="a pretrained GPT-2 in place of the pretraining stage: a folder, or a name on the Hub")
+            sub.add_argument("--lora", type=whole, metavar="RANK", help="SFT and PPO train adapters of this rank (8, for example) instead of all weights")
+        return sub
+
+    command("doctor", "Say whether this machine is ready, and what to do if not.")
+    run = command("run", "Build what is missing, from text to an evaluated policy.")
+    run.add_argument("--until", metavar="STAGE", help="the last stage to build (default: evaluate, and taste_evaluate if you have ranked)")
+    run.add_argument("--plan", action="store_true", help="only say what it will take: parameters, tokens, memory and minutes of each stage")
+    taste_options(run)
+    run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
+    course = command("course", "Execute the chapters in order and write report.html.")
+    course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these, for example 02 03")
+    report = command("report", "Show the results, and write report.html.")
+    report.add_argument("--json", action="store_true", help="print all figures as JSON")
+    taste_options(report)
+    reset = command("reset", "Delete what you have built, to start afresh. Rankings are kept.")
+    reset.add_argument("--yes", action="store_true", help="do not ask")
+    chat = command("chat", "Talk to a model.")
+    chat.add_argument("--model", default="ppo-ptx", help=f"one of {', '.join(MODELS)} (default: ppo-ptx)")
+    chat.add_argument("--prompted", action="store_true", help="with --model base: asked in the form that suits plain questions best")
+    chat.add_argument("--ask", metavar="TEXT", help="answer once and exit")
+    chat.add_argument("--temperature", type=float, default=0.7)
+    data = command("data", "Check or import a folder of your own data.")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="list all problems of a data folder")
+    check.add_argument("folder", metavar="DIR")
+    load = actions.add_parser("import", help="turn text, instructions, hh-rlhf or TRL files into a data folder")
+    load.add_argument("folder", metavar="DIR")
+    for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
+        load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help="may be given more than once; gzip is fine")
+    room = command("class", "Set up and watch a class that ranks into one PostgreSQL database.")
+    room.add_argument("action", choices=("init", "status"), help="make or extend the database, or say how far the class is")
+    room.add_argument("--db", metavar="URL", required=True, help="the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME")
+    room.add_argument("--students", metavar="FILE", help="init: one name a line")
+    room.add_argument("--items", metavar="FILE", help="init: JSONL with `id`, `messages`, `answers` and `models`; sampled from your SFT model if not given")
+    room.add_argument("--prompts", type=whole, default=200, help="init: how many prompts to sample answers for (default: 200)")
+    room.add_argument("--rankers", type=whole, default=2, help="init: students for each item (default: 2)")
+    room.add_argument("--shared", type=whole, default=10, help="init: items that everyone ranks (default: 10)")
+    room.add_argument("--guideline", default="1", help="init: version of the guidelines (default: 1)")
+    room.add_argument("--passwords", metavar="FILE", default="class_passwords.txt", help="init: where new students' passwords go")
+    room.add_argument("--export", metavar="FILE", help="status: also write all rankings as JSONL")
+    return main
+
+
+def taste_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--own-weight", type=float, metavar="W", help="how much your own rankings count beside the crowd's (0 to 10, default: 1.5)")
+    sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
+
+
+def whole(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
+    return int(text)
+
+
+def profile_of(arguments) -> Profile:
+    own = {k: getattr(arguments, k, None) for k in ("own_weight", "guideline")}
+    return load_profile(arguments.profile, arguments.seed, arguments.data, base=arguments.base, lora=arguments.lora, **own)
+
+
+def run(arguments) -> None:
+    from rlhf_utils.pipeline.stages import ensure
+
+    profile = profile_of(arguments)
+    if arguments.plan or profile.name == "gpu":
+        print(plan_text(profile))
+    if arguments.plan:
+        return
+    until = arguments.until or "evaluate"
+    store = ensure(until, profile, arguments.force, wait=False)
+    print(f"{until} is ready in {store.folder(until)}")
+    if until == "evaluate":
+        from rlhf_utils.course.report import summary_table
+
+        print(summary_table(json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))))
+    if not arguments.until:
+        from rlhf_utils.pipeline.taste import FEWEST, own_rankings
+
+        count = len(own_rankings(profile.guideline))
+        if count >= FEWEST or arguments.guideline:
+            until = "taste_evaluate"
+            store = ensure(until, profile, wait=False)
+        elif count:
+            print(f"You have ranked {count} prompts. From {FEWEST} on, `rlhf run` also trains a model by your taste.")
+    if until == "taste_evaluate":
+        show_taste(store)
+
+
+def plan_text(profile: Profile) -> str:
+    from rlhf_utils.language.device import use_bf16
+    from rlhf_utils.training.plan import check_shapes, free_bytes, matrix_rate, parameters, plan
+
+    check_shapes(profile)
+    rate, free = matrix_rate(profile), free_bytes()
+    return (
+        f"Profile {profile.name}: {parameters(profile) / 1e6:.1f} M parameters in {'bfloat16' if use_bf16(profile) else 'float32'}; {free / 2**30:.1f} GB are free, "
+        f"and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n{plan(profile, rate, free).round(1).to_string()}\n"
+        "Minutes are an estimate, for training alone; small models and short answers take longer than their arithmetic."
+    )
+
+
+def show_taste(store) -> None:
+    from rlhf_utils.pipeline.taste import taste_table
+
+    metrics = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+    print(f"\nYour taste ({metrics['rankings']['rankings']} rankings, weight {metrics['own_weight']}):\n\n{taste_table(metrics).to_string()}\n")
+
+
+def course(arguments) -> None:
+    from rlhf_utils.course.chapters import run_course
+
+    run_course(profile_of(arguments), arguments.chapters)
+
+
+def report(arguments) -> None:
+    from rlhf_utils.course.report import summary_table, write_report
+    from rlhf_utils.pipeline.stages import open_store
+
+    store = open_store(profile_of(arguments))
+    metrics = json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))
+    taste = store.path("taste_evaluate").is_dir()
+    if arguments.json:
+        if taste:
+            metrics["taste"] = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+        print(json.dumps(metrics, indent=1))
+        return
+    print(summary_table(metrics))
+    if taste:
+        show_taste(store)
+    print(f"The whole report is in {write_report(store)}")
+
+
+def reset(arguments) -> None:
+    from rlhf_utils.artifacts.store import Store
+
+    store = Store(profile_of(arguments))
+    if not store.root.is_dir():
+        return print(f"There is nothing in {store.root}.")
+    if not arguments.yes and input(f"Delete all that was built in {store.root}? Rankings are kept. [y/N] ").strip().lower() not in ("y", "yes"):
+        return print("Nothing was deleted.")
+    print(f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings are as they were.")
+
+
+def chat(arguments) -> None:
+    from rlhf_utils.artifacts.store import Store
+    from rlhf_utils.course.chat import Chat
+
+    if arguments.ask is not None and not arguments.ask.strip():
+        raise CourseError('--ask is empty. Ask something, for example: rlhf chat --ask "What do cows eat?"')
+    profile = profile_of(arguments)
+    conversation = Chat(Store(profile), arguments.model, arguments.temperature, prompted=arguments.prompted)
+
+    def say(text: str) -> None:
+        for piece in conversation.ask(text):
+            print(piece, end="", flush=True)
+        print()
+
+    if arguments.ask is not None:
+        return say(arguments.ask)
+    known = f"what is in {profile.data}" if profile.data else "countries, animals, foods, jobs, elements and planets"
+    print(f"You are talking to {arguments.model}. It knows {known}. Leave with Ctrl-D.")
+    while True:
+        try:
+            text = input("> ")
+        except EOFError:
+            return print()
+        if text.strip():
+            say(text)
+
+
+def data(arguments) -> None:
+    from rlhf_utils.pipeline.own_data import check_data, import_data
+
+    if arguments.action == "check":
+        problems = check_data(arguments.folder)
+        if problems:
+            raise CourseError("\n".join([*problems, f"{len(problems)} problems. Mend these lines, or let `rlhf data import` drop bad rows."]))
+        return print(f"{arguments.folder} is ready: rlhf run --data {arguments.folder}")
+    kinds = {k: getattr(arguments, k) for k in ("pretrain", "demonstrations", "comparisons", "prompts")}
+    import_data(arguments.folder, **kinds)
+    print(f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data {arguments.folder}")
+
+
+def classroom(arguments) -> None:
+    from rlhf_utils.artifacts.files import read_jsonl
+    from rlhf_utils.ranking.classroom import class_rows, class_status, init_class, write_passwords
+    from rlhf_utils.ranking.store import RankingStore, make_engine
+
+    url = make_engine(arguments.db).url  # refuses what is no URL
+    if arguments.action == "status":
+        progress, agreement = class_status(url)
+        print(f"{progress.to_string()}\n\n{agreement.round(2).to_string(index=False)}")
+        if arguments.export:
+            rows = class_rows(RankingStore(url))
+            Path(arguments.export).write_text("".join(json.dumps({k: v for k, v in r.items() if k != "id"}, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+            print(f"\n{len(rows)} rankings written to {arguments.export}")
+        return
+    if not arguments.students:
+        raise CourseError("Who is in the class? Give --students FILE with one name a line.")
+    try:
+        names = Path(arguments.students).read_text("utf-8").splitlines()
+        rows = read_jsonl(Path(arguments.items)) if arguments.items else None
+    except OSError as error:
+        raise CourseError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise CourseError(f"{arguments.items or arguments.students} cannot be read: {error}.") from None
+    if rows is None:
+        from rlhf_utils.pipeline.rank import items_to_rank
+        from rlhf_utils.pipeline.stages import ensure, prompts_of
+
+        store = ensure("sft", profile_of(arguments))
+        rows = items_to_rank(store.profile, store, prompts_of(store, "ppo")[: arguments.prompts])
+    passwords = init_class(url, names, rows, arguments.rankers, arguments.shared, arguments.guideline)
+    write_passwords(url, passwords, Path(arguments.passwords))
+    print(f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in {arguments.passwords}, one line for each ~/.pgpass.")
+    print(f"Students set RLHF_RANKINGS={url.set(username=None, password=None).render_as_string()} and open chapters/04_collect_rankings.ipynb.")
+
+
+def doctor(arguments) -> None:
+    from rlhf_utils.course.doctor import diagnose
+
+    lines, ready = diagnose(ROOT, runs_folder())
+    print("\n".join(lines))
+    if not ready:
+        raise CourseError("This machine is not ready yet: mend the lines marked ✗.")
+    print("Ready. Start with: rlhf course, or jupyter lab chapters/00_start_here.ipynb")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Exit status: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C."""
+    arguments = parser().parse_args(words)
+    if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for what runs in the background
+    todo = {"run": run, "course": course, "report": report, "reset": reset, "chat": chat, "data": data, "doctor": doctor, "class": classroom}
+    try:
+        todo[arguments.command](arguments)
+    except CourseError as error:
+        print(f"rlhf: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        again = " ".join(["rlhf", *(words if words is not None else sys.argv[1:])])
+        print(f"\nStopped. Finished stages are kept; go on with: {again}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(130)  # worker threads of torch may take longer to end than a person waits
+    except BrokenPipeError:
+        os._exit(0)
+    return 0
+
+
+def entry() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a "✓" is "?" where the code page has none, as Windows' when output goes to a file
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,78 @@
+"""What models say of packed answers: log-probabilities and scores."""
+
+import torch
+from torch import Tensor
+from transformers import (
+    AttentionInterface,
+    GPT2ForSequenceClassification,
+)
+
+from rlhf_utils.language.device import computing_dtype
+from rlhf_utils.language.models import plain_attention, token_cross_entropy
+from rlhf_utils.language.packing import Packed
+
+
+def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> Tensor:
+    """Last hidden states of the trunk where they are read, (kept, width).
+
+    GPT2Model's forward pass but for its end: the last MLP sees only what is kept, and no prompt. The keys and values
+    of all tokens, (lines · their width, 2 · width), go into `memory`, block by block.
+    """
+    body, heads, attend = model.transformer, model.config.n_head, AttentionInterface()[model.config._attn_implementation]
+    sees = packed.sees.to(computing_dtype())
+    if attend is plain_attention:
+        sees = sees.repeat(1, heads, 1, 1)  # once rather than in each block
+    x = body.drop(body.wte(packed.ids) + body.wpe(packed.positions))
+    for number, block in enumerate(body.h, 1):
+        three = block.attn.c_attn(block.ln_1(x))  # queries, keys and values side by side
+        if memory is not None:
+            memory.append(three[..., x.shape[-1] :].flatten(0, 1))
+        query, key, value = three.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = attend(block.attn, query, key, value, sees, scaling=block.attn.scaling, dropout=block.attn.attn_dropout.p * block.training)[0]
+        x = x + block.attn.resid_dropout(block.attn.c_proj(mixed.flatten(2)))
+        if number == len(body.h):
+            x = x.flatten(0, 1).index_select(0, packed.kept)  # its backward pass is faster than that of […]
+        x = x + block.mlp(block.ln_2(x))
+    return body.ln_f(x)
+
+
+def next_logits(model, hidden: Tensor) -> Tensor:
+    """Logits of the next token; a reward model's trunk has a language model's output, too."""
+    return hidden @ model.transformer.wte.weight.T.to(hidden.dtype)
+
+
+def answer_logprobs(model, packed: Packed, pad: int, temperature: float = 1.0, hidden: Tensor | None = None) -> Tensor:
+    """Log-probabilities of answer tokens under a model, (answers, longest answer), 0 beyond an answer's end.
+
+    `hidden` are the model's hidden states if they are known already.
+    """
+    hidden = hidden_states(model, packed) if hidden is None else hidden
+    logits = next_logits(model, hidden.index_select(0, packed.before))
+    logits[:, pad] = -torch.inf  # sampling never draws <pad>, so it takes no part in the softmax either
+    if temperature != 1.0:
+        logits = logits / temperature
+    return packed.table(-token_cross_entropy(logits, packed.said))
+
+
+def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
+    """The scalar head; where there is a head for somebody's taste, plus `scale` · σ(that head − `middle`) (`config.taste`)."""
+    values = model.score(hidden).float()
+    if values.shape[-1] == 1:
+        return values.squeeze(-1)
+    taste = model.config.taste
+    return values[..., 0] + taste["scale"] * torch.sigmoid(values[..., 1] - taste["middle"])
+
+
+def answer_scores(model: GPT2ForSequenceClassification, packed: Packed) -> Tensor:
+    """What a reward model thinks of each answer, (answers,).
+
+    The score is the scalar head at the answer's last token plus `config.likelihood` times the log-probability
+    that the model's own language model gives the answer. With a likelihood of 0 it is InstructGPT's.
+    """
+    hidden = hidden_states(model, packed)
+    scores = head_scores(model, hidden[packed.ends])
+    likelihood = getattr(model.config, "likelihood", 0.0)
+    if not likelihood:
+        return scores
+    logprobs = -token_cross_entropy(next_logits(model, hidden.index_select(0, packed.before)), packed.said)[: len(packed.rows)]
+    return scores + likelihood * torch.zeros_like(scores).index_add(0, packed.rows, logprobs)

@@ -1,0 +1,111 @@
+"""Byte-pair encoding as in GPT-2, with a chat template and a padding token of its own.
+
+Left out of GPT-2's tokenizer: nothing but size. `<pad>` differs from the end-of-text token, so that the
+end of an answer is always learned, scored and counted.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rlhf_utils.environment import CourseError
+
+END, PAD = "<|endoftext|>", "<pad>"
+# The roles are marked as forum threads mark them, so that a base model knows the form already: with new special tokens instead, 1,700
+# demonstrations would go into learning what these mean. A system line above, which no document has, tells the assistant from a thread:
+# so what PPO-ptx reads of threads does not pull at its answers.
+SYSTEM = "Helpful answers"
+CHAT_TEMPLATE = (
+    "{{ eos_token }}"
+    "{% if not messages or messages[0]['role'] != 'system' %}{{ '" + SYSTEM + "\n' }}{% endif %}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% else %}{{ 'Question: ' if m['role'] == 'user' else 'Answer: ' }}{{ m['content'] }}{% endif %}"
+    "{% if not loop.last %}{{ '\n' }}{% elif m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\nAnswer:' }}{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `vocabulary` tokens, special ones included.
+
+    A space is put before the first word, so "France" at the start is the token of " France" within a text.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return wrap(tokenizer)
+
+
+def wrap(tokenizer: Tokenizer, end: str = END) -> PreTrainedTokenizerFast:
+    """A tokenizer of transformers with the course's chat template; `end` closes documents and answers."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=end, bos_token=end, pad_token=PAD,
+        padding_side="left", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def same_tokenizer(tokenizer, *models: Path) -> None:
+    """Raise CourseError unless the models in these folders were made with this tokenizer."""
+    for folder in models:
+        if (folder / "tokenizer.json").exists():
+            same = load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+        else:
+            same = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"] == len(tokenizer)
+        if not same:
+            raise CourseError(f"The model in {folder} was made with another tokenizer: its token ids mean other words. Train it anew with this one.")
+
+
+def prompt_text(tokenizer, messages: list[dict]) -> str:
+    """Messages as the model reads them, up to where its answer begins."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
+    """Token ids of a prompt; leading turns, but not a system line, are dropped until it fits `limit` tokens."""
+    system = [m for m in messages[:1] if m["role"] == "system"]
+    turns = messages[len(system) :]
+    while True:
+        ids = tokenizer(prompt_text(tokenizer, system + turns), add_special_tokens=False)["input_ids"]
+        if len(ids) <= limit or len(turns) <= 1:
+            return ids[-limit:]
+        turns = turns[2:] if len(turns) > 2 else turns[-1:]
+
+
+def answer_ids(tokenizer, answer: str, limit: int) -> list[int]:
+    """Token ids of an answer as a model would have sampled it: at most `limit` tokens, the last of which is the end-of-text token.
+
+    The one rule for where an answer is cut, in demonstrations, rankings and evaluation: what SFT shows is what PPO lets end.
+    """
+    tokens = tokenizer(answer, add_special_tokens=False)["input_ids"][: limit - 1] if answer else []
+    return [*tokens, tokenizer.eos_token_id]
+
+
+def to_windows(tokenizer, texts: list[str], context: int) -> np.ndarray:
+    """Documents, each closed by the end-of-text token, packed into windows of (windows, context)."""
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    flat = np.concatenate([np.array([*i, tokenizer.eos_token_id], dtype=np.int32) for i in ids])
+    count = max(len(flat) // context, 1)
+    return np.resize(flat[: count * context], (count, context))

@@ -1,0 +1,98 @@
+"""Sample K answers a prompt, for people to rank, or for the simulated labelers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from rlhf_utils.artifacts.files import write_jsonl
+from rlhf_utils.artifacts.progress import Progress
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.language.device import autocast
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.language.sampling import sample
+from rlhf_utils.language.tokenizer import load_tokenizer, prompt_ids
+from rlhf_utils.profiles import Profile
+from rlhf_utils.world.judge import Judge
+from rlhf_utils.world.labelers import agreement, calibrate_noise, ceiling, make_labelers
+
+TEMPERATURE = 1.0
+
+
+def sample_answers(profile: Profile, tokenizer, model, prompts: list[dict], counts: list[int], store: Store) -> list[list[str]]:
+    """`counts[i]` answers to prompt i; identical answers are merged, so there may be fewer."""
+    flat = [i for i, count in enumerate(counts) for _ in range(count)]
+    ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
+    with Progress("rank: sample answers", len(flat), store.root) as progress, autocast(profile):
+        drawn = sample(model, tokenizer, [ids[i] for i in flat], profile.answer_tokens, TEMPERATURE, profile.seed + 1, progress=progress)
+    answers: list[list[str]] = [[] for _ in prompts]
+    for i, answer in zip(flat, drawn):
+        if answer.text not in answers[i]:
+            answers[i].append(answer.text)
+    return answers
+
+
+def items_to_rank(profile: Profile, store: Store, prompts: list[dict], writers: Sequence[str] = ("sft",) * 4, seed: int = 0) -> list[dict]:
+    """Rows for a `RankingSession`: to each prompt one answer by each of `writers` (stages of the Store), drawn at temperature 1.
+
+    ("sft",) * 4 gives four samples of the SFT model; ("sft", "ppo_ptx") sets two models head to head. Prompts
+    without an id (own data) are numbered.
+    """
+    tokenizer = load_tokenizer(store.folder("tokenizer"))
+    by_writer = {
+        w: sample_answers(replace(profile, seed=seed + 100 * i), tokenizer, load_gpt2(store.folder(w)), prompts, [list(writers).count(w)] * len(prompts), store)
+        for i, w in enumerate(dict.fromkeys(writers))
+    }
+    rows = []
+    for i, prompt in enumerate(prompts):
+        written = [(answer, w) for w, answers in by_writer.items() for answer in answers[i]]
+        rows.append({
+            "id": f"{prompt.get('id', i)}:{crc32(repr(written).encode()):08x}",  # other answers, as of a model trained anew, are another item
+            "messages": prompt["messages"], "answers": [a for a, _ in written], "models": [w for _, w in written], "prompt": prompt,
+        })  # fmt: skip
+    return [row for row in rows if len(set(row["answers"])) > 1]
+
+
+def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[dict], validation: list[dict], store: Store, folder: Path) -> None:
+    """Write `rankings.jsonl` (training labelers) and `heldout.jsonl` (validation prompts, all labelers).
+
+    A row has `messages`, `answers`, `ranks` (1 is best, equal ranks are ties) and `labeler`. The noise
+    of the labelers is set so that two of them agree as often as InstructGPT's did.
+    """
+    model = load_gpt2(sft)
+    everything = prompts + validation
+    counts = [9 if i < profile.nine_answers else 4 for i in range(len(everything))]
+    answers = sample_answers(profile, tokenizer, model, everything, counts, store)
+    judge, crowd = Judge(world), make_labelers(profile.seed)
+    training = [w for w in crowd if not w.held_out]
+    others = [w for w in crowd if w.held_out]
+    scores = [[judge.score(p, a) for a in row] for p, row in zip(everything, answers)]
+    noise = calibrate_noise(training, scores, profile.seed)
+    rng = np.random.default_rng(profile.seed)
+
+    def rows(index: range, who: list) -> list[dict]:
+        result = []
+        for i in index:
+            if len(answers[i]) < 2:
+                continue  # all answers were the same: nothing to rank
+            labeler = who[int(rng.integers(len(who)))]
+            result.append(
+                {"id": everything[i]["id"], "use_case": everything[i]["use_case"], "messages": everything[i]["messages"],
+                 "answers": answers[i], "ranks": labeler.rank(scores[i], noise, rng), "labeler": labeler.name,
+                 "gold": [round(s.total, 4) for s in scores[i]]}
+            )  # fmt: skip
+        return result
+
+    first, later = range(len(prompts)), range(len(prompts), len(everything))
+    write_jsonl(folder / "rankings.jsonl", rows(first, training))
+    write_jsonl(folder / "heldout_prompts.jsonl", rows(later, training))
+    write_jsonl(folder / "heldout_labelers.jsonl", rows(later, others))
+    figures = {
+        "noise": noise,
+        "agreement": agreement(training, scores, noise, profile.seed + 1),
+        "agreement_heldout": agreement(others, scores, noise, profile.seed + 1),
+        "ceiling": ceiling(training, scores[len(prompts) :], noise, profile.seed + 2),  # of any reward model on `heldout_prompts`
+    }
+    write_jsonl(folder / "metrics.jsonl", [figures])

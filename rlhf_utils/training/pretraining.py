@@ -1,0 +1,74 @@
+"""Pretraining: GPT-2 learns to predict the next token of the small world's documents.
+
+Left out of GPT-2's recipe: dropout (one or two passes over the data do not overfit) and learned
+warm-restarts; the schedule is a linear warm-up and a cosine.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets.utils.logging import disable_progress_bar
+from transformers import Trainer, TrainingArguments
+
+from rlhf_utils.artifacts.files import write_jsonl
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.language.models import new_gpt2, save_model
+from rlhf_utils.profiles import Profile
+from rlhf_utils.training.trainer import run_trainer, training_arguments
+
+EPOCHS = 4  # over own data at most: up to here a repeated text is worth nearly as much as a new one (Muennighoff et al., 2023)
+
+disable_progress_bar()  # of the maps and filters that trainers run over their rows
+
+
+
+
+
+
+
+
+
+
+
+
+class Windows(torch.utils.data.Dataset):
+    def __init__(self, windows: np.ndarray):
+        self.windows = windows
+
+    def __len__(self):
+        return len(self.windows)
+
+    def __getitem__(self, i):
+        ids = torch.from_numpy(self.windows[i].astype(np.int64))
+        return {"input_ids": ids, "labels": ids}
+
+
+def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, folder: Path) -> None:
+    """Train a base model and write it, with `metrics.jsonl`, into `folder`. Resumes after a kill."""
+    steps = profile.pretrain_steps
+    if profile.data:
+        steps = min(steps, max(EPOCHS * len(windows) // profile.pretrain_batch, 1))
+    torch.manual_seed(profile.seed)
+    model = new_gpt2(profile, tokenizer)
+    if profile.compiled:
+        model.compile()
+    resume = store.resume_folder("pretrain")
+    arguments = TrainingArguments(**training_arguments(
+        profile, resume, rows=profile.pretrain_batch, max_steps=steps,
+        learning_rate=profile.pretrain_rate, warmup_steps=max(steps // 20, 1),
+        save_strategy="steps", save_steps=max(steps // 8, 1), save_total_limit=2,
+        dataloader_drop_last=profile.compiled,  # an epoch's last batch has another shape, and would be compiled, too
+    ))  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=Windows(windows))
+    rows = run_trainer(trainer, "pretrain", store, resume)
+    save_model(model, folder, tokenizer)
+    write_jsonl(folder / "metrics.jsonl", rows)
+
+
+
+
+
+
+
+

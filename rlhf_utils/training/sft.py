@@ -1,0 +1,61 @@
+"""Supervised fine-tuning on demonstrations, with TRL's SFTTrainer.
+
+The loss counts the tokens of the answer and the end-of-text token after it, not those of the prompt.
+Some windows of pretraining text are mixed in, as InstructGPT does for the model that PPO starts from
+(appendix C.3: 2 epochs, 10 % pretraining data): without them a small model forgets facts, and how to copy.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from rlhf_utils.artifacts.files import write_jsonl
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.language.models import LORA_RATE, load_gpt2, save_model, with_lora
+from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
+from rlhf_utils.profiles import Profile
+from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
+
+
+def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict], windows: np.ndarray | None = None) -> Dataset:
+    """Columns `input_ids` and `completion_mask` (1 where the loss counts) of demonstrations and `windows`."""
+    ids, masks = [], []
+    for row in rows:
+        answer = answer_ids(tokenizer, row["completion"], profile.answer_tokens)
+        prompt = prompt_ids(tokenizer, row["messages"], profile.context - len(answer))
+        ids.append(prompt + answer)
+        masks.append([0] * len(prompt) + [1] * len(answer))
+    for window in () if windows is None else windows:
+        ids.append(window.tolist())
+        masks.append([1] * len(window))
+    return Dataset.from_dict({"input_ids": ids, "completion_mask": masks})
+
+
+class GroupedSFTTrainer(WholeBatches, SFTTrainer):
+    """TRL's SFTTrainer, whose batches are the same with any number of processes."""
+
+
+def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows: np.ndarray, store: Store, folder: Path) -> None:
+    """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`."""
+    torch.manual_seed(profile.seed)
+    model = load_gpt2(base)
+    if profile.lora:
+        model = with_lora(model, profile.lora)
+    arguments = SFTConfig(**training_arguments(
+        profile, store.resume_folder("sft"), rows=profile.sft_batch, num_train_epochs=profile.sft_epochs,
+        learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1), max_length=profile.context,
+        train_sampling_strategy="group_by_length",  # half of a random batch would be padding
+    ))  # fmt: skip
+    count = min(round(profile.sft_mix * len(rows)), len(windows))
+    mixed = windows[np.random.default_rng(profile.seed).choice(len(windows), count, replace=False)]
+    data = demonstrations_dataset(profile, tokenizer, rows, mixed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
+        rows = run_trainer(trainer, "sft", store)
+    save_model(model, folder, tokenizer)
+    write_jsonl(folder / "metrics.jsonl", rows)

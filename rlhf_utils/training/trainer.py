@@ -1,0 +1,83 @@
+"""What all trainers of the course share."""
+
+from pathlib import Path
+
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from rlhf_utils.artifacts import processes
+from rlhf_utils.artifacts.progress import Progress
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.language.device import device, use_bf16
+from rlhf_utils.profiles import Profile
+from rlhf_utils.training.plan import microbatch
+
+
+def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) -> dict:
+    """What every Trainer of the course has in common.
+
+    On a GPU, `rows` sequences of the whole context a step are split into microbatches that fit its free memory.
+    """
+    if processes.COUNT > 1 and device().type == "cpu":
+        more["ddp_backend"] = "gloo"
+    if rows:
+        rows = processes.per_process(rows, "The batch")
+        at_once = microbatch(profile, rows, profile.context) if device().type == "cuda" else rows
+        more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
+    return dict(
+        output_dir=str(folder), seed=profile.seed, data_seed=profile.seed, bf16=use_bf16(profile), use_cpu=device().type == "cpu",
+        report_to="none", disable_tqdm=True, dataloader_pin_memory=False, activation_checkpointing=False,
+        logging_steps=10, logging_first_step=True, save_strategy="no", lr_scheduler_type="cosine", warmup_steps=20, weight_decay=0.01, max_grad_norm=1.0,
+        adam_beta2=0.98,
+    ) | more  # fmt: skip
+
+
+class WholeBatches:
+    """For a Trainer whose batches hold sequences of like length: grouped by the batch of all processes together."""
+
+    def _get_train_sampler(self, *arguments):
+        sampler = super()._get_train_sampler(*arguments)
+        sampler.batch_size *= processes.COUNT
+        return sampler
+
+
+class Watch(TrainerCallback):
+    """Shows progress, keeps `metrics.jsonl` rows, and marks checkpoints that are complete."""
+
+    def __init__(self, progress: Progress):
+        self.progress, self.rows = progress, []
+
+    def on_step_end(self, args, state, control, **_):
+        self.progress.step(state.global_step - self.progress.done)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "loss" in (logs or {}):
+            row = {"step": state.global_step} | {k: v for k, v in logs.items() if isinstance(v, (int, float))}
+            self.rows.append(row)
+            self.progress.note = f"loss {logs['loss']:.3f}"
+
+    def on_save(self, args, state, control, **_):
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
+
+
+def run_trainer(trainer: Trainer, name: str, store: Store, resume: Path | None = None) -> list[dict]:
+    """Train with progress; from the last complete checkpoint in `resume` if there is one."""
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = None
+    if resume and resume.is_dir():
+        for folder in sorted(resume.glob("checkpoint-*"), key=lambda f: -int(f.name.split("-")[1])):
+            if (folder / "complete").exists():
+                checkpoint = folder
+                break
+    # The number of steps is known only inside the trainer, so the progress learns it at the start.
+    args = trainer.args
+    batches = len(trainer.get_train_dataloader())
+    total = args.max_steps if args.max_steps > 0 else int(batches * args.num_train_epochs)
+    with Progress(name, total, store.root) as progress:
+        watch = Watch(progress)
+        trainer.add_callback(watch)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint:
+        history = [r for r in trainer.state.log_history if "loss" in r]
+        return [{k: v for k, v in r.items() if isinstance(v, (int, float))} for r in history]
+    return watch.rows

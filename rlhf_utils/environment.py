@@ -45,18 +45,26 @@ def gpu_fraction() -> float:
     except ValueError:
         share = -1.0
     if not 0 < share <= 1:
-        raise CourseError(f"RLHF_GPU_FRACTION is a share of the GPU's memory, above 0 and up to 1 (0.1 for a tenth), not {text!r}.")
+        raise CourseError(
+            "RLHF_GPU_FRACTION is a share of the GPU's memory, above 0 and up to 1 (0.1 for a tenth), not "
+            f"{text!r}."
+        )
     return share
 
 
 def shared_runs() -> Path | None:
-    """`RLHF_SHARED`: a `runs/` that somebody else made, a class's for example, to read from and never to write to."""
+    """`RLHF_SHARED`: a `runs/` that somebody else made, a class's for example, to read from and never
+    to write to.
+    """
     text = variable("RLHF_SHARED")
     if not text:
         return None
     folder = Path(text).expanduser().resolve()
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
-        raise CourseError(f"The shared runs in {folder} (RLHF_SHARED) do not exist or cannot be read by you. Ask whoever set up the class.")
+        raise CourseError(
+            f"The shared runs in {folder} (RLHF_SHARED) do not exist or cannot be read by you. Ask whoever "
+            "set up the class."
+        )
     return folder
 
 

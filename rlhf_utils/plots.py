@@ -5,8 +5,20 @@ import html
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-COLOURS = {"base": "#8c93a3", "base_prompted": "#8a63b8", "sft": "#3b6fd4", "ppo": "#d9822b", "ppo_ptx": "#1f8a5b"}
-NAMES = {"base": "base, bare", "base_prompted": "base, prompted", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+COLOURS = {
+    "base": "#8c93a3",
+    "base_prompted": "#8a63b8",
+    "sft": "#3b6fd4",
+    "ppo": "#d9822b",
+    "ppo_ptx": "#1f8a5b",
+}
+NAMES = {
+    "base": "base, bare",
+    "base_prompted": "base, prompted",
+    "sft": "SFT",
+    "ppo": "PPO",
+    "ppo_ptx": "PPO-ptx",
+}
 LAYOUT = dict(template="plotly_white", height=380, margin=dict(l=60, r=20, t=50, b=50), font=dict(size=13))
 
 
@@ -17,43 +29,86 @@ def _figure(title: str, x: str, y: str, **more) -> go.Figure:
 def loss_curve(rows: list[dict], title: str = "Training loss") -> go.Figure:
     """Loss in nats a token over optimizer steps."""
     figure = _figure(title, "step", "loss (nats a token)")
-    return figure.add_scatter(x=[r["step"] for r in rows], y=[r["loss"] for r in rows], mode="lines", line_color=COLOURS["sft"])
+    return figure.add_scatter(
+        x=[r["step"] for r in rows], y=[r["loss"] for r in rows], mode="lines", line_color=COLOURS["sft"]
+    )
 
 
-def ppo_curves(runs: dict[str, list[dict]], title: str = "PPO while it trains", samples: list[tuple[str, str, str]] = ()) -> go.Figure:
-    """What PPO logs over its updates, by stage; `samples` are (prompt, SFT's answer, the policy's answer), shown underneath."""
-    keys = {"reward": "reward", "gold": "gold score (not trained on)", "kl_k3": "KL to SFT (nats an answer)", "length": "answer length (tokens)",
-            "clip_fraction": "clip fraction", "explained_variance": "explained variance", "entropy": "entropy (nats a token)",
-            "gradient_norm": "gradient norm"}  # fmt: skip
+def ppo_curves(
+    runs: dict[str, list[dict]], title: str = "PPO while it trains", samples: list[tuple[str, str, str]] = ()
+) -> go.Figure:
+    """What PPO logs over its updates, by stage; `samples` are (prompt, SFT's answer, the policy's answer),
+    shown underneath.
+    """
+    keys = {
+        "reward": "reward",
+        "gold": "gold score (not trained on)",
+        "kl_k3": "KL to SFT (nats an answer)",
+        "length": "answer length (tokens)",
+        "clip_fraction": "clip fraction",
+        "explained_variance": "explained variance",
+        "entropy": "entropy (nats a token)",
+        "gradient_norm": "gradient norm",
+    }
     keys = {k: v for k, v in keys.items() if all(k in rows[0] for rows in runs.values())}
     plots = [[{}] * 4] * 2
     figure = make_subplots(
-        rows=3 if samples else 2, cols=4, specs=[*plots, [{"type": "table", "colspan": 4}, None, None, None]] if samples else plots,
-        subplot_titles=list(keys.values()), vertical_spacing=0.09, row_heights=[0.24, 0.24, 0.52] if samples else None,
-    )  # fmt: skip
+        rows=3 if samples else 2,
+        cols=4,
+        specs=[*plots, [{"type": "table", "colspan": 4}, None, None, None]] if samples else plots,
+        subplot_titles=list(keys.values()),
+        vertical_spacing=0.09,
+        row_heights=[0.24, 0.24, 0.52] if samples else None,
+    )
     for i, key in enumerate(keys):
         for stage, rows in runs.items():
             figure.add_scatter(
-                x=[r["update"] for r in rows], y=[r[key] for r in rows], mode="lines", line_color=COLOURS.get(stage, COLOURS["sft"]),
-                name=NAMES.get(stage, stage), legendgroup=stage, showlegend=i == 0 and len(runs) > 1, row=i // 4 + 1, col=i % 4 + 1,
-            )  # fmt: skip
+                x=[r["update"] for r in rows],
+                y=[r[key] for r in rows],
+                mode="lines",
+                line_color=COLOURS.get(stage, COLOURS["sft"]),
+                name=NAMES.get(stage, stage),
+                legendgroup=stage,
+                showlegend=i == 0 and len(runs) > 1,
+                row=i // 4 + 1,
+                col=i % 4 + 1,
+            )
     if samples:
         figure.add_table(
-            header=dict(values=["prompt", "SFT, greedy", "the policy now, greedy"], align="left", fill_color="#e8ebf2"),
-            cells=dict(values=[[html.escape(text) for text in column] for column in zip(*samples)], align="left", fill_color="white", height=24), row=3, col=1,
-        )  # fmt: skip
+            header=dict(
+                values=["prompt", "SFT, greedy", "the policy now, greedy"], align="left", fill_color="#e8ebf2"
+            ),
+            cells=dict(
+                values=[[html.escape(text) for text in column] for column in zip(*samples)],
+                align="left",
+                fill_color="white",
+                height=24,
+            ),
+            row=3,
+            col=1,
+        )
     figure.update_annotations(font_size=12)
     return figure.update_layout(**(LAYOUT | dict(height=740 if samples else 460)), title=title)
 
 
 def ppo_cost(rows: list[dict]) -> go.Figure:
-    """Time of an episode by answer length and model size; `rows` as `tests/benchmarks/speed.py` keeps them."""
+    """Time of an episode by answer length and model size;
+    `rows` as `tests/benchmarks/speed.py` keeps them.
+    """
     figure = _figure("What PPO costs", "tokens of an answer", "milliseconds an episode")
     sizes = sorted({r["parameters"] for r in rows if "parameters" in r})
     for size, colour in zip(sizes, COLOURS.values()):
         found = sorted((r["tokens"], 1000 * r["seconds"]) for r in rows if r.get("parameters") == size)
-        figure.add_scatter(x=[t for t, _ in found], y=[ms for _, ms in found], name=f"{size / 1e6:.0f} M parameters", mode="lines+markers", line_color=colour)
-    return figure.update_xaxes(type="log", tickvals=[16, 32, 64]).update_yaxes(type="log", tickvals=[5, 10, 20, 50, 100, 200])
+        figure.add_scatter(
+            x=[t for t, _ in found],
+            y=[ms for _, ms in found],
+            name=f"{size / 1e6:.0f} M parameters",
+            mode="lines+markers",
+            line_color=colour,
+        )
+    return figure.update_xaxes(type="log", tickvals=[16, 32, 64]).update_yaxes(
+        type="log", tickvals=[5, 10, 20, 50, 100, 200]
+    )
 
 
 def gold_by_model(metrics: dict) -> go.Figure:
@@ -61,59 +116,110 @@ def gold_by_model(metrics: dict) -> go.Figure:
     figure = _figure("Gold score on held-out prompts", "", "gold score", barmode="group", yaxis_range=[0, 1])
     for kind, words, opacity in (("t1", "temperature 1", 0.55), ("greedy", "greedy", 1.0)):
         values = [metrics["gold"][n][kind]["total"] for n in NAMES]
-        figure.add_bar(x=list(NAMES.values()), y=values, name=words, marker_color=[COLOURS[n] for n in NAMES], opacity=opacity,
-                       text=[f"{v:.2f}" for v in values], textposition="outside")  # fmt: skip
+        figure.add_bar(
+            x=list(NAMES.values()),
+            y=values,
+            name=words,
+            marker_color=[COLOURS[n] for n in NAMES],
+            opacity=opacity,
+            text=[f"{v:.2f}" for v in values],
+            textposition="outside",
+        )
     return figure
 
 
 def gain_by_use_case(metrics: dict, rival: str = "sft") -> go.Figure:
-    """Gold score of PPO-ptx minus that of a rival (`sft`, at temperature 1, or `base_prompted`, each at its best), with intervals, by use case."""
+    """Gold score of PPO-ptx minus that of a rival (`sft`, at temperature 1, or `base_prompted`, each at its
+    best), with intervals, by use case.
+    """
     gains = {u: r["total"] for u, r in metrics["gain_by_use_case"][rival].items()}
     order = sorted(gains, key=lambda u: gains[u]["difference"])
     how = "temperature 1" if rival == "sft" else "each at its best temperature"
-    figure = _figure(f"What PPO-ptx gains over {NAMES[rival]}, by use case", f"gold score gained ({how})", "", height=420)
+    figure = _figure(
+        f"What PPO-ptx gains over {NAMES[rival]}, by use case", f"gold score gained ({how})", "", height=420
+    )
     figure.add_scatter(
-        x=[gains[u]["difference"] for u in order], y=[u.replace("_", " ") for u in order], mode="markers", marker=dict(size=10, color=COLOURS["ppo_ptx"]),
-        error_x=dict(array=[gains[u]["high"] - gains[u]["difference"] for u in order],
-                     arrayminus=[gains[u]["difference"] - gains[u]["low"] for u in order]),
-    )  # fmt: skip
+        x=[gains[u]["difference"] for u in order],
+        y=[u.replace("_", " ") for u in order],
+        mode="markers",
+        marker=dict(size=10, color=COLOURS["ppo_ptx"]),
+        error_x=dict(
+            array=[gains[u]["high"] - gains[u]["difference"] for u in order],
+            arrayminus=[gains[u]["difference"] - gains[u]["low"] for u in order],
+        ),
+    )
     return figure.add_vline(x=0, line_color="#8c93a3").update_layout(margin_l=130)
 
 
 def prompt_forms(metrics: dict) -> go.Figure:
-    """Gold score of the base model on validation prompts, by the form in which it is asked; the best temperature of each."""
+    """Gold score of the base model on validation prompts, by the form in which it is asked; the best
+    temperature of each.
+    """
     tried = metrics["prompt_form"]["tried"]
     best = {form: max(row, key=row.get) for form, row in tried.items()}
     order = sorted(tried, key=lambda form: tried[form][best[form]])
-    figure = _figure("How the base model is asked", "gold score on validation prompts, at the temperature that suits the form", "", height=430, margin_l=130)
+    figure = _figure(
+        "How the base model is asked",
+        "gold score on validation prompts, at the temperature that suits the form",
+        "",
+        height=430,
+        margin_l=130,
+    )
     return figure.add_bar(
-        x=[tried[f][best[f]] for f in order], y=order, orientation="h", marker_color=COLOURS["base_prompted"],
-        text=[f"{tried[f][best[f]]:.2f}, T = {best[f]}" for f in order], textposition="outside",
-    ).update_xaxes(range=[0, 1])  # fmt: skip
+        x=[tried[f][best[f]] for f in order],
+        y=order,
+        orientation="h",
+        marker_color=COLOURS["base_prompted"],
+        text=[f"{tried[f][best[f]]:.2f}, T = {best[f]}" for f in order],
+        textposition="outside",
+    ).update_xaxes(range=[0, 1])
 
 
 def rates(metrics: dict) -> go.Figure:
     """How often each model refuses, admits, corrects and so on, at temperature 1, with intervals."""
-    figure = _figure("What each model does when it is put to the test", "share of answers at temperature 1", "", height=560, margin_l=190)
+    figure = _figure(
+        "What each model does when it is put to the test",
+        "share of answers at temperature 1",
+        "",
+        height=560,
+        margin_l=190,
+    )
     names = [n for n in NAMES if n != "base"]
     for place, name in enumerate(names):
         rows = metrics["rates"][name]
         figure.add_scatter(
-            x=[r["rate"] for r in rows.values()], y=[i + 0.16 * (1.5 - place) for i in range(len(rows))], mode="markers", name=NAMES[name],
-            marker=dict(size=9, color=COLOURS[name], symbol=("circle", "square", "diamond", "triangle-up")[place]),
-            error_x=dict(array=[r["high"] - r["rate"] for r in rows.values()], arrayminus=[r["rate"] - r["low"] for r in rows.values()]),
-        )  # fmt: skip
+            x=[r["rate"] for r in rows.values()],
+            y=[i + 0.16 * (1.5 - place) for i in range(len(rows))],
+            mode="markers",
+            name=NAMES[name],
+            marker=dict(
+                size=9, color=COLOURS[name], symbol=("circle", "square", "diamond", "triangle-up")[place]
+            ),
+            error_x=dict(
+                array=[r["high"] - r["rate"] for r in rows.values()],
+                arrayminus=[r["rate"] - r["low"] for r in rows.values()],
+            ),
+        )
     labels = [rate.replace("_", " ") for rate in metrics["rates"][names[0]]]
     figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, autorange="reversed")
-    return figure.update_xaxes(range=[-0.02, 1.02], tickformat=".0%").update_layout(legend=dict(orientation="h", y=-0.15, x=0))
+    return figure.update_xaxes(range=[-0.02, 1.02], tickformat=".0%").update_layout(
+        legend=dict(orientation="h", y=-0.15, x=0)
+    )
 
 
 def alignment_tax(metrics: dict) -> go.Figure:
     """Perplexity on held-out documents: what alignment costs, and what PPO-ptx gives back."""
     values = metrics["perplexity"]
-    figure = _figure("The alignment tax: perplexity on held-out documents", "", "perplexity (lower is better)")
-    return figure.add_bar(x=["base" if n == "base" else NAMES[n] for n in values], y=list(values.values()), marker_color=[COLOURS[n] for n in values],
-                          text=[f"{v:.2f}" for v in values.values()], textposition="outside")  # fmt: skip
+    figure = _figure(
+        "The alignment tax: perplexity on held-out documents", "", "perplexity (lower is better)"
+    )
+    return figure.add_bar(
+        x=["base" if n == "base" else NAMES[n] for n in values],
+        y=list(values.values()),
+        marker_color=[COLOURS[n] for n in values],
+        text=[f"{v:.2f}" for v in values.values()],
+        textposition="outside",
+    )
 
 
 def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Figure:
@@ -125,52 +231,101 @@ def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Fi
     x = [sum(margins[i] for i in p) / len(p) for p in points]
     y = [sum(right[i] for i in p) / len(p) for p in points]
     figure = _figure("Is the reward model as sure as it should be?", "difference of two scores", "right")
-    return figure.add_scatter(x=x, y=y, mode="lines+markers", line_color=COLOURS["sft"]).update_yaxes(range=[0.4, 1.02], tickformat=".0%")
+    return figure.add_scatter(x=x, y=y, mode="lines+markers", line_color=COLOURS["sft"]).update_yaxes(
+        range=[0.4, 1.02], tickformat=".0%"
+    )
 
 
 def accuracies(rows: dict[str, dict]) -> go.Figure:
     """Accuracies (`reward.accuracy_of`) with their intervals, one line each, the first on top."""
     shown = {k: r for k, r in reversed(rows.items()) if r["pairs"]}
-    figure = _figure("How often the reward model orders two answers as the gold judge does", "", "", height=120 + 22 * len(shown), margin_l=190)
+    figure = _figure(
+        "How often the reward model orders two answers as the gold judge does",
+        "",
+        "",
+        height=120 + 22 * len(shown),
+        margin_l=190,
+    )
     figure.add_scatter(
-        x=[r["accuracy"] for r in shown.values()], y=[f"{k} ({r['pairs']:,} pairs)" for k, r in shown.items()], mode="markers",
+        x=[r["accuracy"] for r in shown.values()],
+        y=[f"{k} ({r['pairs']:,} pairs)" for k, r in shown.items()],
+        mode="markers",
         marker=dict(size=9, color=COLOURS["sft"]),
-        error_x=dict(array=[r["high"] - r["accuracy"] for r in shown.values()], arrayminus=[r["accuracy"] - r["low"] for r in shown.values()]),
-    )  # fmt: skip
+        error_x=dict(
+            array=[r["high"] - r["accuracy"] for r in shown.values()],
+            arrayminus=[r["accuracy"] - r["low"] for r in shown.values()],
+        ),
+    )
     return figure.add_vline(x=0.5, line_color="#8c93a3", line_dash="dot").update_xaxes(tickformat=".0%")
 
 
 def own_samples(rows: list[dict]) -> go.Figure:
-    """Reward, gold and the reward model's accuracy on a policy's own answers, as `tests/benchmarks/reward_model.py` keeps them."""
-    figure = make_subplots(rows=1, cols=2, subplot_titles=["what the policy gets", "reward model against gold there"])
+    """Reward, gold and the reward model's accuracy on a policy's own answers, as
+    `tests/benchmarks/reward_model.py` keeps them.
+    """
+    figure = make_subplots(
+        rows=1, cols=2, subplot_titles=["what the policy gets", "reward model against gold there"]
+    )
     kl = [r["kl"] for r in rows]
-    for key, name, colour in (("reward", "reward (deviations)", COLOURS["sft"]), ("gold", "gold score", COLOURS["ppo_ptx"])):
-        figure.add_scatter(x=kl, y=[r[key] for r in rows], name=name, mode="lines+markers", line_color=colour, row=1, col=1)
+    for key, name, colour in (
+        ("reward", "reward (deviations)", COLOURS["sft"]),
+        ("gold", "gold score", COLOURS["ppo_ptx"]),
+    ):
+        figure.add_scatter(
+            x=kl, y=[r[key] for r in rows], name=name, mode="lines+markers", line_color=colour, row=1, col=1
+        )
     figure.add_scatter(
-        x=kl, y=[r["accuracy"] for r in rows], mode="lines+markers", line_color=COLOURS["ppo"], showlegend=False, row=1, col=2,
-        error_y=dict(array=[r["high"] - r["accuracy"] for r in rows], arrayminus=[r["accuracy"] - r["low"] for r in rows]),
-    )  # fmt: skip
+        x=kl,
+        y=[r["accuracy"] for r in rows],
+        mode="lines+markers",
+        line_color=COLOURS["ppo"],
+        showlegend=False,
+        row=1,
+        col=2,
+        error_y=dict(
+            array=[r["high"] - r["accuracy"] for r in rows],
+            arrayminus=[r["accuracy"] - r["low"] for r in rows],
+        ),
+    )
     figure.update_xaxes(title="KL to SFT (nats an answer)").update_yaxes(tickformat=".0%", row=1, col=2)
-    return figure.update_layout(**LAYOUT, legend=dict(orientation="h", y=-0.3, x=0)).update_layout(margin_b=90)
+    return figure.update_layout(**LAYOUT, legend=dict(orientation="h", y=-0.3, x=0)).update_layout(
+        margin_b=90
+    )
 
 
 def taste_knob(rows: list[dict]) -> go.Figure:
-    """What scripted tastes get, and what it costs, by the weight of their rankings; `rows` as in data/reference/tastes.json.
+    """What scripted tastes get, and what it costs, by the weight of their rankings; `rows` as in
+    data/reference/tastes.json.
 
     At weight 0 it is the default model.
     """
-    figure = make_subplots(rows=1, cols=2, subplot_titles=["what was wished for (1: the default model)", "gold score gained or lost"])
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        subplot_titles=["what was wished for (1: the default model)", "gold score gained or lost"],
+    )
     colours = dict(zip(("short", "polite", "detailed"), (COLOURS["sft"], COLOURS["ppo"], COLOURS["ppo_ptx"])))
     for taste, colour in colours.items():
         found = sorted((r for r in rows if r["taste"] == taste), key=lambda r: r["weight"])
         weights = [0.0, *(r["weight"] for r in found)]
         # "short" wants fewer words, so it is shown as how many times shorter.
         kind = "polite_ratio" if taste == "polite" else "words_ratio"
-        wished = [1.0, *(1 / max(r[kind]["ratio"], 0.02) if taste == "short" else r[kind]["ratio"] for r in found)]
-        words = {"short": "short: times shorter", "polite": "polite: times as often", "detailed": "detailed: times as long"}[taste]
+        wished = [
+            1.0,
+            *(1 / max(r[kind]["ratio"], 0.02) if taste == "short" else r[kind]["ratio"] for r in found),
+        ]
+        words = {
+            "short": "short: times shorter",
+            "polite": "polite: times as often",
+            "detailed": "detailed: times as long",
+        }[taste]
         figure.add_scatter(x=weights, y=wished, name=words, line_color=colour, row=1, col=1)
         for aspect, dash in (("honest", "solid"), ("harmless", "dot")):
             lost = [0.0, *(r["gold_difference"][aspect]["difference"] for r in found)]
-            figure.add_scatter(x=weights, y=lost, name=f"{taste}: {aspect}", line=dict(color=colour, dash=dash), row=1, col=2)
+            figure.add_scatter(
+                x=weights, y=lost, name=f"{taste}: {aspect}", line=dict(color=colour, dash=dash), row=1, col=2
+            )
     figure.update_yaxes(type="log", tickvals=[1, 2, 5, 10, 20], row=1, col=1).update_xaxes(title="own_weight")
-    return figure.update_layout(**(LAYOUT | dict(height=420)), title="What forty rankings change", margin_t=80)
+    return figure.update_layout(
+        **(LAYOUT | dict(height=420)), title="What forty rankings change", margin_t=80
+    )

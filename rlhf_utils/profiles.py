@@ -61,7 +61,9 @@ class Profile:
     ptx_coefficient: float = 0.5
     ptx_windows: int = 4  # per minibatch
     # your own rankings beside the crowd's
-    own_weight: float = 1.5  # of your rankings beside the crowd's: 0 is the crowd alone, 1 as much as the crowd
+    own_weight: float = (
+        1.5  # of your rankings beside the crowd's: 0 is the crowd alone, 1 as much as the crowd
+    )
     guideline: str = ""  # only rankings made by this guideline; all if empty
     # evaluation
     samples: int = 4  # answers a prompt at temperature 1
@@ -78,17 +80,55 @@ PROFILES = {
     "laptop": Profile("laptop"),
     # GPT-2 small's 12 layers of width 768, with rates usual at that size. Not yet run on a GPU as a whole.
     "gpu": Profile(
-        "gpu", layers=12, width=768, heads=12, context=256, vocabulary=4096, corpus_characters=60_000_000, heldout_characters=600_000,
-        pretrain_steps=6000, pretrain_batch=64, pretrain_rate=6e-4, sft_batch=32, sft_rate=5e-5, reward_batch=16, reward_rate=5e-5,
-        ppo_updates=100, episodes=256, ppo_rate=2e-5, ptx_windows=8, compiled=True,
+        "gpu",
+        layers=12,
+        width=768,
+        heads=12,
+        context=256,
+        vocabulary=4096,
+        corpus_characters=60_000_000,
+        heldout_characters=600_000,
+        pretrain_steps=6000,
+        pretrain_batch=64,
+        pretrain_rate=6e-4,
+        sft_batch=32,
+        sft_rate=5e-5,
+        reward_batch=16,
+        reward_rate=5e-5,
+        ppo_updates=100,
+        episodes=256,
+        ppo_rate=2e-5,
+        ptx_windows=8,
+        compiled=True,
     ),
     "tiny": Profile(
-        "tiny", layers=2, width=32, heads=2, vocabulary=768, corpus_characters=250_000, heldout_characters=30_000,
-        pretrain_steps=40, pretrain_batch=8, demonstrations=96, ranked_prompts=48, nine_answers=12,
-        ppo_prompts=64, validation_prompts=2, test_prompts=4, prompt_tokens=96, answer_tokens=24, sft_epochs=1, reward_epochs=1,
-        reward_batch=8, ppo_updates=3, episodes=16, minibatches=2, ptx_windows=2, samples=2,
+        "tiny",
+        layers=2,
+        width=32,
+        heads=2,
+        vocabulary=768,
+        corpus_characters=250_000,
+        heldout_characters=30_000,
+        pretrain_steps=40,
+        pretrain_batch=8,
+        demonstrations=96,
+        ranked_prompts=48,
+        nine_answers=12,
+        ppo_prompts=64,
+        validation_prompts=2,
+        test_prompts=4,
+        prompt_tokens=96,
+        answer_tokens=24,
+        sft_epochs=1,
+        reward_epochs=1,
+        reward_batch=8,
+        ppo_updates=3,
+        episodes=16,
+        minibatches=2,
+        ptx_windows=2,
+        samples=2,
     ),
-}  # fmt: skip
+}
 
 
 # Usual for GPT-2 small; the rates of the profiles suit models that are far smaller.
@@ -96,26 +136,38 @@ PRETRAINED_RATES = {"sft_rate": 5e-5, "reward_rate": 5e-5, "ppo_rate": 2e-5}
 
 
 def own_data(profile: Profile, folder: str | Path) -> Profile:
-    """The profile for a folder of one's own data, whose dialogues are long: of 64 tokens a third of hh-rlhf's answers would be cut.
+    """The profile for a folder of one's own data, whose dialogues are long: of 64 tokens a third of hh-rlhf's
+    answers would be cut.
 
-    A step of pretraining has as many tokens as the profile's, in fewer and longer windows, and goes half as far: held-out
-    text is predicted better so. The reward is the scalar head alone: how likely an answer is tells whether a fact is true,
-    but of free text, where longer answers are less likely, little more than how long it is.
+    A step of pretraining has as many tokens as the profile's, in fewer and longer windows, and goes half as
+    far: held-out text is predicted better so. The reward is the scalar head alone: how likely an answer is
+    tells whether a fact is true, but of free text, where longer answers are less likely, little more than
+    how long it is.
     """
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
         raise CourseError(f"The data folder {path} does not exist. Make one with: rlhf data import {path} …")
     return replace(
-        profile, data=str(path), context=512, prompt_tokens=384, answer_tokens=128,
-        pretrain_batch=max(profile.pretrain_batch * profile.context // 512, 1), pretrain_rate=profile.pretrain_rate / 2,
+        profile,
+        data=str(path),
+        context=512,
+        prompt_tokens=384,
+        answer_tokens=128,
+        pretrain_batch=max(profile.pretrain_batch * profile.context // 512, 1),
+        pretrain_rate=profile.pretrain_rate / 2,
         reward_likelihood=0.0,
-    )  # fmt: skip
+    )
 
 
 def load_profile(
-    name: str | None = None, seed: int | None = None, data: str | Path | None = None, own_weight: float | None = None, guideline: str | None = None,
-    base: str | Path | None = None, lora: int | None = None,
-) -> Profile:  # fmt: skip
+    name: str | None = None,
+    seed: int | None = None,
+    data: str | Path | None = None,
+    own_weight: float | None = None,
+    guideline: str | None = None,
+    base: str | Path | None = None,
+    lora: int | None = None,
+) -> Profile:
     """The profile that arguments or, where they are missing, the environment ask for."""
     name = name or variable("RLHF_PROFILE", "laptop")
     if name not in PROFILES:
@@ -128,35 +180,32 @@ def load_profile(
     profile = replace(PROFILES[name], seed=seed)
     if own_weight is not None:
         if not 0 <= own_weight <= 10:  # also refuses NaN
-            raise CourseError(f"The weight of your own rankings is 0 (the crowd alone) to 10, and 1 as much as the crowd, not {own_weight}.")
+            raise CourseError(
+                "The weight of your own rankings is 0 (the crowd alone) to 10, and 1 as much as the crowd, "
+                f"not {own_weight}."
+            )
         profile = replace(profile, own_weight=own_weight)
     if guideline:
         if not re.fullmatch(r"[\w.-]{1,40}", guideline):
-            raise CourseError(f"A guideline's name has letters, digits, dots and dashes only, 40 at most, not {guideline!r}.")
+            raise CourseError(
+                "A guideline's name has letters, digits, dots and dashes only, 40 at most, not "
+                f"{guideline!r}."
+            )
         profile = replace(profile, guideline=guideline)
     base = base or variable("RLHF_BASE")
     if base:
         folder = Path(base).expanduser()
-        profile = replace(profile, base=str(folder.resolve() if folder.is_dir() else base), **PRETRAINED_RATES)
+        profile = replace(
+            profile, base=str(folder.resolve() if folder.is_dir() else base), **PRETRAINED_RATES
+        )
     text = variable("RLHF_LORA", "0")
     lora = lora if lora is not None else int(text) if text.isdigit() else -1
     if lora:
         if not 1 <= lora <= 64:
-            raise CourseError(f"The rank of LoRA adapters (--lora, RLHF_LORA) is 1 to 64, or 0 for none, not {text if lora < 0 else lora}; 8 is usual.")
+            raise CourseError(
+                "The rank of LoRA adapters (--lora, RLHF_LORA) is 1 to 64, or 0 for none, not "
+                f"{text if lora < 0 else lora}; 8 is usual."
+            )
         profile = replace(profile, lora=lora)
     data = data or variable("RLHF_DATA")
     return own_data(profile, data) if data else profile
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -56,9 +56,13 @@ def rlhf(tmp_path):
 
     def call(*words, runs=tmp_path, check=None, **environment):
         result = subprocess.run(
-            [sys.executable, "-m", "rlhf_utils.course.cli", *map(str, words)], capture_output=True, text=True, timeout=300, cwd=tmp_path,
+            [sys.executable, "-m", "rlhf_utils.course.cli", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=tmp_path,
             env={**os.environ, "RLHF_RUNS": str(runs), "RLHF_PROFILE": "tiny", **environment},
-        )  # fmt: skip
+        )
         if check is not None:
             assert result.returncode == check, result.stderr[-2000:]
         return result
@@ -80,10 +84,14 @@ def free_port() -> int:
 
 
 class PostgreSQL:
-    """A private server in a folder of its own; as root it runs as the user `postgres`, who may not be root."""
+    """A private server in a folder of its own; as root it runs as the user `postgres`,
+    who may not be root.
+    """
 
     def __init__(self):
-        found = shutil.which("initdb") or next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
+        found = shutil.which("initdb") or next(
+            iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None
+        )
         if not found:
             missing("PostgreSQL (initdb)")
         self.bin = Path(found).resolve().parent
@@ -95,22 +103,54 @@ class PostgreSQL:
             shutil.chown(self.folder, "postgres", "postgres")
             shutil.chown(password, "postgres")
         subprocess.run(
-            [self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}",
-             "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"], check=True, capture_output=True, cwd=self.folder, **self.user,
-        )  # fmt: skip
+            [
+                self.bin / "initdb",
+                "-D",
+                self.folder / "data",
+                "-U",
+                "postgres",
+                "-A",
+                "scram-sha-256",
+                f"--pwfile={password}",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=self.folder,
+            **self.user,
+        )
         self.port, self.process = free_port(), None
         self.start()
 
     def start(self) -> None:
         import psycopg
 
-        command = [self.bin / "postgres", "-D", "data", "-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1"]
+        command = [
+            self.bin / "postgres",
+            "-D",
+            "data",
+            "-p",
+            str(self.port),
+            "-k",
+            str(self.folder),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]
         for _ in range(200):
-            if self.process is None or self.process.poll() is not None:  # after a kill, old backends may still hold its memory
+            if (
+                self.process is None or self.process.poll() is not None
+            ):  # after a kill, old backends may still hold its memory
                 log = open(self.folder / "log", "ab")
-                self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, **self.user)
+                self.process = subprocess.Popen(
+                    command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, **self.user
+                )
             try:
-                return psycopg.connect(self.url("postgres", "course", "postgres", driver=""), connect_timeout=2).close()
+                return psycopg.connect(
+                    self.url("postgres", "course", "postgres", driver=""), connect_timeout=2
+                ).close()
             except psycopg.OperationalError:
                 time.sleep(0.1)
         raise RuntimeError((self.folder / "log").read_text()[-2000:])
@@ -127,7 +167,9 @@ class PostgreSQL:
         import psycopg
 
         name = f"class{time.monotonic_ns()}"
-        with psycopg.connect(self.url("postgres", "course", "postgres", driver=""), autocommit=True) as connection:
+        with psycopg.connect(
+            self.url("postgres", "course", "postgres", driver=""), autocommit=True
+        ) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url("postgres", "course", name)
 

@@ -12,24 +12,47 @@ from pathlib import Path
 
 from conftest import free_port, missing
 
-FOLDERS = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+FOLDERS = (
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "JUPYTERLAB_SETTINGS_DIR",
+    "JUPYTERLAB_WORKSPACES_DIR",
+    "IPYTHONDIR",
+)
 
 
 def notebook(path: Path, *cells: str) -> Path:
-    made = [{"cell_type": "code", "source": s, "metadata": {}, "outputs": [], "execution_count": None, "id": f"cell-{i}"} for i, s in enumerate(cells)]
+    made = [
+        {
+            "cell_type": "code",
+            "source": s,
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+            "id": f"cell-{i}",
+        }
+        for i, s in enumerate(cells)
+    ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}))
+    path.write_text(
+        json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+    )
     return path
 
 
 @contextmanager
 def lab(folder: Path, **environment):
-    """A JupyterLab over `folder` with settings of its own; yields a function that opens a notebook in a new page."""
+    """A JupyterLab over `folder` with settings of its own; yields a function that opens a notebook in a new
+    page.
+    """
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         missing("playwright")
-    browser_path = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+    browser_path = next(
+        (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
+    )
     if browser_path is None:
         missing("Chromium")
     private = folder / ".jupyter"
@@ -37,17 +60,35 @@ def lab(folder: Path, **environment):
         (private / name).mkdir(parents=True)
     settings = private / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (settings / "notification.jupyterlab-settings").write_text(
+        '{"fetchNews": "false", "checkForUpdates": false}'
+    )
     port = free_port()
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-         "--IdentityProvider.token=T", f"--ServerApp.root_dir={folder}", "--allow-root"],
-        env={**os.environ, **{n: str(private / n) for n in FOLDERS}, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            "--ServerApp.port_retries=0",
+            "--IdentityProvider.token=T",
+            f"--ServerApp.root_dir={folder}",
+            "--allow-root",
+        ],
+        env={**os.environ, **{n: str(private / n) for n in FOLDERS}, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait_for_server(f"http://127.0.0.1:{port}/api/status?token=T")
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=browser_path, headless=True, args=["--no-sandbox", "--disable-background-networking"])
+            browser = playwright.chromium.launch(
+                executable_path=browser_path,
+                headless=True,
+                args=["--no-sandbox", "--disable-background-networking"],
+            )
 
             def open_notebook(name: str):
                 page = browser.new_page(viewport={"width": 1200, "height": 1000})
@@ -89,7 +130,11 @@ def done(page) -> int:
 
 
 def wait_done(page, count: int) -> None:
-    page.wait_for_function("n => document.querySelector('.rlhf-count')?.textContent.trim().split(/\\s+/)[0] === String(n)", arg=count, timeout=20_000)
+    page.wait_for_function(
+        "n => document.querySelector('.rlhf-count')?.textContent.trim().split(/\\s+/)[0] === String(n)",
+        arg=count,
+        timeout=20_000,
+    )
 
 
 def letters(page, selector: str = ".rlhf-card") -> list[str]:
@@ -97,7 +142,9 @@ def letters(page, selector: str = ".rlhf-card") -> list[str]:
 
 
 def drag(page, source: int, target: int, share: float) -> None:
-    """Drag the handle of a card to a share of another card's height: below 0.3 before it, above 0.7 after it, between: a tie."""
+    """Drag the handle of a card to a share of another card's height: below 0.3 before it, above 0.7 after it,
+    between: a tie.
+    """
     handle, card = page.locator(".rlhf-handle").nth(source), page.locator(".rlhf-card").nth(target)
     handle.scroll_into_view_if_needed()
     start, end = handle.bounding_box(), card.bounding_box()

@@ -39,7 +39,15 @@ def test_parents_come_before_their_children():
     order = list(PARENTS)
     for stage, parents in PARENTS.items():
         assert all(order.index(p) < order.index(stage) for p in parents)
-    assert descendants("reward") == ["reward", "ppo", "ppo_ptx", "evaluate", "taste_reward", "taste_ppo", "taste_evaluate"]
+    assert descendants("reward") == [
+        "reward",
+        "ppo",
+        "ppo_ptx",
+        "evaluate",
+        "taste_reward",
+        "taste_ppo",
+        "taste_evaluate",
+    ]
 
 
 def test_a_failed_stage_leaves_the_old_artifact(tmp_path, monkeypatch):
@@ -110,13 +118,19 @@ def test_same_content_has_the_same_identity(tmp_path, monkeypatch):
     assert identities[0] == identities[1]
 
 
-@pytest.mark.parametrize("harm, message", [
-    (lambda f: (f / "model.safetensors").write_bytes(b"x"), "truncated or edited"),
-    (lambda f: (f / "config.json").write_text((f / "config.json").read_text() + " "), "truncated or edited"),
-    (lambda f: (f / "model.safetensors").unlink(), "is missing"),
-    (lambda f: (f / "manifest.json").write_text("{"), "cannot be read"),
-    (lambda f: (f / "manifest.json").unlink(), "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"x"), "truncated or edited"),
+        (
+            lambda f: (f / "config.json").write_text((f / "config.json").read_text() + " "),
+            "truncated or edited",
+        ),
+        (lambda f: (f / "model.safetensors").unlink(), "is missing"),
+        (lambda f: (f / "manifest.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "manifest.json").unlink(), "cannot be read"),
+    ],
+)
 def test_damage_is_named_with_the_way_out(copy, harm, message):
     harm(copy.root / "sft")
     with pytest.raises(CourseError, match=message) as error:
@@ -184,7 +198,10 @@ def test_unknown_profile_and_stage(copy):
 
 
 def test_seeds_and_data_have_folders_of_their_own(tmp_path):
-    names = {Store(p).root.name for p in (PROFILES["tiny"], replace(PROFILES["tiny"], seed=2), load_profile("tiny", 0, tmp_path))}
+    names = {
+        Store(p).root.name
+        for p in (PROFILES["tiny"], replace(PROFILES["tiny"], seed=2), load_profile("tiny", 0, tmp_path))
+    }
     assert names == {"tiny", "tiny-seed2", f"tiny-{tmp_path.name}"}
 
 
@@ -214,13 +231,18 @@ def test_the_corpus_that_the_reference_was_trained_on_comes_out_byte_for_byte(tm
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")
 def test_what_reference_models_lack_is_built_when_it_is_read(tmp_path, monkeypatch):
-    """A chapter opened first on a new machine: its models are there, the corpus they were trained on is not."""
+    """A chapter opened first on a new machine: its models are there,
+    the corpus they were trained on is not.
+    """
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     monkeypatch.setenv("RLHF_REFERENCE", "1")
     store = ensure("ppo_ptx", PROFILES["laptop"], say=lambda text: None)
     assert store.find("corpus") is None
     assert prompts_of(store, "validation") and len(windows_of(store, "heldout"))
-    assert {f.name for f in store.root.iterdir() if f.is_dir()} == {"corpus", "tokens"}  # and nothing was trained
+    assert {f.name for f in store.root.iterdir() if f.is_dir()} == {
+        "corpus",
+        "tokens",
+    }  # and nothing was trained
     assert ensure("ppo_ptx", store.profile).find("ppo_ptx") == REFERENCE / "ppo_ptx"
 
 
@@ -259,7 +281,11 @@ def test_resetting_keeps_the_rankings(shared):
     ensure("sft", shared.profile, force="sft", say=lambda text: None)
     (shared.root / "notes.txt").write_text("mine")
     assert [f.name for f in shared.reset()] == ["sft"]
-    assert (shared.root / "notes.txt").read_text() == "mine" and (shared.root.parent / "rankings.sqlite").is_file() and rankings is not None
+    assert (
+        (shared.root / "notes.txt").read_text() == "mine"
+        and (shared.root.parent / "rankings.sqlite").is_file()
+        and rankings is not None
+    )
     assert shared.folder("sft") == shared.shared / "sft"
 
 
@@ -275,7 +301,9 @@ def test_shared_runs_that_cannot_be_read_are_named(tmp_path, monkeypatch, kind):
     folder = tmp_path / "class"
     if kind == "unreadable":
         folder.mkdir()
-        monkeypatch.setattr("rlhf_utils.environment.os.access", lambda path, mode: False)  # tests may run as root, who may read anything
+        monkeypatch.setattr(
+            "rlhf_utils.environment.os.access", lambda path, mode: False
+        )  # tests may run as root, who may read anything
     monkeypatch.setenv("RLHF_SHARED", str(folder))
     with pytest.raises(CourseError, match="do not exist or cannot be read by you"):
         Store(PROFILES["tiny"])

@@ -11,7 +11,14 @@ from lab import done, drag, lab, letters, menu, notebook, wait_done, wait_idle
 from rlhf_utils.ranking.store import RankingStore
 
 CHAPTER = Path(__file__).resolve().parent.parent / "chapters" / "04_collect_rankings.ipynb"
-HOSTILE = ["<img src=x onerror=window.hacked=1>", "</script><b>bold</b>", "\u202eright to left", "x" * 100_000, "   ", "🙂🙃"]
+HOSTILE = [
+    "<img src=x onerror=window.hacked=1>",
+    "</script><b>bold</b>",
+    "\u202eright to left",
+    "x" * 100_000,
+    "   ",
+    "🙂🙃",
+]
 
 
 def shot(page, name: str) -> None:
@@ -22,7 +29,10 @@ def shot(page, name: str) -> None:
 
 def wait_for_widget(page) -> None:
     """Until the whole chapter has run, which scrolls to its end, and the widget is back on the screen."""
-    page.wait_for_function("() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: agreement(')", timeout=120_000)
+    page.wait_for_function(
+        "() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: agreement(')",
+        timeout=120_000,
+    )
     page.wait_for_selector(".rlhf-card", state="attached", timeout=60_000)
     page.locator(".rlhf-ranking").scroll_into_view_if_needed()
     page.wait_for_selector(".rlhf-card", state="visible", timeout=60_000)
@@ -44,7 +54,14 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
 
         # Practice by keys: the known order of three answers, then the widget says how it went.
         for item in range(2):
-            known = {"nice day": 2, "made of steel": 2, "fish": 3, "Break": 3, "eat grass.": 1, "because it would": 1}
+            known = {
+                "nice day": 2,
+                "made of steel": 2,
+                "fish": 3,
+                "Break": 3,
+                "eat grass.": 1,
+                "because it would": 1,
+            }
             page.locator(".rlhf-card").first.focus()
             for text in [card.text_content() for card in page.locator(".rlhf-card").all()]:
                 page.keyboard.press(str(next(rank for words, rank in known.items() if words in text)))
@@ -90,7 +107,10 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
         page.reload()
         wait_idle(page)
         menu(page, "Run", "Run All Cells")
-        page.wait_for_function("() => document.querySelector('.rlhf-count')?.textContent.trim().startsWith('20 ')", timeout=120_000)
+        page.wait_for_function(
+            "() => document.querySelector('.rlhf-count')?.textContent.trim().startsWith('20 ')",
+            timeout=120_000,
+        )
         wait_for_widget(page)
         assert len(store.ranked("ada")) == ranked == 18
         page.locator(".rlhf-card").first.focus()
@@ -102,7 +122,9 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
             wait_done(page, before + 1)
         shot(page, "later")
     rows = store.ranked("ada")
-    assert len(rows) == 32 and all(r["models"] and set(" + ".join(r["models"]).split(" + ")) == {"sft"} for r in rows)
+    assert len(rows) == 32 and all(
+        r["models"] and set(" + ".join(r["models"]).split(" + ")) == {"sft"} for r in rows
+    )
 
     rlhf("run", "--until", "taste_evaluate", runs=runs, check=0)
     figures = json.loads((runs / "tiny" / "taste_evaluate" / "metrics.json").read_text())
@@ -116,10 +138,12 @@ def test_what_models_write_is_text_and_few_keys_rank_it(tmp_path):
     answers = [f"answer {i}" for i in range(9)]
     notebook(
         tmp_path / "w.ipynb",
-        "from rlhf_utils.ranking.session import RankingSession\nfrom rlhf_utils.ranking.store import RankingStore\n"
+        "from rlhf_utils.ranking.session import RankingSession\nfrom rlhf_utils.ranking.store import "
+        "RankingStore\n"
         "from rlhf_utils.ranking.widget import show_session\n"
         f"prompts = {[HOSTILE, answers, answers[:4]]!r}\n"
-        "rows = [{'id': str(i), 'messages': [{'role': 'user', 'content': a[0]}], 'answers': a} for i, a in enumerate(prompts)]\n"
+        "rows = [{'id': str(i), 'messages': [{'role': 'user', 'content': a[0]}], 'answers': a} for i, a in "
+        "enumerate(prompts)]\n"
         f"show_session(RankingSession(rows, 'ada', RankingStore({database!r})))",
     )
     with lab(tmp_path) as open_notebook:
@@ -128,9 +152,17 @@ def test_what_models_write_is_text_and_few_keys_rank_it(tmp_path):
         page.wait_for_selector(".rlhf-card", timeout=60_000)
         shot(page, "hostile")
         shown = "\n".join(page.locator(".rlhf-card").all_inner_texts())
-        assert HOSTILE[0] in shown and HOSTILE[1] in shown and "🙂🙃" in shown and "(nothing but spaces)" in shown
+        assert (
+            HOSTILE[0] in shown
+            and HOSTILE[1] in shown
+            and "🙂🙃" in shown
+            and "(nothing but spaces)" in shown
+        )
         assert len(shown) < 3000  # the long one is folded
-        assert page.evaluate("window.hacked") is None and page.locator(".rlhf-ranking img, .rlhf-ranking b, .rlhf-ranking script").count() == 0
+        assert (
+            page.evaluate("window.hacked") is None
+            and page.locator(".rlhf-ranking img, .rlhf-ranking b, .rlhf-ranking script").count() == 0
+        )
         page.locator(".rlhf-card").first.focus()
         for item, count in enumerate((6, 9, 4)):  # the number keys and Enter: K + 1 keystrokes
             for n in range(count):

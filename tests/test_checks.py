@@ -37,7 +37,9 @@ RIGHT = {
     checks.agreement: lambda a, b: alike(a, b) / both(a, b),
     checks.pairwise_loss: lambda c, r: -torch.nn.functional.logsigmoid(torch.tensor(c - r)),
     checks.k3: lambda p, q: math.exp(q - p) - 1 + p - q,
-    checks.largest_microbatch: lambda rows, fitting: max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting),
+    checks.largest_microbatch: lambda rows, fitting: max(
+        n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting
+    ),
     checks.best_policy: lambda ref, r, beta: (torch.tensor(ref).log() + torch.tensor(r) / beta).softmax(0),
     checks.clipped_objective: lambda ratio, a, clip: min(ratio * a, max(1 - clip, min(1 + clip, ratio)) * a),
     checks.win_rate: lambda a, b: sum(x > y for x, y in zip(a, b)) / sum(x != y for x, y in zip(a, b)),
@@ -45,17 +47,48 @@ RIGHT = {
 }
 WRONG = {
     checks.comparisons: [lambda k: k * k, lambda k: k * (k - 1), lambda k: float(k), lambda k: 36],
-    checks.most_frequent_pair: [lambda t: (t[0], t[1]), lambda t: ("y", "y"), lambda t: Counter(t).most_common(2)],
-    checks.causal_mask: [lambda n: [[True] * n] * n, lambda n: torch.triu(torch.ones(n, n)).bool(), lambda n: torch.eye(n).bool()],
-    checks.completion_labels: [lambda p, a, e: p + a + [e], lambda p, a, e: [-100] * len(p) + a, lambda p, a, e: [-100] * len(p + a) + [e]],
+    checks.most_frequent_pair: [
+        lambda t: (t[0], t[1]),
+        lambda t: ("y", "y"),
+        lambda t: Counter(t).most_common(2),
+    ],
+    checks.causal_mask: [
+        lambda n: [[True] * n] * n,
+        lambda n: torch.triu(torch.ones(n, n)).bool(),
+        lambda n: torch.eye(n).bool(),
+    ],
+    checks.completion_labels: [
+        lambda p, a, e: p + a + [e],
+        lambda p, a, e: [-100] * len(p) + a,
+        lambda p, a, e: [-100] * len(p + a) + [e],
+    ],
     checks.comparisons_in: [lambda r: len(r) * (len(r) - 1) // 2, lambda r: len(set(r)), lambda r: 6],
-    checks.agreement: [lambda a, b: alike(a, b) / (len(a) * (len(a) - 1) / 2), lambda a, b: float(a == b), lambda a, b: 1.0],
-    checks.pairwise_loss: [lambda c, r: c - r, lambda c, r: math.log1p(math.exp(c - r)), lambda c, r: 0.6931472],
+    checks.agreement: [
+        lambda a, b: alike(a, b) / (len(a) * (len(a) - 1) / 2),
+        lambda a, b: float(a == b),
+        lambda a, b: 1.0,
+    ],
+    checks.pairwise_loss: [
+        lambda c, r: c - r,
+        lambda c, r: math.log1p(math.exp(c - r)),
+        lambda c, r: 0.6931472,
+    ],
     checks.k3: [lambda p, q: p - q, lambda p, q: (p - q) ** 2 / 2, lambda p, q: math.exp(p - q) - 1 + q - p],
-    checks.best_policy: [lambda ref, r, b: ref, lambda ref, r, b: [p * math.exp(x / b) for p, x in zip(ref, r)],
-                         lambda ref, r, b: torch.tensor(r).div(b).softmax(0)],
-    checks.clipped_objective: [lambda r, a, c: r * a, lambda r, a, c: max(1 - c, min(1 + c, r)) * a, lambda r, a, c: -min(r * a, a)],
-    checks.win_rate: [lambda a, b: sum(x > y for x, y in zip(a, b)) / len(a), lambda a, b: 0.5, lambda a, b: True],
+    checks.best_policy: [
+        lambda ref, r, b: ref,
+        lambda ref, r, b: [p * math.exp(x / b) for p, x in zip(ref, r)],
+        lambda ref, r, b: torch.tensor(r).div(b).softmax(0),
+    ],
+    checks.clipped_objective: [
+        lambda r, a, c: r * a,
+        lambda r, a, c: max(1 - c, min(1 + c, r)) * a,
+        lambda r, a, c: -min(r * a, a),
+    ],
+    checks.win_rate: [
+        lambda a, b: sum(x > y for x, y in zip(a, b)) / len(a),
+        lambda a, b: 0.5,
+        lambda a, b: True,
+    ],
     checks.fit_conversation: [lambda t, n: t, lambda t, n: t[-1:], lambda t, n: t[1:] if len(t) > 1 else t],
 }
 
@@ -71,6 +104,9 @@ def test_wrong_answers_are_rejected(check, wrong, capsys):
 
 
 @pytest.mark.parametrize("check", RIGHT, ids=lambda c: c.__name__)
-@pytest.mark.parametrize("answer", [lambda *a: None, lambda *a: ..., lambda *a: True, lambda *a: 1 / 0, lambda *a: "x", lambda *a: []])
+@pytest.mark.parametrize(
+    "answer",
+    [lambda *a: None, lambda *a: ..., lambda *a: True, lambda *a: 1 / 0, lambda *a: "x", lambda *a: []],
+)
 def test_unfinished_and_broken_answers_are_rejected(check, answer):
     assert check(answer) is False

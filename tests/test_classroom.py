@@ -8,18 +8,32 @@ import time
 import pytest
 
 from rlhf_utils.environment import CourseError
-from rlhf_utils.ranking.classroom import assign, check_students, class_rows, class_session, class_status, init_class
+from rlhf_utils.ranking.classroom import (
+    assign,
+    check_students,
+    class_rows,
+    class_session,
+    class_status,
+    init_class,
+)
 from rlhf_utils.ranking.store import RankingStore
 
 ROWS = [
-    {"id": f"p{i}", "messages": [{"role": "user", "content": f"Question {i}?"}], "answers": [f"one {i}", f"two {i}", f"three {i}"],
-     "models": ["sft", "ppo", "sft"]} for i in range(12)
-]  # fmt: skip
+    {
+        "id": f"p{i}",
+        "messages": [{"role": "user", "content": f"Question {i}?"}],
+        "answers": [f"one {i}", f"two {i}", f"three {i}"],
+        "models": ["sft", "ppo", "sft"],
+    }
+    for i in range(12)
+]
 
 
 def test_everyone_gets_the_shared_items_and_each_other_item_its_rankers():
     plan = assign([f"p{i}" for i in range(25)], ["a", "b", "c", "d"], rankers=3, shared=5)
-    assert all(ids[:5] == ["p0", "p1", "p2", "p3", "p4"] and len(ids) == len(set(ids)) for ids in plan.values())
+    assert all(
+        ids[:5] == ["p0", "p1", "p2", "p3", "p4"] and len(ids) == len(set(ids)) for ids in plan.values()
+    )
     assert all(sum(f"p{i}" in ids for ids in plan.values()) == 3 for i in range(5, 25))
     sizes = [len(ids) for ids in plan.values()]
     assert max(sizes) - min(sizes) <= 1
@@ -31,7 +45,10 @@ def test_assignments_that_cannot_be(rankers, shared):
         assign([f"p{i}" for i in range(25)], ["a", "b", "c", "d"], rankers, shared)
 
 
-@pytest.mark.parametrize("names", [[], ["  "], ["ada", "ada"], ["pg_x"], ["rlhf_owner"], ["postgres"], ['a"; DROP ROLE x'], ["x" * 63]])
+@pytest.mark.parametrize(
+    "names",
+    [[], ["  "], ["ada", "ada"], ["pg_x"], ["rlhf_owner"], ["postgres"], ['a"; DROP ROLE x'], ["x" * 63]],
+)
 def test_names_that_cannot_be_students(names):
     with pytest.raises(CourseError):
         check_students(names)
@@ -65,9 +82,15 @@ def test_a_student_ranks_what_was_assigned_and_goes_on_where_it_was_left(room):
 def test_the_instructor_sees_all_with_models(room):
     admin, _ = room
     rows = class_rows(RankingStore(admin))
-    assert {r["ranker"] for r in rows} == {"ada", "Bob-2"} and all(r["models"] == ["sft", "ppo", "sft"] for r in rows)
+    assert {r["ranker"] for r in rows} == {"ada", "Bob-2"} and all(
+        r["models"] == ["sft", "ppo", "sft"] for r in rows
+    )
     progress, agreement = class_status(admin)
-    assert progress.loc["ada", "ranked"] == 1 and progress.loc["cy", "ranked"] == 0 and progress.loc["cy", "assigned"] == 9
+    assert (
+        progress.loc["ada", "ranked"] == 1
+        and progress.loc["cy", "ranked"] == 0
+        and progress.loc["cy", "assigned"] == 9
+    )
     assert list(agreement["items"]) == [1]
 
 
@@ -91,13 +114,16 @@ ATTACKS = {
     "change another's row": "UPDATE rankings SET ranks = '[1, 1, 1]' WHERE ranker = 'Bob-2'",
     "delete": "DELETE FROM rankings",
     "truncate": "TRUNCATE rankings",
-    "forge": "INSERT INTO rankings (ranker, key, item, action, messages, answers, models, shown, seconds, guideline, practice, created) "
-             "VALUES ('Bob-2', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '')",
-    "replace another's row": "INSERT INTO rankings (ranker, key, item, action, messages, answers, models, shown, seconds, guideline, practice, created) "
-                             "VALUES ('Bob-2', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '') "
-                             "ON CONFLICT (ranker, key) DO UPDATE SET action = 'skip'",
-    "choose a row's number": "INSERT INTO rankings (id, ranker, key, item, action, messages, answers, models, shown, seconds, guideline, practice, created) "
-                             "VALUES (1, 'ada', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '')",
+    "forge": "INSERT INTO rankings (ranker, key, item, action, messages, answers, models, shown, seconds, "
+    "guideline, practice, created) "
+    "VALUES ('Bob-2', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '')",
+    "replace another's row": "INSERT INTO rankings (ranker, key, item, action, messages, answers, models, "
+    "shown, seconds, guideline, practice, created) "
+    "VALUES ('Bob-2', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '') "
+    "ON CONFLICT (ranker, key) DO UPDATE SET action = 'skip'",
+    "choose a row's number": "INSERT INTO rankings (id, ranker, key, item, action, messages, answers, "
+    "models, shown, seconds, guideline, practice, created) "
+    "VALUES (1, 'ada', 'f', 'p0', 'skip', '[]', '[]', '[]', '[]', 1, '1', false, '')",
     "assign to oneself": "INSERT INTO class_assignments VALUES ('ada', 'p11', 99)",
     "switch row security off": "ALTER TABLE rankings DISABLE ROW LEVEL SECURITY",
     "go around row security": "SET row_security = off; SELECT * FROM rankings",
@@ -121,8 +147,9 @@ ATTACKS = {
     "read a file": "SELECT pg_read_file('/etc/passwd')",
     "run a program": "COPY (SELECT 1) TO PROGRAM 'true'",
     "change the version": "UPDATE rankings_schema SET version = 2",
-    "end another's connection": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres' AND pid <> pg_backend_pid()",
-}  # fmt: skip
+    "end another's connection": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = "
+    "'postgres' AND pid <> pg_backend_pid()",
+}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -144,7 +171,9 @@ def test_the_database_refuses(room, attack):
                 cursor = connection.execute(statement)
                 found = cursor.fetchall() if cursor.description else ["it went through"]
         except psycopg.Error as error:
-            assert error.sqlstate in ("42501", "42704", "0LP01"), error  # insufficient privilege, or no such thing for you
+            assert error.sqlstate in ("42501", "42704", "0LP01"), (
+                error
+            )  # insufficient privilege, or no such thing for you
     assert found == []
     assert json.dumps(RankingStore(admin).rows()) == before
 
@@ -162,7 +191,9 @@ def test_the_user_of_a_hub_is_filled_in(postgres, room, monkeypatch):
     password = urls["Bob-2"].split(":")[2].split("@")[0]
     monkeypatch.setenv("JUPYTERHUB_USER", "Bob-2")
     monkeypatch.setenv("PGPASSWORD", password)
-    monkeypatch.setenv("RLHF_RANKINGS", f"postgresql+psycopg://127.0.0.1:{postgres.port}/{admin.rsplit('/', 1)[1]}")
+    monkeypatch.setenv(
+        "RLHF_RANKINGS", f"postgresql+psycopg://127.0.0.1:{postgres.port}/{admin.rsplit('/', 1)[1]}"
+    )
     session = class_session()
     assert session.ranker == "Bob-2" and session.progress()["done"] == 1
 
@@ -171,23 +202,50 @@ def test_the_command_line_sets_up_a_class_and_says_how_far_it_is(postgres, rlhf,
     admin = postgres.database()
     (tmp_path / "names.txt").write_text("gus\nhal\n")
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS))
-    result = rlhf("class", "init", "--db", admin, "--students", "names.txt", "--items", "items.jsonl", check=0)
+    result = rlhf(
+        "class", "init", "--db", admin, "--students", "names.txt", "--items", "items.jsonl", check=0
+    )
     lines = (tmp_path / "class_passwords.txt").read_text().splitlines()
-    assert [line.split(":")[3] for line in lines] == ["gus", "hal"] and (tmp_path / "class_passwords.txt").stat().st_mode & 0o077 == 0
+    assert [line.split(":")[3] for line in lines] == ["gus", "hal"] and (
+        tmp_path / "class_passwords.txt"
+    ).stat().st_mode & 0o077 == 0
     assert "course" not in result.stdout and "RLHF_RANKINGS=" in result.stdout
     result = rlhf("class", "status", "--db", admin, "--export", "all.jsonl", check=0)
     assert "gus" in result.stdout and (tmp_path / "all.jsonl").read_text() == ""
     assert rlhf("class", "init", "--db", admin, check=2).stderr.count("--students") == 1
-    assert "needs PostgreSQL" in rlhf("class", "init", "--db", "sqlite:///x", "--students", "names.txt", "--items", "items.jsonl", check=2).stderr
+    assert (
+        "needs PostgreSQL"
+        in rlhf(
+            "class",
+            "init",
+            "--db",
+            "sqlite:///x",
+            "--students",
+            "names.txt",
+            "--items",
+            "items.jsonl",
+            check=2,
+        ).stderr
+    )
     assert "nowhere.txt" in rlhf("class", "init", "--db", admin, "--students", "nowhere.txt", check=2).stderr
 
 
 def ten_people(url: str, first: int, count: int, queue) -> None:
     """Ten people in threads; each acknowledged key goes into the queue."""
+
     def person(name: str) -> None:
         store = RankingStore(url, patience=60)
         for i in range(count):
-            store.add({"ranker": name, "item": f"i{i}", "action": "skip", "messages": [{}], "answers": ["x", "y"], "key": f"{name}-{i}"})
+            store.add(
+                {
+                    "ranker": name,
+                    "item": f"i{i}",
+                    "action": "skip",
+                    "messages": [{}],
+                    "answers": ["x", "y"],
+                    "key": f"{name}-{i}",
+                }
+            )
             queue.put(f"{name}-{i}")
 
     threads = [threading.Thread(target=person, args=(f"w{first + n}",)) for n in range(10)]

@@ -30,7 +30,9 @@ def test_report_has_every_figure(rlhf, tiny):
         for kind in ("t1", "greedy", *(["best"] if model != "base" else [])):
             assert set(metrics["gold"][model][kind]) == {"total", "helpful", "honest", "harmless"}
     assert set(metrics["perplexity"]) == set(metrics["profession_skew"]) == {"base", "sft", "ppo", "ppo_ptx"}
-    assert all(x > 1 for x in metrics["perplexity"].values()) and all(0 < x < 1 for x in metrics["profession_skew"].values())
+    assert all(x > 1 for x in metrics["perplexity"].values()) and all(
+        0 < x < 1 for x in metrics["profession_skew"].values()
+    )
     pairs = ["sft_vs_base", "ppo_vs_sft"]
     for pair in ("sft_vs_base_prompted", "ppo_ptx_vs_base_prompted", "ppo_ptx_vs_sft"):
         pairs += [pair, f"{pair}_best", f"{pair}_greedy"]
@@ -38,12 +40,26 @@ def test_report_has_every_figure(rlhf, tiny):
         assert set(metrics["win_rate"][pair]) == {"decided", "low", "high", "ties_half", "ties", "n"}
     assert set(metrics["win_rate"]["ppo_ptx_vs_base_prompted_equal_length"]) == {"matched", "regression"}
     for model in ("base_prompted", "sft", "ppo", "ppo_ptx"):
-        for rate in ("refuses_harmful", "answers_lookalikes", "admits_unknown", "challenges_false_premise", "programs_right"):
+        for rate in (
+            "refuses_harmful",
+            "answers_lookalikes",
+            "admits_unknown",
+            "challenges_false_premise",
+            "programs_right",
+        ):
             assert 0 <= metrics["rates"][model][rate]["rate"] <= 1
     forms = metrics["prompt_form"]
-    assert len(forms["tried"]) >= 8 and all(set(row) == {"0.0", "0.4", "0.7", "1.0"} for row in forms["tried"].values())
-    assert all(form in forms["tried"] for row in forms["chosen"].values() for form in row.values()) and str(forms["temperature"]) in forms["chosen"]
-    assert set(metrics["reward_accuracy"]) >= {"labelers", "heldout_labelers", "gold"} and 0.5 < metrics["labelers"]["ceiling"] <= 1
+    assert len(forms["tried"]) >= 8 and all(
+        set(row) == {"0.0", "0.4", "0.7", "1.0"} for row in forms["tried"].values()
+    )
+    assert (
+        all(form in forms["tried"] for row in forms["chosen"].values() for form in row.values())
+        and str(forms["temperature"]) in forms["chosen"]
+    )
+    assert (
+        set(metrics["reward_accuracy"]) >= {"labelers", "heldout_labelers", "gold"}
+        and 0.5 < metrics["labelers"]["ceiling"] <= 1
+    )
     assert metrics["seconds"]["total"] > 0 and metrics["peak_rss_mb"] > 100
     assert set(metrics["bits_per_byte"]) == {"base", "five_gram"} and metrics["kl"]["sft"] == 0
 
@@ -65,8 +81,13 @@ def test_report_writes_one_self_contained_page(rlhf, tiny, tmp_path):
 def test_chat_answers_once(rlhf, tiny):
     for model in ("base", "sft", "ppo", "ppo-ptx"):
         rlhf("chat", "--model", model, "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
-    rlhf("chat", "--model", "base", "--prompted", "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
-    fails(rlhf("chat", "--model", "sft", "--prompted", "--ask", "What do cows eat?", runs=tiny.root.parent), "Only the base model is prompted")
+    rlhf(
+        "chat", "--model", "base", "--prompted", "--ask", "What do cows eat?", runs=tiny.root.parent, check=0
+    )
+    fails(
+        rlhf("chat", "--model", "sft", "--prompted", "--ask", "What do cows eat?", runs=tiny.root.parent),
+        "Only the base model is prompted",
+    )
 
 
 def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):
@@ -82,21 +103,24 @@ def test_doctor(rlhf, encoding):
     assert "Ready" in rlhf("doctor", check=0, PYTHONIOENCODING=encoding).stdout
 
 
-@pytest.mark.parametrize("words, expected", [
-    (["run", "--profile", "huge"], "no profile 'huge'"),
-    (["run", "--until", "sfft"], "no stage 'sfft'"),
-    (["run", "--force", "sfft"], "no stage 'sfft'"),
-    (["chat", "--ask", ""], "--ask is empty"),
-    (["chat", "--model", "gpt5", "--ask", "Hi"], "no model 'gpt5'"),
-    (["chat", "--ask", "Hi"], "rlhf run"),
-    (["report"], "rlhf run"),
-    (["run", "--seed", "-1"], "--seed"),
-    (["run", "--data", "missing"], "does not exist"),
-    (["data", "check", "missing"], "no such folder"),
-    (["data", "import", "new"], "at least one file"),
-    (["data", "import", "new", "--prompts", "missing.jsonl"], "missing.jsonl"),
-    (["course", "--chapters", "77"], "no chapter 77"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["run", "--profile", "huge"], "no profile 'huge'"),
+        (["run", "--until", "sfft"], "no stage 'sfft'"),
+        (["run", "--force", "sfft"], "no stage 'sfft'"),
+        (["chat", "--ask", ""], "--ask is empty"),
+        (["chat", "--model", "gpt5", "--ask", "Hi"], "no model 'gpt5'"),
+        (["chat", "--ask", "Hi"], "rlhf run"),
+        (["report"], "rlhf run"),
+        (["run", "--seed", "-1"], "--seed"),
+        (["run", "--data", "missing"], "does not exist"),
+        (["data", "check", "missing"], "no such folder"),
+        (["data", "import", "new"], "at least one file"),
+        (["data", "import", "new", "--prompts", "missing.jsonl"], "missing.jsonl"),
+        (["course", "--chapters", "77"], "no chapter 77"),
+    ],
+)
 def test_what_the_user_can_mend_is_one_message(rlhf, words, expected):
     fails(rlhf(*words), expected)
 
@@ -112,9 +136,12 @@ def test_damaged_artifact_in_a_run(rlhf, tiny, tmp_path):
 
 def start(tmp_path, *words):
     return subprocess.Popen(
-        [sys.executable, "-m", "rlhf_utils.course.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "rlhf_utils.course.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "RLHF_RUNS": str(tmp_path), "RLHF_PROFILE": "tiny"},
-    )  # fmt: skip
+    )
 
 
 def wait_for(process, *paths, seconds=90):
@@ -142,15 +169,21 @@ def test_killed_runs_leave_the_old_artifact_or_none(rlhf, tmp_path, tiny, stage)
     shutil.rmtree(tmp_path / "tiny" / stage)
     kept = {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}
     process = start(tmp_path, "run", "--until", stage)
-    wait_for(process, tmp_path / "tiny" / f".{stage}.partial", tmp_path / "tiny" / stage)  # a tiny corpus is soon done
+    wait_for(
+        process, tmp_path / "tiny" / f".{stage}.partial", tmp_path / "tiny" / stage
+    )  # a tiny corpus is soon done
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert kept == {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}
     rlhf("run", "--until", stage, check=0)
-    assert (tmp_path / "tiny" / stage / "manifest.json").exists() and not list((tmp_path / "tiny").glob(".*.resume"))
+    assert (tmp_path / "tiny" / stage / "manifest.json").exists() and not list(
+        (tmp_path / "tiny").glob(".*.resume")
+    )
 
 
-@pytest.mark.parametrize("words", [("run", "--until", "pretrain"), ("course", "--chapters", "02")], ids=["run", "course"])
+@pytest.mark.parametrize(
+    "words", [("run", "--until", "pretrain"), ("course", "--chapters", "02")], ids=["run", "course"]
+)
 def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path, words):
     process = start(tmp_path, *words)
     wait_for(process, tmp_path / "tiny" / ".pretrain.partial")

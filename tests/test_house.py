@@ -7,19 +7,33 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rlhf_utils"
-ROOMS = ("course", "pipeline", "ranking", "evaluation", "training", "artifacts", "language", "world")  # from the top
+ROOMS = (
+    "course",
+    "pipeline",
+    "ranking",
+    "evaluation",
+    "training",
+    "artifacts",
+    "language",
+    "world",
+)  # from the top
 GROUND = ("environment", "profiles", "plots")  # modules that every room may import, and that import no room
 
 
 def imported(source: str, modules: set[str]) -> set[str]:
-    """The package's modules that a module imports, at its top or within a function; "" is the package itself."""
+    """The package's modules that a module imports, at its top or within a function;
+    "" is the package itself.
+    """
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "modules are imported by their whole names"
-            names = [f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in modules else node.module or "" for a in node.names]
+            names = [
+                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in modules else node.module or ""
+                for a in node.names
+            ]
         else:
             continue
         found |= {name for name in names if name.split(".")[0] == "rlhf_utils"}
@@ -35,7 +49,12 @@ def height(module: str) -> int:
 def problems(sources: dict[str, str]) -> list[str]:
     """Imports that run up, and the first circle there is, of modules by name."""
     graph = {name: imported(source, set(sources)) for name, source in sources.items()}
-    found = [f"{name} imports {other}" for name, others in graph.items() for other in others if height(other) > height(name)]
+    found = [
+        f"{name} imports {other}"
+        for name, others in graph.items()
+        for other in others
+        if height(other) > height(name)
+    ]
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -63,12 +82,24 @@ def test_imports_run_downwards():
 @pytest.mark.parametrize(
     ("module", "line", "problem"),
     [
-        ("rlhf_utils.world.facts", "from rlhf_utils.language.tokenizer import END", "rlhf_utils.world.facts imports rlhf_utils.language.tokenizer"),
-        ("rlhf_utils.profiles", "import rlhf_utils.world.facts", "rlhf_utils.profiles imports rlhf_utils.world.facts"),
-        ("rlhf_utils.artifacts.store", "def f():\n    from rlhf_utils.ranking import store", "rlhf_utils.artifacts.store imports rlhf_utils.ranking.store"),
+        (
+            "rlhf_utils.world.facts",
+            "from rlhf_utils.language.tokenizer import END",
+            "rlhf_utils.world.facts imports rlhf_utils.language.tokenizer",
+        ),
+        (
+            "rlhf_utils.profiles",
+            "import rlhf_utils.world.facts",
+            "rlhf_utils.profiles imports rlhf_utils.world.facts",
+        ),
+        (
+            "rlhf_utils.artifacts.store",
+            "def f():\n    from rlhf_utils.ranking import store",
+            "rlhf_utils.artifacts.store imports rlhf_utils.ranking.store",
+        ),
         ("rlhf_utils.language.device", "from rlhf_utils.language.packing import pack", "circle: "),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_import_would_be_found(module, line, problem):
     sources = house()
     sources[module] += f"\n{line}\n"

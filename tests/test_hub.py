@@ -1,4 +1,6 @@
-"""A real JupyterHub with the class's configuration: three users of the machine, a browser, one PostgreSQL, one shared `runs/`."""
+"""A real JupyterHub with the class's configuration: three users of the machine, a browser, one
+PostgreSQL, one shared `runs/`.
+"""
 
 import json
 import os
@@ -18,7 +20,9 @@ from traitlets.config import Config
 
 STUDENTS = ("rlhf-ada", "rlhf-bob", "rlhf-cleo")
 CONFIG = ROOT / "data" / "class" / "jupyterhub_config.py"
-PROXY = shutil.which("configurable-http-proxy") or str(ROOT / "node_modules" / ".bin" / "configurable-http-proxy")
+PROXY = shutil.which("configurable-http-proxy") or str(
+    ROOT / "node_modules" / ".bin" / "configurable-http-proxy"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,11 @@ def students(folder):
     (folder / "home").mkdir()
     for name in STUDENTS:
         subprocess.run(["userdel", name], capture_output=True)
-        subprocess.run(["useradd", "--create-home", "--home-dir", folder / "home" / name, "--shell", "/bin/bash", name], check=True, capture_output=True)
+        subprocess.run(
+            ["useradd", "--create-home", "--home-dir", folder / "home" / name, "--shell", "/bin/bash", name],
+            check=True,
+            capture_output=True,
+        )
     yield STUDENTS
     for name in STUDENTS:
         subprocess.run(["pkill", "-KILL", "-u", name], capture_output=True)
@@ -54,7 +62,9 @@ def python(students, folder) -> str:
         missing(f"a Python 3.{sys.version_info.minor} that others than root may run")
     subprocess.run([system, "-m", "venv", "--without-pip", folder / "python"], check=True)
     packages = next(p for p in sys.path if p.endswith("site-packages"))
-    next((folder / "python" / "lib").glob("*/site-packages")).joinpath("course.pth").write_text(f"{packages}\n{ROOT}\n")
+    next((folder / "python" / "lib").glob("*/site-packages")).joinpath("course.pth").write_text(
+        f"{packages}\n{ROOT}\n"
+    )
     for name in ("share", "etc"):  # where JupyterLab and its extensions are
         (folder / "python" / name).symlink_to(Path(sys.prefix) / name)
     return str(folder / "python" / "bin" / "python")
@@ -77,17 +87,32 @@ def hub(python, students, folder, tiny, postgres):
     ports = [free_port() for _ in range(3)]
     (folder / "config.py").write_text(
         f"exec(open({str(CONFIG)!r}).read())\n"
-        "c.JupyterHub.authenticator_class = 'dummy'\nc.Authenticator.allow_all = True\nc.DummyAuthenticator.password = 'lesson'\n"
-        f"c.JupyterHub.bind_url = 'http://127.0.0.1:{ports[0]}'\nc.JupyterHub.hub_port = {ports[1]}\nc.JupyterHub.db_url = 'sqlite:///hub.sqlite'\n"
-        f"c.ConfigurableHTTPProxy.command = [{PROXY!r}]\nc.ConfigurableHTTPProxy.api_url = 'http://127.0.0.1:{ports[2]}'\n"
-        f"c.Spawner.http_timeout = c.Spawner.start_timeout = 60\nc.Spawner.cmd = [{python!r}, '-m', 'jupyterhub.singleuser']\n"
+        "c.JupyterHub.authenticator_class = 'dummy'\nc.Authenticator.allow_all = "
+        "True\nc.DummyAuthenticator.password = 'lesson'\n"
+        f"c.JupyterHub.bind_url = 'http://127.0.0.1:{ports[0]}'\nc.JupyterHub.hub_port = "
+        f"{ports[1]}\nc.JupyterHub.db_url = 'sqlite:///hub.sqlite'\n"
+        f"c.ConfigurableHTTPProxy.command = [{PROXY!r}]\nc.ConfigurableHTTPProxy.api_url = "
+        f"'http://127.0.0.1:{ports[2]}'\n"
+        f"c.Spawner.http_timeout = c.Spawner.start_timeout = 60\nc.Spawner.cmd = [{python!r}, '-m', "
+        "'jupyterhub.singleuser']\n"
     )
     log = open(folder / "log", "wb")
     url = postgres.url("", "", admin.rsplit("/", 1)[1]).replace("://:@", "://")
-    environment = {"CLASS_COURSE": str(ROOT), "CLASS_RUNS": str(folder / "class"), "CLASS_RANKINGS": url, "CLASS_PASSWORDS": str(folder / "passwords"),
-                   "CLASS_PROFILE": "tiny"}  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "jupyterhub", "-f", folder / "config.py"], cwd=folder, env={**os.environ, **environment},
-                               stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+    environment = {
+        "CLASS_COURSE": str(ROOT),
+        "CLASS_RUNS": str(folder / "class"),
+        "CLASS_RANKINGS": url,
+        "CLASS_PASSWORDS": str(folder / "passwords"),
+        "CLASS_PROFILE": "tiny",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jupyterhub", "-f", folder / "config.py"],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
     address = f"http://127.0.0.1:{ports[0]}"
     try:
         wait_for_server(f"{address}/hub/health")
@@ -102,25 +127,46 @@ def hub(python, students, folder, tiny, postgres):
 def wait_for_chapter(page, path: Path) -> None:
     """Until the last cell has run; if it does not, what the saved notebook says went wrong."""
     try:
-        page.wait_for_function("() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: agreement(')", timeout=60_000)
+        page.wait_for_function(
+            "() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: agreement(')",
+            timeout=60_000,
+        )
     except Exception:
         menu(page, "File", "Save Notebook")
         page.wait_for_timeout(2000)
-        outputs = [o for cell in json.loads(path.read_text("utf-8"))["cells"] for o in cell.get("outputs", [])]
-        raise AssertionError([f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]) from None
+        outputs = [
+            o for cell in json.loads(path.read_text("utf-8"))["cells"] for o in cell.get("outputs", [])
+        ]
+        raise AssertionError(
+            [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
+        ) from None
 
 
 def as_student(name: str, command: str) -> subprocess.CompletedProcess:
     user = pwd.getpwnam(name)
     own = {"HOME": user.pw_dir, "USER": name, "PATH": os.environ["PATH"]}
-    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=own, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+    return subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        env=own,
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+    )
 
 
 def test_the_littlest_jupyterhub_has_other_names_for_the_machines_users(students, folder, monkeypatch):
-    """There `ada` is jupyter-ada (here: rlhf-ada), made at the first login; her password is looked up by her own name."""
+    """There `ada` is jupyter-ada (here: rlhf-ada), made at the first login; her password is looked up by her
+    own name.
+    """
     made = []
     monkeypatch.setitem(sys.modules, "tljh", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "tljh.normalize", SimpleNamespace(generate_system_username=lambda name: name.replace("jupyter-", "rlhf-")))
+    monkeypatch.setitem(
+        sys.modules,
+        "tljh.normalize",
+        SimpleNamespace(generate_system_username=lambda name: name.replace("jupyter-", "rlhf-")),
+    )
     monkeypatch.setitem(sys.modules, "tljh.user", SimpleNamespace(ensure_user=made.append))
     (folder / "names").write_text("host:5432:course:bob:other\nhost:5432:course:ada:secret\n")
     monkeypatch.setenv("CLASS_PASSWORDS", str(folder / "names"))
@@ -130,8 +176,12 @@ def test_the_littlest_jupyterhub_has_other_names_for_the_machines_users(students
     spawner = SimpleNamespace(user=SimpleNamespace(name="ada"), environment=dict(config.Spawner.environment))
     space["prepare"](spawner)
     home = folder / "home" / "rlhf-ada"
-    assert made == ["rlhf-ada"] and "cmd" not in config.Spawner  # its own environment has the students' server
-    assert (home / ".pgpass").read_text() == "host:5432:course:ada:secret\n" and (home / ".pgpass").stat().st_mode & 0o777 == 0o600
+    assert (
+        made == ["rlhf-ada"] and "cmd" not in config.Spawner
+    )  # its own environment has the students' server
+    assert (home / ".pgpass").read_text() == "host:5432:course:ada:secret\n" and (
+        home / ".pgpass"
+    ).stat().st_mode & 0o777 == 0o600
     assert spawner.environment["RLHF_RANKINGS"] == "postgresql+psycopg://ada@localhost/course"
     shutil.rmtree(home / "chapters")
 
@@ -143,9 +193,13 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
     from rlhf_utils.ranking.store import RankingStore
 
     address, admin = hub
-    browser_path = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None) or missing("Chromium")
+    browser_path = next(
+        (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
+    ) or missing("Chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, headless=True, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=browser_path, headless=True, args=["--no-sandbox"]
+        )
         for number, name in enumerate(students, 1):
             page = browser.new_context(viewport={"width": 1200, "height": 1000}).new_page()
             page.goto(f"{address}/hub/login")
@@ -176,20 +230,31 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
     ranked = {name: [r for r in rows if r["ranker"] == name] for name in students}
     assert all(ranked.values()) and set(r["ranker"] for r in rows) == set(students)
     for name in students:
-        command = f"cd; RLHF_RANKINGS=$CLASS {python} -c \"from rlhf_utils.ranking.store import RankingStore as R; print({{r['ranker'] for r in R().latest()}})\""
+        names = "{r['ranker'] for r in RankingStore().latest()}"
+        program = f"from rlhf_utils.ranking.store import RankingStore; print({names})"
+        command = f'cd; RLHF_RANKINGS=$CLASS {python} -c "{program}"'
         result = as_student(name, command.replace("$CLASS", _url_of(name, folder)))
         assert result.stdout.strip() == f"{{'{name}'}}", result.stderr[-2000:]
 
     # Nobody writes the shared runs, the course, or another's files, or reads the latter or the passwords.
     for name, other in zip(students, (*students[1:], students[0])):
         home = folder / "home" / other
-        for command in (f"touch {folder}/class/tiny/x", f"rm -rf {folder}/class/tiny/sft", f"touch {ROOT}/x", f"ls {home}", f"touch {home}/x",
-                        f"cat {home}/.pgpass", f"cat {folder}/passwords"):  # fmt: skip
+        for command in (
+            f"touch {folder}/class/tiny/x",
+            f"rm -rf {folder}/class/tiny/sft",
+            f"touch {ROOT}/x",
+            f"ls {home}",
+            f"touch {home}/x",
+            f"cat {home}/.pgpass",
+            f"cat {folder}/passwords",
+        ):
             assert as_student(name, command).returncode != 0, f"{name}: {command}"
         assert (folder / "class" / "tiny" / "sft" / "model.safetensors").is_file()
         assert as_student(name, "cd && touch x && ls chapters/04_collect_rankings.ipynb").returncode == 0
 
 
 def _url_of(name: str, folder: Path) -> str:
-    host, port, database, *_ = next(x for x in (folder / "passwords").read_text().splitlines() if f":{name}:" in x).split(":")
+    host, port, database, *_ = next(
+        x for x in (folder / "passwords").read_text().splitlines() if f":{name}:" in x
+    ).split(":")
     return f"postgresql+psycopg://{name}@{host}:{port}/{database}"

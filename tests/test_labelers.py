@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from rlhf_utils.world.judge import Scores
-from rlhf_utils.world.labelers import PAPER_AGREEMENT, Labeler, agreement, calibrate_noise, ceiling, make_labelers
+from rlhf_utils.world.labelers import (
+    PAPER_AGREEMENT,
+    Labeler,
+    agreement,
+    calibrate_noise,
+    ceiling,
+    make_labelers,
+)
 
 
 def random_items(count=600, answers=4, seed=0):
@@ -13,12 +20,16 @@ def random_items(count=600, answers=4, seed=0):
 
 
 def test_without_noise_the_better_answer_is_first():
-    ranks = Labeler("a", (1, 1, 1), 1.0, 0.0).rank([Scores(0.2, 1, 1), Scores(1, 1, 1), Scores(0.6, 1, 1)], 1e-9, np.random.default_rng(0))
+    ranks = Labeler("a", (1, 1, 1), 1.0, 0.0).rank(
+        [Scores(0.2, 1, 1), Scores(1, 1, 1), Scores(0.6, 1, 1)], 1e-9, np.random.default_rng(0)
+    )
     assert ranks == [3, 1, 2]
 
 
 def test_equal_answers_are_tied():
-    ranks = Labeler("a", (1, 1, 1), 1.0, 0.05).rank([Scores(1, 1, 1)] * 2 + [Scores(0, 1, 1)], 1e-9, np.random.default_rng(0))
+    ranks = Labeler("a", (1, 1, 1), 1.0, 0.05).rank(
+        [Scores(1, 1, 1)] * 2 + [Scores(0, 1, 1)], 1e-9, np.random.default_rng(0)
+    )
     assert ranks == [1, 1, 3]
 
 
@@ -34,7 +45,9 @@ def test_choices_follow_plackett_luce():
 def test_noise_is_calibrated_to_the_papers_agreement():
     crowd = make_labelers(0)
     noise = calibrate_noise(crowd, random_items(), seed=0)
-    assert agreement(crowd, random_items(2000, seed=1), noise, seed=7) == pytest.approx(PAPER_AGREEMENT, abs=0.02)
+    assert agreement(crowd, random_items(2000, seed=1), noise, seed=7) == pytest.approx(
+        PAPER_AGREEMENT, abs=0.02
+    )
 
 
 def test_some_labelers_are_held_out():

@@ -13,11 +13,28 @@ from rlhf_utils.profiles import PROFILES
 from rlhf_utils.world.prompts import write_prompts
 
 PROFILE = replace(
-    PROFILES["laptop"], name="learning", precision="fp32", use_cases=("classification", "other"), layers=2, width=96, heads=4, vocabulary=1024,
-    corpus_characters=3_000_000, heldout_characters=50_000, pretrain_steps=1800, demonstrations=800, sft_epochs=4,
-    ranked_prompts=1000, nine_answers=0, ppo_prompts=600, ppo_updates=40, episodes=64, minibatches=2, reward_epochs=2,
+    PROFILES["laptop"],
+    name="learning",
+    precision="fp32",
+    use_cases=("classification", "other"),
+    layers=2,
+    width=96,
+    heads=4,
+    vocabulary=1024,
+    corpus_characters=3_000_000,
+    heldout_characters=50_000,
+    pretrain_steps=1800,
+    demonstrations=800,
+    sft_epochs=4,
+    ranked_prompts=1000,
+    nine_answers=0,
+    ppo_prompts=600,
+    ppo_updates=40,
+    episodes=64,
+    minibatches=2,
+    reward_epochs=2,
     kl_coefficient=0.4,  # a reward model this small is soon fooled
-)  # fmt: skip
+)
 
 
 @pytest.mark.learning
@@ -29,7 +46,16 @@ def test_base_below_sft_below_ppo(tmp_path, monkeypatch, world, judge):
     prompts = write_prompts(world, "test", {"classification": 100, "other": 100}, seed=0)
     gold = {}
     for name, stage in (("base", "pretrain"), ("sft", "sft"), ("ppo", "ppo")):
-        answers = answer_prompts(PROFILE, tokenizer, load_gpt2(store.folder(stage)), prompts, 1.0, 4, seed=1, forms=BARE if name == "base" else None)
+        answers = answer_prompts(
+            PROFILE,
+            tokenizer,
+            load_gpt2(store.folder(stage)),
+            prompts,
+            1.0,
+            4,
+            seed=1,
+            forms=BARE if name == "base" else None,
+        )
         gold[name] = judge_answers(judge, prompts, answers)["total"].mean(1)
     print({name: round(float(np.mean(g)), 3) for name, g in gold.items()})
     assert len(prompts_of(store, "demonstrations")) >= 500

@@ -28,7 +28,11 @@ from rlhf_utils.profiles import PROFILES
 from rlhf_utils.training.reward import scored_ids
 from rlhf_utils.training.sft import demonstrations_dataset
 
-TEXTS = ["The capital of France is Paris.", "Cows eat grass.\nCows live on farms.", "Who has the ball? Anna has the ball."] * 30
+TEXTS = [
+    "The capital of France is Paris.",
+    "Cows eat grass.\nCows live on farms.",
+    "Who has the ball? Anna has the ball.",
+] * 30
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,12 @@ def model(tokenizer):
 
 
 def test_pad_differs_from_end(tokenizer):
-    assert tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids(PAD) != tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids(END)
+    assert (
+        tokenizer.pad_token_id
+        == tokenizer.convert_tokens_to_ids(PAD)
+        != tokenizer.eos_token_id
+        == tokenizer.convert_tokens_to_ids(END)
+    )
 
 
 @pytest.mark.parametrize("text", ["Cows eat grass.", "Zürich 東京 🙂", "a\nb", "  two  spaces"])
@@ -63,12 +72,18 @@ def test_tokenizer_survives_saving(tokenizer, tmp_path):
 
 
 def test_chat_template_ends_where_the_answer_begins(tokenizer):
-    messages = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}, {"role": "user", "content": "C"}]
+    messages = [
+        {"role": "user", "content": "A"},
+        {"role": "assistant", "content": "B"},
+        {"role": "user", "content": "C"},
+    ]
     assert prompt_text(tokenizer, messages) == f"{END}{SYSTEM}\nQuestion: A\nAnswer: B\nQuestion: C\nAnswer:"
     whole = tokenizer.apply_chat_template(messages[:2], tokenize=False)
     assert whole == f"{END}{SYSTEM}\nQuestion: A\nAnswer: B{END}"
     ids = tokenizer(whole)["input_ids"]  # prompt and answer join without a seam
-    assert ids == prompt_ids(tokenizer, messages[:1], 99) + tokenizer("B")["input_ids"] + [tokenizer.eos_token_id]
+    assert ids == prompt_ids(tokenizer, messages[:1], 99) + tokenizer("B")["input_ids"] + [
+        tokenizer.eos_token_id
+    ]
 
 
 def test_a_system_line_of_ones_own_takes_the_place_of_the_course_s_and_stays_in_long_conversations(tokenizer):
@@ -83,7 +98,10 @@ def test_a_system_line_of_ones_own_takes_the_place_of_the_course_s_and_stays_in_
 def test_one_rule_for_where_an_answer_is_cut(tokenizer, limit):
     """What SFT shows, what the reward model reads and what the sampler may draw are equally long."""
     profile = replace(PROFILES["tiny"], answer_tokens=limit)
-    messages, answer = [{"role": "user", "content": "Cows?"}], "Cows eat grass and grass and grass and grass and grass and grass."
+    messages, answer = (
+        [{"role": "user", "content": "Cows?"}],
+        "Cows eat grass and grass and grass and grass and grass and grass.",
+    )
     expected = [*tokenizer(answer)["input_ids"][: limit - 1], tokenizer.eos_token_id]
     assert answer_ids(tokenizer, answer, limit) == expected and len(expected) <= limit
     shown = demonstrations_dataset(profile, tokenizer, [{"messages": messages, "completion": answer}])[0]
@@ -93,7 +111,11 @@ def test_one_rule_for_where_an_answer_is_cut(tokenizer, limit):
 
 
 def test_long_conversations_lose_their_first_turns(tokenizer):
-    messages = [{"role": "user", "content": "Cows eat grass. " * 20}, {"role": "assistant", "content": "B"}, {"role": "user", "content": "Who?"}]
+    messages = [
+        {"role": "user", "content": "Cows eat grass. " * 20},
+        {"role": "assistant", "content": "B"},
+        {"role": "user", "content": "Who?"},
+    ]
     assert prompt_ids(tokenizer, messages, 20) == prompt_ids(tokenizer, messages[2:], 20)
 
 
@@ -102,15 +124,21 @@ def test_greedy_equals_transformers_generate(tokenizer, model):
     ours = generate(model, prompts, 12, 0.0, tokenizer.pad_token_id, tokenizer.eos_token_id).tokens
     for prompt, mine in zip(prompts, ours):
         theirs = model.generate(
-            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, suppress_tokens=[tokenizer.pad_token_id],
-            pad_token_id=tokenizer.pad_token_id, attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        )[0, len(prompt) :].tolist()  # fmt: skip
+            torch.tensor([prompt]),
+            max_new_tokens=12,
+            do_sample=False,
+            suppress_tokens=[tokenizer.pad_token_id],
+            pad_token_id=tokenizer.pad_token_id,
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        )[0, len(prompt) :].tolist()
         assert mine == theirs
 
 
 @pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 def test_plain_attention_is_attention(tokenizer, dtype, close):
-    """Output and gradients of what transformers calls eager, padding on the left included; in bfloat16 to its rounding."""
+    """Output and gradients of what transformers calls eager, padding on the left included; in bfloat16 to its
+    rounding.
+    """
     torch.manual_seed(0)
     model = new_gpt2(PROFILES["tiny"], tokenizer)
     ids, mask = torch.randint(5, 300, (3, 21)), torch.ones(3, 21, dtype=torch.long)
@@ -134,7 +162,15 @@ def test_sampling_follows_the_softmax(tokenizer, model):
         logits = model(torch.tensor([prompt])).logits[0, -1]
     logits[tokenizer.pad_token_id] = -torch.inf
     expected = F.softmax(logits.double() / 0.8, -1).numpy()
-    drawn = generate(model, [prompt] * 6000, 1, 0.8, tokenizer.pad_token_id, tokenizer.eos_token_id, torch.Generator().manual_seed(3))
+    drawn = generate(
+        model,
+        [prompt] * 6000,
+        1,
+        0.8,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        torch.Generator().manual_seed(3),
+    )
     counts = np.bincount([t[0] for t in drawn.tokens], minlength=len(expected)).astype(float)
     often = expected * 6000 >= 5
     observed = [*counts[often], counts[~often].sum()]
@@ -145,15 +181,27 @@ def test_sampling_follows_the_softmax(tokenizer, model):
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_the_samplers_own_logprobs_are_those_of_a_pass(tokenizer, model, temperature):
     prompts, pad = [[5], [6, 7, 8], [9, 10]] * 5, tokenizer.pad_token_id
-    drawn = generate(model, prompts, 12, temperature, pad, tokenizer.eos_token_id, torch.Generator().manual_seed(2))
+    drawn = generate(
+        model, prompts, 12, temperature, pad, tokenizer.eos_token_id, torch.Generator().manual_seed(2)
+    )
     with torch.no_grad():
-        scored = answer_logprobs(model, pack([(p, [t]) for p, t in zip(prompts, drawn.tokens)], pad), pad, temperature or 1.0)
+        scored = answer_logprobs(
+            model, pack([(p, [t]) for p, t in zip(prompts, drawn.tokens)], pad), pad, temperature or 1.0
+        )
     for row, tokens, own in zip(scored, drawn.tokens, drawn.logprobs):
         assert row[: len(tokens)].tolist() == pytest.approx(own, abs=1e-4)
 
 
 def test_nothing_follows_the_end(tokenizer, model):
-    drawn = generate(model, [[5], [6], [7]] * 40, 20, 1.0, tokenizer.pad_token_id, tokenizer.eos_token_id, torch.Generator().manual_seed(1))
+    drawn = generate(
+        model,
+        [[5], [6], [7]] * 40,
+        20,
+        1.0,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        torch.Generator().manual_seed(1),
+    )
     for tokens, ended in zip(drawn.tokens, drawn.ended):
         assert tokens.count(tokenizer.eos_token_id) == int(ended)
         assert tokenizer.pad_token_id not in tokens
@@ -161,9 +209,14 @@ def test_nothing_follows_the_end(tokenizer, model):
 
 
 def test_logprobs_do_not_depend_on_padding_or_company(tokenizer, model):
-    """Packed in any order and any company, the numbers are those of each sequence alone, left-padded or not."""
+    """Packed in any order and any company, the numbers are those of each sequence alone,
+    left-padded or not.
+    """
     pad = tokenizer.pad_token_id
-    pairs = [(tokenizer(t)["input_ids"], [[9, 8, 0]]) for t in ("Cows eat grass. Cows", "Who", "The capital of France is")] + [([5] * 30, [[11, 0]])]
+    pairs = [
+        (tokenizer(t)["input_ids"], [[9, 8, 0]])
+        for t in ("Cows eat grass. Cows", "Who", "The capital of France is")
+    ] + [([5] * 30, [[11, 0]])]
     with torch.no_grad():
         together = answer_logprobs(model, pack(pairs, pad), pad)
         backwards = answer_logprobs(model, pack(pairs[::-1], pad), pad).flip(0)
@@ -172,7 +225,9 @@ def test_logprobs_do_not_depend_on_padding_or_company(tokenizer, model):
             for padding in (0, 7):
                 ids = torch.tensor([[pad] * padding + prompt + answer])
                 mask = (torch.arange(ids.shape[1]) >= padding).long()[None]
-                logits = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[0, -len(answer) - 1 : -1]
+                logits = model(
+                    ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
+                ).logits[0, -len(answer) - 1 : -1]
                 logits[:, pad] = -torch.inf
                 exact = logits.log_softmax(-1)[torch.arange(len(answer)), answer]
                 assert row[: len(answer)].numpy() == pytest.approx(exact.numpy(), abs=1e-5)
@@ -184,14 +239,20 @@ def test_temperature_divides_the_logits_when_scoring_as_when_sampling(tokenizer,
     with torch.no_grad():
         logits = model(torch.tensor([prompt])).logits[0, -1]
         logits[pad] = -torch.inf
-        scored = answer_logprobs(model, pack([(prompt, [[k]]) for k in (9, 40, 100)], pad), pad, temperature=0.7)
-    assert scored[:, 0].tolist() == pytest.approx((logits / 0.7).log_softmax(-1)[[9, 40, 100]].tolist(), abs=1e-5)
+        scored = answer_logprobs(
+            model, pack([(prompt, [[k]]) for k in (9, 40, 100)], pad), pad, temperature=0.7
+        )
+    assert scored[:, 0].tolist() == pytest.approx(
+        (logits / 0.7).log_softmax(-1)[[9, 40, 100]].tolist(), abs=1e-5
+    )
 
 
 def test_leaving_the_loop_early_changes_nobody_elses_answer(tokenizer, model):
     prompts = [[5 + i % 7, 9 + i] for i in range(60)]
     chance = torch.rand(60, 20, generator=torch.Generator().manual_seed(4))
-    free = generate(model, prompts, 20, 0.3, tokenizer.pad_token_id, -1, chance).tokens  # nothing ends an answer
+    free = generate(
+        model, prompts, 20, 0.3, tokenizer.pad_token_id, -1, chance
+    ).tokens  # nothing ends an answer
     end = Counter(token for answer in free for token in set(answer)).most_common(1)[0][0]
     drawn = generate(model, prompts, 20, 0.3, tokenizer.pad_token_id, end, chance)
     assert drawn.tokens == [answer[: answer.index(end) + 1] if end in answer else answer for answer in free]
@@ -200,13 +261,24 @@ def test_leaving_the_loop_early_changes_nobody_elses_answer(tokenizer, model):
 
 def test_packing_leaves_little_padding_and_mixes_any_shapes(tokenizer):
     rng = np.random.default_rng(0)
-    rows = [(list(rng.integers(2, 99, rng.integers(1, 60))), [list(rng.integers(2, 99, rng.integers(0, 20))) for _ in range(rng.integers(1, 10))]) for _ in range(40)]
+    rows = [
+        (
+            list(rng.integers(2, 99, rng.integers(1, 60))),
+            [list(rng.integers(2, 99, rng.integers(0, 20))) for _ in range(rng.integers(1, 10))],
+        )
+        for _ in range(40)
+    ]
     packed = pack(rows, tokenizer.pad_token_id)
     assert sum(len(p) + sum(map(len, a)) for p, a in rows) / packed.ids.numel() > 0.85
     answers = [a for _, found in rows for a in found]
     said = [t for a in answers for t in a]
-    assert packed.mask.sum(1).tolist() == [len(a) for a in answers] and packed.said[: len(said)].tolist() == said
-    assert len(packed.said) % 64 == len(packed.before) % 64 == len(packed.kept) % 64 == 0 and len(packed.said) - len(said) < 64
+    assert (
+        packed.mask.sum(1).tolist() == [len(a) for a in answers] and packed.said[: len(said)].tolist() == said
+    )
+    assert (
+        len(packed.said) % 64 == len(packed.before) % 64 == len(packed.kept) % 64 == 0
+        and len(packed.said) - len(said) < 64
+    )
 
 
 def test_answers_come_back_in_the_order_of_the_prompts(tokenizer, model):
@@ -226,7 +298,9 @@ def test_scores_read_the_end_as_transformers_does(tokenizer, model, tmp_path):
     scorer.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
         ours = answer_scores(scorer, pack(rows, tokenizer.pad_token_id))
-        assert scorer(input_ids=ids, attention_mask=mask).logits[:, 0].tolist() == pytest.approx(ours.tolist(), abs=1e-5)
+        assert scorer(input_ids=ids, attention_mask=mask).logits[:, 0].tolist() == pytest.approx(
+            ours.tolist(), abs=1e-5
+        )
 
 
 def test_the_likelihood_in_the_score_is_that_of_the_answer_alone(tokenizer, model, tmp_path):

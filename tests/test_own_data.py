@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from rlhf_utils.environment import CourseError
-from rlhf_utils.pipeline.own_data import check_data, fit_prompt, import_data, normal_rows, parse_dialogue, split_of_prompt
+from rlhf_utils.pipeline.own_data import (
+    check_data,
+    fit_prompt,
+    import_data,
+    normal_rows,
+    parse_dialogue,
+    split_of_prompt,
+)
 from rlhf_utils.profiles import PROFILES, own_data
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
@@ -22,8 +29,13 @@ def lines(path, rows):
 def folder(tmp_path):
     """A small data folder that is in order."""
     (tmp_path / "pretrain.txt").write_text("It was a good day for all of us. " * 1000)
-    lines(tmp_path / "demonstrations.jsonl", [{"prompt": f"Say {i}.", "completion": f"{i}."} for i in range(60)])
-    lines(tmp_path / "comparisons.jsonl", [{"prompt": f"Say {i}.", "chosen": f"{i}.", "rejected": "No."} for i in range(60)])
+    lines(
+        tmp_path / "demonstrations.jsonl", [{"prompt": f"Say {i}.", "completion": f"{i}."} for i in range(60)]
+    )
+    lines(
+        tmp_path / "comparisons.jsonl",
+        [{"prompt": f"Say {i}.", "chosen": f"{i}.", "rejected": "No."} for i in range(60)],
+    )
     lines(tmp_path / "prompts.jsonl", [{"prompt": f"Say {i}."} for i in range(60)])
     return tmp_path
 
@@ -32,11 +44,18 @@ def test_a_good_folder_has_no_problems(folder):
     assert check_data(folder) == []
 
 
-@pytest.mark.parametrize("line, problem", [
-    ('{"prompt": "a"', "not JSON"), ('["a"]', "not a JSON object"), ('{"prompt": "", "chosen": "a", "rejected": "b"}', "`prompt` is empty"),
-    ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "are equal"), ('{"prompt": "a", "chosen": "b"}', "'rejected' is missing"),
-    ('{"prompt": "a", "chosen": 3, "rejected": "b"}', "`chosen` is empty or not text"), ('{"prompt": 5, "chosen": "a", "rejected": "b"}', "`prompt`"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        ('{"prompt": "a"', "not JSON"),
+        ('["a"]', "not a JSON object"),
+        ('{"prompt": "", "chosen": "a", "rejected": "b"}', "`prompt` is empty"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "are equal"),
+        ('{"prompt": "a", "chosen": "b"}', "'rejected' is missing"),
+        ('{"prompt": "a", "chosen": 3, "rejected": "b"}', "`chosen` is empty or not text"),
+        ('{"prompt": 5, "chosen": "a", "rejected": "b"}', "`prompt`"),
+    ],
+)
 def test_problems_are_listed_with_file_and_line(folder, line, problem):
     with open(folder / "comparisons.jsonl", "a") as file:
         file.write(line + "\n")
@@ -50,7 +69,12 @@ def test_all_problems_are_listed_at_once(folder):
     with open(folder / "demonstrations.jsonl", "ab") as file:
         file.write(b'{"prompt": "\xff"}\n{}\n')
     found = "\n".join(check_data(folder))
-    for part in ("pretrain.txt:2: not UTF-8", "demonstrations.jsonl:61: not UTF-8", "demonstrations.jsonl:62:", "at least 32"):
+    for part in (
+        "pretrain.txt:2: not UTF-8",
+        "demonstrations.jsonl:61: not UTF-8",
+        "demonstrations.jsonl:62:",
+        "at least 32",
+    ):
         assert part in found
 
 
@@ -60,14 +84,28 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_dialogues():
-    assert parse_dialogue("\n\nHuman: Hi\n\nAssistant: Hello") == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert parse_dialogue("\n\nHuman: Hi\n\nAssistant: Hello") == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+    ]
     assert parse_dialogue("\n\nHuman: Hi\n\nAssistant:") is None and parse_dialogue("Hi") is None
 
 
 def test_known_formats():
-    case = {"instruction": "Add.", "instances": [{"input": "1 1", "output": "2"}, {"input": "", "output": "0"}]}
-    assert normal_rows(case) == [{"prompt": "Add.\n1 1", "completion": "2"}, {"prompt": "Add.", "completion": "0"}]
-    assert normal_rows({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})[0]["completion"] == "b"
+    case = {
+        "instruction": "Add.",
+        "instances": [{"input": "1 1", "output": "2"}, {"input": "", "output": "0"}],
+    }
+    assert normal_rows(case) == [
+        {"prompt": "Add.\n1 1", "completion": "2"},
+        {"prompt": "Add.", "completion": "0"},
+    ]
+    assert (
+        normal_rows({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})[
+            0
+        ]["completion"]
+        == "b"
+    )
     pair = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: x\n\nAssistant: c"}
     with pytest.raises(ValueError, match="different prompts"):
         normal_rows(pair)
@@ -84,14 +122,23 @@ def test_long_dialogues_lose_leading_turns():
 
 def test_import_counts_bad_rows_and_writes_nothing_if_too_few_are_left(tmp_path):
     said = []
-    source = lines(tmp_path / "a.jsonl", [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(40)] + [{"prompt": "x", "chosen": "a", "rejected": "a"}])
+    source = lines(
+        tmp_path / "a.jsonl",
+        [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(40)]
+        + [{"prompt": "x", "chosen": "a", "rejected": "a"}],
+    )
     import_data(tmp_path / "new", said.append, comparisons=[source])
     assert "40 rows" in said[0] and "1 bad rows" in said[0] and "equal" in said[1]
     few = lines(tmp_path / "b.jsonl", [{"prompt": "a"}])
     with pytest.raises(CourseError, match="only 1 usable rows"):
         import_data(tmp_path / "none", said.append, prompts=[few])
     with pytest.raises(CourseError, match="only 1 usable characters"):
-        import_data(tmp_path / "none", said.append, prompts=[source], pretrain=[lines(tmp_path / "c.jsonl", [{"text": "A"}, {"no": "text"}])])
+        import_data(
+            tmp_path / "none",
+            said.append,
+            prompts=[source],
+            pretrain=[lines(tmp_path / "c.jsonl", [{"text": "A"}, {"no": "text"}])],
+        )
     assert not (tmp_path / "none").exists()
 
 
@@ -110,7 +157,13 @@ def test_gzip_is_fine(tmp_path):
 
 def test_dialogues_are_text_to_pretrain_on_but_what_measures_is_held_out(tmp_path):
     answer = "Answer " + "and so on " * 12
-    rows = [{"chosen": f"\n\nHuman: Question {i}?\n\nAssistant: {answer}{i}.", "rejected": f"\n\nHuman: Question {i}?\n\nAssistant: No."} for i in range(200)]
+    rows = [
+        {
+            "chosen": f"\n\nHuman: Question {i}?\n\nAssistant: {answer}{i}.",
+            "rejected": f"\n\nHuman: Question {i}?\n\nAssistant: No.",
+        }
+        for i in range(200)
+    ]
     source, said = lines(tmp_path / "a.jsonl", [*rows, {"text": "A page."}, {"chosen": 3, "rejected": 4}]), []
     with open(source, "ab") as file:
         file.write(b'{"text": \xff}\n')
@@ -120,10 +173,14 @@ def test_dialogues_are_text_to_pretrain_on_but_what_measures_is_held_out(tmp_pat
     kept = [p for p in pairs if split_of_prompt(p["prompt"]) == "train"]
     assert 100 < len(kept) < 190
     assert documents == [*(f"{p['prompt'][0]['content']}\n{p['chosen']}" for p in kept), "A page."]
-    assert any(f"{200 - len(kept)} × held out" in line for line in said) and any("1 × not UTF-8 JSON" in line for line in said)
+    assert any(f"{200 - len(kept)} × held out" in line for line in said) and any(
+        "1 × not UTF-8 JSON" in line for line in said
+    )
 
 
-@pytest.mark.parametrize("data", [gzip.compress(b"Some text. " * 4000)[:-20], b"\x1f\x8b" + b"nonsense" * 9, b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "data", [gzip.compress(b"Some text. " * 4000)[:-20], b"\x1f\x8b" + b"nonsense" * 9, b"\xff\xfe"]
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path, data):
     (tmp_path / "t.txt.gz").write_bytes(data)
     with pytest.raises(CourseError, match=r"--pretrain .*t\.txt\.gz"):
@@ -146,10 +203,26 @@ def test_every_stage_runs_on_own_data(rlhf, folder, tmp_path_factory):
 def test_every_stage_runs_on_real_data(rlhf, tmp_path):
     hh, seeds = REAL / "hh_rlhf_harmless_base_test.jsonl.gz", REAL / "self_instruct_seed_tasks.jsonl"
     said = rlhf(
-        "data", "import", tmp_path / "real", "--pretrain", REAL / "tinyshakespeare.txt.gz", "--pretrain", hh, "--demonstrations", seeds,
-        "--demonstrations", hh, "--comparisons", hh, "--prompts", hh, check=0,
-    ).stdout  # fmt: skip
+        "data",
+        "import",
+        tmp_path / "real",
+        "--pretrain",
+        REAL / "tinyshakespeare.txt.gz",
+        "--pretrain",
+        hh,
+        "--demonstrations",
+        seeds,
+        "--demonstrations",
+        hh,
+        "--comparisons",
+        hh,
+        "--prompts",
+        hh,
+        check=0,
+    ).stdout
     assert "5 × chosen and rejected answer different prompts" in said
     rlhf("run", "--data", tmp_path / "real", check=0)
-    accuracy = json.loads(rlhf("report", "--json", "--data", tmp_path / "real", check=0).stdout)["reward_accuracy"]["heldout_pairs"]
+    accuracy = json.loads(rlhf("report", "--json", "--data", tmp_path / "real", check=0).stdout)[
+        "reward_accuracy"
+    ]["heldout_pairs"]
     assert 0 <= accuracy["low"] <= accuracy["accuracy"] <= accuracy["high"] <= 1 and accuracy["pairs"] > 200

@@ -17,7 +17,9 @@ GPU = PROFILES["gpu"]
 
 def test_parameters_are_counted_as_the_model_has_them(tiny):
     model = new_gpt2(tiny.profile, tokenizer_of(tiny))
-    assert sum(p.numel() for p in model.parameters()) == parameters(replace(tiny.profile, vocabulary=len(tokenizer_of(tiny))))
+    assert sum(p.numel() for p in model.parameters()) == parameters(
+        replace(tiny.profile, vocabulary=len(tokenizer_of(tiny)))
+    )
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -34,9 +36,23 @@ def test_activations_are_about_what_a_step_keeps():
     """Against what autograd really saves for the backward pass, in bfloat16 with fused attention."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    sized = replace(PROFILES["laptop"], layers=3, width=256, heads=4, vocabulary=512, context=64, precision="bf16")
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_positions=64, n_embd=256, n_layer=3, n_head=4, embd_pdrop=0, attn_pdrop=0, resid_pdrop=0,
-                                       activation_function="gelu", attn_implementation="sdpa"))  # fmt: skip
+    sized = replace(
+        PROFILES["laptop"], layers=3, width=256, heads=4, vocabulary=512, context=64, precision="bf16"
+    )
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=512,
+            n_positions=64,
+            n_embd=256,
+            n_layer=3,
+            n_head=4,
+            embd_pdrop=0,
+            attn_pdrop=0,
+            resid_pdrop=0,
+            activation_function="gelu",
+            attn_implementation="sdpa",
+        )
+    )
     owned, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
     def pack(tensor):
@@ -46,10 +62,15 @@ def test_activations_are_about_what_a_step_keeps():
         return tensor
 
     ids = torch.randint(512, (8, 64))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", dtype=torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     weights = sum(2 * p.numel() for p in model.parameters())  # autocast keeps bfloat16 copies
-    assert loss.requires_grad and (sum(kept.values()) - weights) / 8 == pytest.approx(row_bytes(sized, 64), rel=0.35)
+    assert loss.requires_grad and (sum(kept.values()) - weights) / 8 == pytest.approx(
+        row_bytes(sized, 64), rel=0.35
+    )
 
 
 @pytest.mark.parametrize("gigabytes", [8, 16, 24, 40, 80])
@@ -104,7 +125,10 @@ def test_on_a_full_gpu_the_cpu_takes_over_and_says_so(card, monkeypatch, capsys)
     monkeypatch.setenv("RLHF_GPU_FRACTION", "0.1")
     taken = card(3)
     assert device().type == "cpu" and not taken
-    assert "3.0 GB are free, and RLHF_GPU_FRACTION=0.1 of it are 4.0 GB. Working on the CPU" in capsys.readouterr().out
+    assert (
+        "3.0 GB are free, and RLHF_GPU_FRACTION=0.1 of it are 4.0 GB. Working on the CPU"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("text", ["2", "0", "-0.5", "nan", "half"])

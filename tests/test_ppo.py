@@ -18,7 +18,7 @@ from rlhf_utils.language.sampling import generate
 from rlhf_utils.language.scoring import answer_logprobs
 from rlhf_utils.language.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
 from rlhf_utils.pipeline.stages import documents_of, prompts_of, tokenizer_of, windows_of
-from rlhf_utils.training.ppo import (  # fmt: skip
+from rlhf_utils.training.ppo import (
     PPO,
     advantages_and_returns,
     kl_estimates,
@@ -34,7 +34,9 @@ MASK = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0]])
 
 
 def test_score_falls_on_the_last_token_and_kl_on_all():
-    rewards = token_rewards(torch.tensor([1.0, -2.0]), torch.tensor([[0.5, -0.5, 1, 9], [2, 0, 9, 9.0]]), MASK, beta=0.1)
+    rewards = token_rewards(
+        torch.tensor([1.0, -2.0]), torch.tensor([[0.5, -0.5, 1, 9], [2, 0, 9, 9.0]]), MASK, beta=0.1
+    )
     assert rewards.tolist() == [pytest.approx([-0.05, 0.05, 0.9, 0]), pytest.approx([-0.2, -2.0, 0, 0])]
 
 
@@ -71,13 +73,21 @@ def test_losses_and_gradients_equal_float64_values():
     rng = np.random.default_rng(3)
     lengths, time, beta = [5, 1, 3, 4], 5, 0.1
     mask = (np.arange(time) < np.array(lengths)[:, None]).astype(float)
-    new, old, reference, values, old_values = (rng.normal(size=mask.shape) * scale for scale in (0.3, 0.3, 0.5, 1.0, 1.0))
+    new, old, reference, values, old_values = (
+        rng.normal(size=mask.shape) * scale for scale in (0.3, 0.3, 0.5, 1.0, 1.0)
+    )
     scores = rng.normal(size=4)
     gae, targets = np.zeros_like(mask), np.zeros_like(mask)
     for i, length in enumerate(lengths):
-        rewards = [-beta * (old[i, t] - reference[i, t]) + (scores[i] if t == length - 1 else 0) for t in range(length)]
+        rewards = [
+            -beta * (old[i, t] - reference[i, t]) + (scores[i] if t == length - 1 else 0)
+            for t in range(length)
+        ]
         for t in range(length):
-            errors = [rewards[s] + (old_values[i, s + 1] if s + 1 < length else 0) - old_values[i, s] for s in range(length)]
+            errors = [
+                rewards[s] + (old_values[i, s + 1] if s + 1 < length else 0) - old_values[i, s]
+                for s in range(length)
+            ]
             gae[i, t] = sum((1.0 * 0.95) ** (s - t) * errors[s] for s in range(t, length))
             targets[i, t] = gae[i, t] + old_values[i, t]
     valid = gae[mask == 1]
@@ -106,13 +116,20 @@ def test_losses_and_gradients_equal_float64_values():
     rewards = token_rewards(single(scores), single(old - reference), m, beta)
     advantages, returns = advantages_and_returns(rewards, single(old_values) * m, m)
     (found,) = whiten([advantages], [m])
-    assert advantages.numpy() == pytest.approx(gae, abs=1e-5) and returns.numpy() == pytest.approx(targets, abs=1e-5)
+    assert advantages.numpy() == pytest.approx(gae, abs=1e-5) and returns.numpy() == pytest.approx(
+        targets, abs=1e-5
+    )
     assert found.numpy() == pytest.approx(white, abs=1e-5)
     logprobs, predicted = single(new).requires_grad_(), single(values).requires_grad_()
-    one, other = policy_loss(logprobs, single(old), found, m)[0], value_loss(predicted, single(old_values), returns, m)
+    one, other = (
+        policy_loss(logprobs, single(old), found, m)[0],
+        value_loss(predicted, single(old_values), returns, m),
+    )
     (one + other).backward()
     assert one.item() == pytest.approx(surrogate, abs=1e-5) and other.item() == pytest.approx(error, abs=1e-5)
-    assert logprobs.grad.numpy() == pytest.approx(by_logprob, abs=1e-5) and predicted.grad.numpy() == pytest.approx(by_value, abs=1e-5)
+    assert logprobs.grad.numpy() == pytest.approx(
+        by_logprob, abs=1e-5
+    ) and predicted.grad.numpy() == pytest.approx(by_value, abs=1e-5)
     log_ratio = new - reference
     exact = {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": np.exp(-log_ratio) - 1 + log_ratio}
     for name, value in kl_estimates(single(log_ratio), m).items():
@@ -137,7 +154,10 @@ def ppo(tiny):
 
 @pytest.fixture(scope="module")
 def prompts(tiny):
-    return [prompt_ids(tokenizer_of(tiny), p["messages"], tiny.profile.prompt_tokens) for p in prompts_of(tiny, "ppo")[:16]]
+    return [
+        prompt_ids(tokenizer_of(tiny), p["messages"], tiny.profile.prompt_tokens)
+        for p in prompts_of(tiny, "ppo")[:16]
+    ]
 
 
 def test_ratio_is_1_and_kl_0_before_the_first_step(ppo, prompts):
@@ -148,15 +168,23 @@ def test_ratio_is_1_and_kl_0_before_the_first_step(ppo, prompts):
         assert torch.equal(again, batch.logprobs) and torch.equal(values, batch.values)
 
 
-@pytest.mark.parametrize("change", [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "lora": 4}])
+@pytest.mark.parametrize(
+    "change", [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "lora": 4}]
+)
 def test_the_pass_that_scores_the_first_minibatch_trains_as_a_new_one_would(tiny, prompts, change):
-    """Its graph was made among passes without gradients, under one autocast, whose cache of cast weights must not cut it."""
+    """Its graph was made among passes without gradients, under one autocast, whose cache of cast weights must
+    not cut it.
+    """
     ppo = PPO(replace(tiny.profile, **change), tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"))
     ppo.head.weight.data.fill_(0.1)
     first, *others = ppo.rollout(prompts)
     assert first.forward is not None and all(b.forward is None for b in others)
     gradients = []
-    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: gradients[-1].extend(p.grad.clone() for p in optimizer.param_groups[0]["params"]))
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: gradients[-1].extend(
+            p.grad.clone() for p in optimizer.param_groups[0]["params"]
+        )
+    )
     try:
         for forward in (first.forward, None):
             first.forward = forward
@@ -164,7 +192,9 @@ def test_the_pass_that_scores_the_first_minibatch_trains_as_a_new_one_would(tiny
             ppo.step(first, 0.0)
     finally:
         hook.remove()
-    assert any(g.abs().max() > 0 for g in gradients[0]) and len(gradients[0]) == len(ppo.of_policy) + len(ppo.of_value)
+    assert any(g.abs().max() > 0 for g in gradients[0]) and len(gradients[0]) == len(ppo.of_policy) + len(
+        ppo.of_value
+    )
     assert all(torch.equal(a, b) for a, b in zip(*gradients))
 
 
@@ -172,7 +202,9 @@ def test_whitening_looks_at_valid_tokens_of_all_minibatches(ppo, prompts):
     batches = ppo.rollout(prompts)
     assert len(batches) == ppo.profile.minibatches and sum(len(b.scores) for b in batches) == len(prompts)
     valid = torch.cat([b.advantages[b.mask.bool()] for b in batches])
-    assert valid.mean().item() == pytest.approx(0, abs=1e-5) and valid.pow(2).mean().item() == pytest.approx(1, abs=1e-4)
+    assert valid.mean().item() == pytest.approx(0, abs=1e-5) and valid.pow(2).mean().item() == pytest.approx(
+        1, abs=1e-4
+    )
 
 
 def test_nothing_after_the_end_counts(ppo, prompts):
@@ -213,7 +245,11 @@ def test_each_part_of_the_gradient_is_logged_before_clipping(ppo, prompts):
     assert logged["step_kl"] == 0  # nothing has moved yet
     assert min(logged[f"{part}_gradient"] for part in ("policy", "value", "ptx")) > 0
     whole = logged["gradient_norm"]  # of policy and ptx together, before clipping
-    assert abs(logged["policy_gradient"] - logged["ptx_gradient"]) <= whole <= logged["policy_gradient"] + logged["ptx_gradient"] + 1e-6
+    assert (
+        abs(logged["policy_gradient"] - logged["ptx_gradient"])
+        <= whole
+        <= logged["policy_gradient"] + logged["ptx_gradient"] + 1e-6
+    )
 
 
 def test_steps_end_when_the_policy_has_left_what_it_sampled(ppo, prompts):
@@ -222,7 +258,9 @@ def test_steps_end_when_the_policy_has_left_what_it_sampled(ppo, prompts):
     assert wild["steps"] < calm["steps"] and wild["step_kl"] > 0.05
 
 
-@pytest.mark.parametrize("change", [{"one_trunk": True}, {"lora": 4}, {"lora": 4, "one_trunk": True}, {"ppo_temperature": 0.7}])
+@pytest.mark.parametrize(
+    "change", [{"one_trunk": True}, {"lora": 4}, {"lora": 4, "one_trunk": True}, {"ppo_temperature": 0.7}]
+)
 def test_variants_start_at_the_sft_model_and_train(tiny, prompts, change):
     profile = replace(tiny.profile, precision="fp32", **change)
     ppo = PPO(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), windows_of(tiny))
@@ -256,7 +294,9 @@ def test_a_lora_policy_samples_what_its_merged_weights_say(tiny, prompts, tmp_pa
 
 def test_bfloat16_changes_the_first_ratio_by_little(tiny, prompts):
     """Scored in the same minibatch the ratio is 1 in any precision; scored alone, bfloat16 rounds."""
-    ppo = PPO(replace(tiny.profile, precision="bf16"), tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"))
+    ppo = PPO(
+        replace(tiny.profile, precision="bf16"), tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward")
+    )
     batch = ppo.rollout(prompts)[0]
     with torch.no_grad(), autocast(ppo.profile):
         assert torch.equal(ppo.look(batch.packed)[0], batch.logprobs)
@@ -274,7 +314,11 @@ def test_a_reward_that_is_no_number_stops_at_once(ppo, prompts, value):
 
 def test_answers_without_a_token_take_no_part(ppo):
     batch = ppo.score([[5, 6], [7], [7]], [[], [8, ppo.end], []], [False, True, False])
-    assert batch.mask.sum(1).tolist() == [0, 2, 0] and batch.rewards[0].abs().sum() == 0 and batch.scores[0] == -3.0
+    assert (
+        batch.mask.sum(1).tolist() == [0, 2, 0]
+        and batch.rewards[0].abs().sum() == 0
+        and batch.scores[0] == -3.0
+    )
     assert torch.isfinite(batch.advantages).all()
     assert all(math.isfinite(v) for v in ppo.step(batch, 1e-4).values())
 
@@ -282,21 +326,30 @@ def test_answers_without_a_token_take_no_part(ppo):
 def test_answers_that_never_end_all_get_the_penalty_and_train_on(ppo, prompts):
     ppo.end = -1
     logged = ppo.update(prompts, 1e-4)
-    assert logged["ended"] == 0 and logged["reward"] == -3.0 and all(math.isfinite(v) for v in logged.values())
+    assert (
+        logged["ended"] == 0 and logged["reward"] == -3.0 and all(math.isfinite(v) for v in logged.values())
+    )
 
 
 @pytest.mark.parametrize("episodes, minibatches", [(10, 4), (3, 8), (1, 1)])
 def test_batches_that_do_not_divide(ppo, prompts, episodes, minibatches):
     ppo.profile = replace(ppo.profile, episodes=episodes, minibatches=minibatches)
     batches = ppo.rollout(prompts[:episodes])
-    assert sorted(n for b in batches for n in [len(b.scores)]) and sum(len(b.scores) for b in batches) == episodes
+    assert (
+        sorted(n for b in batches for n in [len(b.scores)])
+        and sum(len(b.scores) for b in batches) == episodes
+    )
     assert max(len(b.scores) for b in batches) - min(len(b.scores) for b in batches) <= 1
     assert all(math.isfinite(v) for v in ppo.update(prompts[:episodes], 1e-4).values())
 
 
-def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoint(tiny, prompts, tmp_path, monkeypatch):
+def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoint(
+    tiny, prompts, tmp_path, monkeypatch
+):
     monkeypatch.setattr("rlhf_utils.training.ppo.SAVE_EVERY", 1)
-    monkeypatch.setattr("rlhf_utils.training.ppo.MAX_KL", 2.0)  # a wrecked policy may also say one word only, which is but a few nats
+    monkeypatch.setattr(
+        "rlhf_utils.training.ppo.MAX_KL", 2.0
+    )  # a wrecked policy may also say one word only, which is but a few nats
 
     class Here:
         root = tmp_path
@@ -306,7 +359,17 @@ def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoi
 
     def run(rate, updates):
         profile = replace(tiny.profile, precision="fp32", ppo_updates=updates, ppo_rate=rate)
-        train_ppo(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), prompts, None, Here(), "ppo", tmp_path)
+        train_ppo(
+            profile,
+            tokenizer_of(tiny),
+            tiny.folder("sft"),
+            tiny.folder("reward"),
+            prompts,
+            None,
+            Here(),
+            "ppo",
+            tmp_path,
+        )
 
     calm = PPO.update
 
@@ -315,13 +378,19 @@ def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoi
         return calm(self, batch, 1e-4 if done < 2 else rate)
 
     monkeypatch.setattr(PPO, "update", wild)
-    with pytest.raises(CourseError, match=r"ppo stopped at update \d+ of 12: .*KL.* before\. Try half the ppo_rate .* goes on from update [1-9]"):
+    with pytest.raises(
+        CourseError,
+        match=r"ppo stopped at update \d+ of 12: .*KL.* before\. Try half the ppo_rate .* goes on from "
+        r"update [1-9]",
+    ):
         run(100.0, 12)
     kept = max(int(f.name.split("-")[1]) for f in (tmp_path / ".resume").glob("update-*"))
     monkeypatch.setattr(PPO, "update", calm)
     run(1e-4, kept + 1)
     rows = read_jsonl(tmp_path / "metrics.jsonl")
-    assert [r["update"] for r in rows] == list(range(kept + 1)) and rows[-1]["kl_k1"] < 2  # what it went on from was sound
+    assert [r["update"] for r in rows] == list(range(kept + 1)) and rows[-1][
+        "kl_k1"
+    ] < 2  # what it went on from was sound
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(tiny, tmp_path):

@@ -1,4 +1,6 @@
-"""Starting from a pretrained GPT-2: folders in the Hub's format, made here, and everything that must be refused."""
+"""Starting from a pretrained GPT-2: folders in the Hub's format, made here, and everything that must be
+refused.
+"""
 
 import json
 import shutil
@@ -21,14 +23,27 @@ from rlhf_utils.language.tokenizer import END, PAD, SYSTEM, prompt_ids
 from rlhf_utils.pipeline.stages import ensure, tokenizer_of
 from rlhf_utils.profiles import load_profile
 
-TEXTS = ["The capital of France is Paris.", "Cows eat grass.", "Question: Who has the ball?\nAnswer: Anna has the ball."] * 50
+TEXTS = [
+    "The capital of France is Paris.",
+    "Cows eat grass.",
+    "Question: Who has the ball?\nAnswer: Anna has the ball.",
+] * 50
 
 
 def hub_folder(folder, layers=2, width=32, heads=2, vocabulary=400, positions=256):
-    """What `openai-community/gpt2` looks like: bare names of weights, GPT-2's dropout and activation, a tokenizer without padding."""
+    """What `openai-community/gpt2` looks like: bare names of weights, GPT-2's dropout and activation, a
+    tokenizer without padding.
+    """
     folder.mkdir(parents=True)
-    config = GPT2Config(vocab_size=vocabulary, n_layer=layers, n_embd=width, n_head=heads, n_positions=positions, bos_token_id=vocabulary - 1,
-                        eos_token_id=vocabulary - 1)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_layer=layers,
+        n_embd=width,
+        n_head=heads,
+        n_positions=positions,
+        bos_token_id=vocabulary - 1,
+        eos_token_id=vocabulary - 1,
+    )
     torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     weights = {k.removeprefix("transformer."): v for k, v in load_file(folder / "model.safetensors").items()}
@@ -38,7 +53,9 @@ def hub_folder(folder, layers=2, width=32, heads=2, vocabulary=400, positions=25
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=vocabulary - 1, initial_alphabet=alphabet, show_progress=False))
+    bpe.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=vocabulary - 1, initial_alphabet=alphabet, show_progress=False)
+    )
     bpe.add_tokens([f"<unused{i}>" for i in range(bpe.get_vocab_size(), vocabulary - 1)])
     bpe.add_special_tokens([END])
     assert bpe.token_to_id(END) == vocabulary - 1
@@ -77,10 +94,15 @@ def test_the_model_is_the_one_of_the_folder_with_one_more_token(store, base):
 
 def test_its_tokenizer_gets_padding_of_its_own_and_the_chat_template(store):
     tokenizer = tokenizer_of(store)
-    assert (tokenizer.eos_token, tokenizer.pad_token) == (END, PAD) and tokenizer.pad_token_id == 400 != tokenizer.eos_token_id
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (
+        END,
+        PAD,
+    ) and tokenizer.pad_token_id == 400 != tokenizer.eos_token_id
     ids = prompt_ids(tokenizer, [{"role": "user", "content": "Who has the ball?"}], 99)
     whole = tokenizer(f"{END}{SYSTEM}\nQuestion: Who has the ball?\nAnswer: Anna has it.{END}")["input_ids"]
-    assert whole == ids + tokenizer("Anna has it.")["input_ids"] + [tokenizer.eos_token_id]  # prompt and answer join without a seam
+    assert whole == ids + tokenizer("Anna has it.")["input_ids"] + [
+        tokenizer.eos_token_id
+    ]  # prompt and answer join without a seam
     assert tokenizer.decode(tokenizer("Cows eat grass.")["input_ids"]).strip() == "Cows eat grass."
 
 
@@ -97,7 +119,9 @@ def test_packing_knows_its_activation(store):
             logits[:, pad] = -torch.inf
             assert logits.argmax(-1).tolist() == answer
             exact = logits.log_softmax(-1)[range(len(answer)), answer]
-            assert torch.allclose(answer_logprobs(model, pack([(prompt, [answer])], pad), pad)[0], exact, atol=1e-5)
+            assert torch.allclose(
+                answer_logprobs(model, pack([(prompt, [answer])], pad), pad)[0], exact, atol=1e-5
+            )
 
 
 def harm_config(**change):
@@ -117,17 +141,29 @@ def no_tokenizer(folder):
         (folder / name).unlink()
 
 
-@pytest.mark.parametrize("harm, message", [
-    (harm_config(model_type="bert", architectures=["BertModel"]), "is a bert model .BertModel., and no causal language model"),
-    (harm_config(architectures=["GPT2ForSequenceClassification"]), "no causal language model"),
-    (harm_config(auto_map={"AutoModelForCausalLM": "evil.Model"}), "code of its own"),
-    (harm_config(n_positions=64), "reads 64 tokens at most, but prompts of 96 and answers of 24 tokens need 120"),
-    (harm_config(n_positions=124), "reads 124 tokens at most, but the profile tiny trains on windows of 128"),
-    (only_a_pickle, "are a pickle.*Convert them"),
-    (no_tokenizer, "has no tokenizer"),
-    (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),
-    (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (
+            harm_config(model_type="bert", architectures=["BertModel"]),
+            "is a bert model .BertModel., and no causal language model",
+        ),
+        (harm_config(architectures=["GPT2ForSequenceClassification"]), "no causal language model"),
+        (harm_config(auto_map={"AutoModelForCausalLM": "evil.Model"}), "code of its own"),
+        (
+            harm_config(n_positions=64),
+            "reads 64 tokens at most, but prompts of 96 and answers of 24 tokens need 120",
+        ),
+        (
+            harm_config(n_positions=124),
+            "reads 124 tokens at most, but the profile tiny trains on windows of 128",
+        ),
+        (only_a_pickle, "are a pickle.*Convert them"),
+        (no_tokenizer, "has no tokenizer"),
+        (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
+    ],
+)
 def test_what_cannot_be_used_is_refused_with_the_reason(base, tmp_path, harm, message):
     folder = tmp_path / "copy"
     shutil.copytree(base, folder)
@@ -142,12 +178,18 @@ def response(status: int):
     return httpx.Response(status, request=httpx.Request("GET", "https://hub.invalid"))
 
 
-@pytest.mark.parametrize("error, message", [
-    (lambda: errors.RepositoryNotFoundError("no", response=response(404)), "no model some/model on the Hub"),
-    (lambda: errors.GatedRepoError("no", response=response(403)), "is gated: accept its terms"),
-    (lambda: errors.LocalEntryNotFoundError("no"), "the Hub cannot be reached.*hf download some/model"),
-    (lambda: ConnectionError("no"), "the Hub cannot be reached"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            lambda: errors.RepositoryNotFoundError("no", response=response(404)),
+            "no model some/model on the Hub",
+        ),
+        (lambda: errors.GatedRepoError("no", response=response(403)), "is gated: accept its terms"),
+        (lambda: errors.LocalEntryNotFoundError("no"), "the Hub cannot be reached.*hf download some/model"),
+        (lambda: ConnectionError("no"), "the Hub cannot be reached"),
+    ],
+)
 def test_names_that_cannot_be_had_say_why_and_what_to_do(monkeypatch, error, message):
     def fail(*_, **__):
         raise error()
@@ -159,8 +201,17 @@ def test_names_that_cannot_be_had_say_why_and_what_to_do(monkeypatch, error, mes
 
 def test_without_a_network_a_name_fails_at_once(rlhf):
     result = rlhf("run", "--until", "pretrain", "--base", "some-owner/some-gpt2", check=2, HF_HUB_OFFLINE="1")
-    assert "the Hub cannot be reached" in result.stderr and "--base FOLDER" in result.stderr and "Traceback" not in result.stderr
-    assert "neither a folder nor a name" in rlhf("run", "--until", "pretrain", "--base", "./no/such/folder", check=2, HF_HUB_OFFLINE="1").stderr
+    assert (
+        "the Hub cannot be reached" in result.stderr
+        and "--base FOLDER" in result.stderr
+        and "Traceback" not in result.stderr
+    )
+    assert (
+        "neither a folder nor a name"
+        in rlhf(
+            "run", "--until", "pretrain", "--base", "./no/such/folder", check=2, HF_HUB_OFFLINE="1"
+        ).stderr
+    )
 
 
 def test_lora_stands_on_the_stages_of_the_plain_run(store):
@@ -171,5 +222,12 @@ def test_lora_stands_on_the_stages_of_the_plain_run(store):
     assert adapted.root.name == "tiny-my-gpt2-lora4"
     assert adapted.folder("pretrain") == store.folder("pretrain")
     for stage in ("sft", "ppo_ptx"):
-        assert adapted.folder(stage).parent == adapted.root and (adapted.folder(stage) / "adapter" / "adapter_model.safetensors").is_file()
-    assert adapted.plain == store.root and (store.root / "sft").is_dir() and not (store.root / "sft" / "adapter").exists()
+        assert (
+            adapted.folder(stage).parent == adapted.root
+            and (adapted.folder(stage) / "adapter" / "adapter_model.safetensors").is_file()
+        )
+    assert (
+        adapted.plain == store.root
+        and (store.root / "sft").is_dir()
+        and not (store.root / "sft" / "adapter").exists()
+    )

@@ -27,7 +27,11 @@ def test_windows_hold_all_documents_closed_by_the_end_token(tiny):
 def test_an_untrained_model_is_as_surprised_as_chance(tiny):
     tokenizer = tokenizer_of(tiny)
     torch.manual_seed(0)
-    losses = token_losses(new_gpt2(tiny.profile, tokenizer), windows_of(tiny, "heldout")[:8], replace(tiny.profile, precision="fp32"))
+    losses = token_losses(
+        new_gpt2(tiny.profile, tokenizer),
+        windows_of(tiny, "heldout")[:8],
+        replace(tiny.profile, precision="fp32"),
+    )
     assert losses.shape == (8, tiny.profile.context - 1)
     assert losses.mean() == pytest.approx(np.log(len(tokenizer)), abs=0.7)
 
@@ -56,7 +60,9 @@ def test_five_grams_equal_counting_with_dictionaries_at_any_vocabulary(vocabular
     """50,258⁵ is more than 64 bits hold; each of its histories still counts for itself."""
     rng = np.random.default_rng(0)
     ids = rng.choice(vocabulary, 6, replace=False)
-    train, test = (ids[rng.integers(0, 6, size=(8, 60)) // rng.integers(1, 3, size=(8, 60))] for _ in range(2))
+    train, test = (
+        ids[rng.integers(0, 6, size=(8, 60)) // rng.integers(1, 3, size=(8, 60))] for _ in range(2)
+    )
     flat, probe, order = train.reshape(-1).tolist(), test.reshape(-1).tolist(), 5
     followers: dict[tuple, Counter] = {}
     for end in range(order - 1, len(flat)):
@@ -85,7 +91,11 @@ def test_cloze_of_an_untrained_model_is_near_chance(tiny, world):
 def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
     """Traced by torch.compile, but not made into machine code: that needs a C compiler and half a minute."""
     compiled, compile_module = [], torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module) or compile_module(module, backend="aot_eager"))
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module: compiled.append(module) or compile_module(module, backend="aot_eager"),
+    )
     weights = []
     for choice in (False, True):
         profile = replace(tiny.profile, pretrain_steps=6, precision="fp32", compiled=choice)
@@ -100,7 +110,10 @@ def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
 
 def test_own_data_is_read_four_times_at_most(tiny, tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr("rlhf_utils.training.trainer.run_trainer", lambda trainer, *_: trained.append(trainer.args.max_steps) or [])
+    monkeypatch.setattr(
+        "rlhf_utils.training.trainer.run_trainer",
+        lambda trainer, *_: trained.append(trainer.args.max_steps) or [],
+    )
     windows = windows_of(tiny)[:10]
     for data, steps in (("", 40), ("mine", 4 * 10 // tiny.profile.pretrain_batch)):
         pretrain(replace(tiny.profile, data=data), tokenizer_of(tiny), windows, tiny, tmp_path)

@@ -1,4 +1,6 @@
-"""Two processes train what one trains, on the same batches, for every trainer; and a whole run under `accelerate launch`."""
+"""Two processes train what one trains, on the same batches, for every trainer; and a whole run under
+`accelerate launch`.
+"""
 
 import json
 import os
@@ -16,7 +18,19 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.profiles import load_profile
 
-LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+LAUNCH = [
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+]
 TRAINERS = ("pretrain", "sft", "reward", "ppo_ptx")
 
 
@@ -24,13 +38,25 @@ def start(*words, count: int, runs: Path, **environment) -> subprocess.Completed
     """Python with these words, in one process or in two that `accelerate launch` starts."""
     command = [sys.executable, *(LAUNCH if count == 2 else []), *map(str, words)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=500,
-        env={**os.environ, "RLHF_RUNS": str(runs), "RLHF_PROFILE": "tiny", "RLHF_REFERENCE": "0", "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
+        command,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={
+            **os.environ,
+            "RLHF_RUNS": str(runs),
+            "RLHF_PROFILE": "tiny",
+            "RLHF_REFERENCE": "0",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        },
+    )
 
 
 def train_all(folder: Path) -> None:
-    """Some 50 optimizer steps of every trainer; the leading process keeps every step's figures in `folder`."""
+    """Some 50 optimizer steps of every trainer;
+    the leading process keeps every step's figures in `folder`.
+    """
     from rlhf_utils.language.tokenizer import prompt_ids
     from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
     from rlhf_utils.training import pretraining, reward, sft
@@ -40,8 +66,14 @@ def train_all(folder: Path) -> None:
     for module in (pretraining, sft, reward):
         module.training_arguments = lambda *a, **k: arguments(*a, **k) | {"logging_steps": 1}
     store = Store(load_profile("tiny", 0))
-    profile = replace(store.profile, precision="fp32", pretrain_steps=50, sft_epochs=5, reward_epochs=10, ppo_updates=13)
-    tokenizer, windows, demonstrations = tokenizer_of(store), windows_of(store), prompts_of(store, "demonstrations")[:80]
+    profile = replace(
+        store.profile, precision="fp32", pretrain_steps=50, sft_epochs=5, reward_epochs=10, ppo_updates=13
+    )
+    tokenizer, windows, demonstrations = (
+        tokenizer_of(store),
+        windows_of(store),
+        prompts_of(store, "demonstrations")[:80],
+    )
     rankings = read_jsonl(store.folder("rank") / "rankings.jsonl")[:40]
 
     class Here:
@@ -56,10 +88,32 @@ def train_all(folder: Path) -> None:
         return made
 
     pretraining.pretrain(profile, tokenizer, windows, Here(), target("pretrain"))
-    sft.fine_tune(profile, tokenizer, store.folder("pretrain"), demonstrations, windows, Here(), target("sft"))
-    reward.train_reward(profile, tokenizer, store.folder("pretrain"), rankings, demonstrations, rankings, windows, Here(), target("reward"))
+    sft.fine_tune(
+        profile, tokenizer, store.folder("pretrain"), demonstrations, windows, Here(), target("sft")
+    )
+    reward.train_reward(
+        profile,
+        tokenizer,
+        store.folder("pretrain"),
+        rankings,
+        demonstrations,
+        rankings,
+        windows,
+        Here(),
+        target("reward"),
+    )
     prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
-    train_ppo(profile, tokenizer, store.folder("sft"), store.folder("reward"), prompts, windows, Here(), "ppo_ptx", target("ppo_ptx"))
+    train_ppo(
+        profile,
+        tokenizer,
+        store.folder("sft"),
+        store.folder("reward"),
+        prompts,
+        windows,
+        Here(),
+        "ppo_ptx",
+        target("ppo_ptx"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +132,20 @@ def curves(tiny, tiny_runs, tmp_path_factory):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_two_processes_have_the_loss_curve_of_one(curves, trainer):
     one, two = (curves[count][trainer] for count in (1, 2))
-    keys = ("loss",) if trainer != "ppo_ptx" else ("policy_loss", "value_loss", "ptx_loss", "reward", "kl_k1", "entropy", "clip_fraction", "length")
+    keys = (
+        ("loss",)
+        if trainer != "ppo_ptx"
+        else (
+            "policy_loss",
+            "value_loss",
+            "ptx_loss",
+            "reward",
+            "kl_k1",
+            "entropy",
+            "clip_fraction",
+            "length",
+        )
+    )
     assert len(one) == len(two) >= (50 if trainer != "ppo_ptx" else 13)
     for key in keys:
         assert [r[key] for r in two] == pytest.approx([r[key] for r in one], abs=1e-4), key

@@ -15,16 +15,38 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from rlhf_utils.environment import CourseError
-from rlhf_utils.ranking.agreement import agreement_table, alpha, by_item, heat_map, pairwise, progress_table, tau_b
+from rlhf_utils.ranking.agreement import (
+    agreement_table,
+    alpha,
+    by_item,
+    heat_map,
+    pairwise,
+    progress_table,
+    tau_b,
+)
 from rlhf_utils.ranking.session import PAPER_FLAGS, RankingSession
 from rlhf_utils.ranking.store import RankingStore, to_dataset, to_pairs
 from rlhf_utils.ranking.widget import PlainRanking, RankingWidget, labels_of
 
-HOSTILE = ["<img src=x onerror=alert(1)>", "</script><b>bold</b>", "\u202eright to left", "x" * 100_000, "   ", "🙂🙃"]
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "</script><b>bold</b>",
+    "\u202eright to left",
+    "x" * 100_000,
+    "   ",
+    "🙂🙃",
+]
 
 
 def rows(count=3, answers=("one", "two", "three", "four")):
-    return [{"id": f"p{i}", "messages": [{"role": "user", "content": f"Question {i}?"}], "answers": [f"{a} {i}" for a in answers]} for i in range(count)]
+    return [
+        {
+            "id": f"p{i}",
+            "messages": [{"role": "user", "content": f"Question {i}?"}],
+            "answers": [f"{a} {i}" for a in answers],
+        }
+        for i in range(count)
+    ]
 
 
 @pytest.fixture
@@ -65,11 +87,19 @@ def test_undo_takes_back_every_kind_of_step(store):
     session.skip()
     assert session.place == 2
     for place, groups, scores, flags in (
-        (1, [], {}, {}), (0, [["a"], ["b"], ["c"], ["d"]], {"a": 7}, {"b": ["Hallucination"]}), (0, [["a"], ["b"], ["c"], ["d"]], {"a": 7}, {}),
-        (0, [["a"], ["b"], ["c"], ["d"]], {}, {}), (0, [], {}, {}),
-    ):  # fmt: skip
+        (1, [], {}, {}),
+        (0, [["a"], ["b"], ["c"], ["d"]], {"a": 7}, {"b": ["Hallucination"]}),
+        (0, [["a"], ["b"], ["c"], ["d"]], {"a": 7}, {}),
+        (0, [["a"], ["b"], ["c"], ["d"]], {}, {}),
+        (0, [], {}, {}),
+    ):
         assert session.undo()
-        assert (session.place, session.groups, session.draft.scores, session.draft.flags) == (place, groups, scores, flags)
+        assert (session.place, session.groups, session.draft.scores, session.draft.flags) == (
+            place,
+            groups,
+            scores,
+            flags,
+        )
     assert not session.undo()
     session.rank("dcba")
     session.submit()
@@ -84,7 +114,9 @@ def test_a_session_goes_on_where_it_was_left(store):
     again = RankingSession(rows(), "ada", store)
     assert again.item.id == "p1" and again.groups == [] and again.progress()["done"] == 1
     assert RankingSession(rows(), "bob", store).progress()["done"] == 0
-    assert again.undo() and again.item.id == "p0" and again.groups == [["a"], ["b"], ["c"], ["d"]]  # also of an earlier session
+    assert (
+        again.undo() and again.item.id == "p0" and again.groups == [["a"], ["b"], ["c"], ["d"]]
+    )  # also of an earlier session
     assert not again.undo()
 
 
@@ -98,12 +130,19 @@ def killed_while_ranking(url):
 
 
 def test_a_killed_kernel_loses_only_the_order_not_yet_submitted(store):
-    process = multiprocessing.get_context("spawn").Process(target=killed_while_ranking, args=(store.engine.url.render_as_string(),))
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_while_ranking, args=(store.engine.url.render_as_string(),)
+    )
     process.start()
     process.join()
     again = RankingSession(rows(5), "ada", store)
     assert process.exitcode == -signal.SIGKILL
-    assert again.item.id == "p3" and again.progress()["done"] == 3 and again.groups == [] and len(store.ranked("ada")) == 3
+    assert (
+        again.item.id == "p3"
+        and again.progress()["done"] == 3
+        and again.groups == []
+        and len(store.ranked("ada")) == 3
+    )
 
 
 def test_practice_comes_first_and_is_kept_out_of_training(store):
@@ -127,7 +166,11 @@ def test_time_is_what_passed_on_the_clock():
 
 @pytest.mark.parametrize(
     ("groups", "message"),
-    [(["a", "b", "c", "x"], "no answer 'x'"), (["a", "b", "b", "c", "d"], "'b' is ranked more than once"), (["a", {"b"}], "Not ranked yet: c, d")],
+    [
+        (["a", "b", "c", "x"], "no answer 'x'"),
+        (["a", "b", "b", "c", "d"], "'b' is ranked more than once"),
+        (["a", {"b"}], "Not ranked yet: c, d"),
+    ],
 )
 def test_bad_orders_name_the_answer(groups, message):
     session = RankingSession(rows())
@@ -139,11 +182,15 @@ def test_bad_orders_name_the_answer(groups, message):
 @pytest.mark.parametrize(
     ("queue", "message"),
     [
-        ([], "queue is empty"), ([rows(1)[0] | {"answers": ["one"]}], "1 answers to rank. Give 2 to 9"), ([rows(1)[0] | {"answers": list("abcdefghij")}], "10 answers"),
-        ([rows(1)[0] | {"answers": ["same", "same"]}], "answers that are all the same"), (rows(1) * 2, "'p0' comes twice"),
-        ([{"answers": ["a", "b"]}], "needs `id` and `messages`"), ([rows(1)[0] | {"models": ["sft"]}], "4 answers and 1 models"),
+        ([], "queue is empty"),
+        ([rows(1)[0] | {"answers": ["one"]}], "1 answers to rank. Give 2 to 9"),
+        ([rows(1)[0] | {"answers": list("abcdefghij")}], "10 answers"),
+        ([rows(1)[0] | {"answers": ["same", "same"]}], "answers that are all the same"),
+        (rows(1) * 2, "'p0' comes twice"),
+        ([{"answers": ["a", "b"]}], "needs `id` and `messages`"),
+        ([rows(1)[0] | {"models": ["sft"]}], "4 answers and 1 models"),
     ],
-)  # fmt: skip
+)
 def test_bad_queues_say_what_is_wrong(queue, message):
     with pytest.raises(CourseError, match=message):
         RankingSession(queue)
@@ -170,7 +217,9 @@ def test_the_widget_drives_the_same_session(store):
     session = RankingSession(rows(), "ada", store)
     widget = RankingWidget(session)
     widget.receive({"do": "submit", "item": "p0", "groups": [["b"], ["a", "c"], ["d"]]})
-    widget.receive({"do": "submit", "item": "p0", "groups": [["a"], ["b"], ["c"], ["d"]]})  # Enter pressed twice
+    widget.receive(
+        {"do": "submit", "item": "p0", "groups": [["a"], ["b"], ["c"], ["d"]]}
+    )  # Enter pressed twice
     assert store.count() == 1 and widget.state["item"] == "p1" and widget.state["done"] == 1
     widget.receive({"do": "undo"})
     assert widget.state["draft"]["groups"] == [["b"], ["a", "c"], ["d"]]
@@ -217,14 +266,34 @@ def test_export_and_import_keep_everything_once(store, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is not JSON"), ('{"prompt": "x"}', "line 2: `ranker` is missing"), ("[]", "line 2: not a JSON object"),
-        ('{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x", "y"], "ranks": [1]}', "line 2: `ranks` must be 2 whole numbers"),
-        ('{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x"], "ranks": [1]}', "line 2: `answers` must be 2 to 9"),
-        ('{"ranker": "a", "item": "i", "action": "skip", "messages": [1], "answers": ["x", "y"], "drop": 1}', "unknown column 'drop'"),
+        ("{", "line 2 is not JSON"),
+        ('{"prompt": "x"}', "line 2: `ranker` is missing"),
+        ("[]", "line 2: not a JSON object"),
+        (
+            '{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x", "y"], '
+            '"ranks": [1]}',
+            "line 2: `ranks` must be 2 whole numbers",
+        ),
+        (
+            '{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x"], "ranks": [1]}',
+            "line 2: `answers` must be 2 to 9",
+        ),
+        (
+            '{"ranker": "a", "item": "i", "action": "skip", "messages": [1], "answers": ["x", "y"], '
+            '"drop": 1}',
+            "unknown column 'drop'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_broken_file_imports_nothing(store, tmp_path, line, message):
-    good = {"ranker": "a", "item": "i", "action": "rank", "messages": [{"role": "user", "content": "?"}], "answers": ["x", "y"], "ranks": [1, 2]}
+    good = {
+        "ranker": "a",
+        "item": "i",
+        "action": "rank",
+        "messages": [{"role": "user", "content": "?"}],
+        "answers": ["x", "y"],
+        "ranks": [1, 2],
+    }
     (tmp_path / "in.jsonl").write_text(json.dumps(good) + "\n" + line + "\n")
     with pytest.raises(CourseError, match=message):
         store.load(tmp_path / "in.jsonl")
@@ -250,7 +319,9 @@ def test_a_resent_submission_is_stored_once(store):
     assert store.count() == 2
 
 
-@pytest.mark.parametrize("kind", ["locked", "readonly", "version", "foreign", "no database", "url", "password"])
+@pytest.mark.parametrize(
+    "kind", ["locked", "readonly", "version", "foreign", "no database", "url", "password"]
+)
 def test_databases_that_cannot_be_used_say_why(tmp_path, kind):
     path = tmp_path / "r.sqlite"
     url, patience = f"sqlite:///{path}", 0.3
@@ -287,7 +358,16 @@ def test_databases_that_cannot_be_used_say_why(tmp_path, kind):
 def write_many(url, name, count, acknowledged):
     store = RankingStore(url)
     for i in range(count):
-        store.add({"ranker": name, "item": f"i{i}", "action": "skip", "messages": [{}], "answers": ["x", "y"], "key": f"{name}-{i}"})
+        store.add(
+            {
+                "ranker": name,
+                "item": f"i{i}",
+                "action": "skip",
+                "messages": [{}],
+                "answers": ["x", "y"],
+                "key": f"{name}-{i}",
+            }
+        )
         acknowledged.put(f"{name}-{i}")
 
 
@@ -314,14 +394,29 @@ def test_eight_writers_two_killed_and_nothing_acknowledged_is_lost(tmp_path):
     assert all(f"w{n}-{i}" in stored for n in range(2, 8) for i in range(100))
 
 
-# -- agreement ------------------------------------------------------------------------------------------------
+# -- agreement -----------------------------------------------------------------------------------------------
 def made(ranker, item, ranks, seconds=10.0):
-    return {"ranker": ranker, "item": item, "action": "rank", "answers": [f"a{i}" for i in range(len(ranks))], "ranks": ranks, "seconds": seconds}
+    return {
+        "ranker": ranker,
+        "item": item,
+        "action": "rank",
+        "answers": [f"a{i}" for i in range(len(ranks))],
+        "ranks": ranks,
+        "seconds": seconds,
+    }
 
 
 def test_pairwise_agreement_by_hand():
-    items = by_item([made("x", "1", [1, 2, 3, 4]), made("y", "1", [2, 1, 3, 3]), made("x", "2", [1, 1, 3]), made("y", "2", [3, 1, 2])])
-    # item 1: of 6 pairs y ties one; of the other 5, one is turned round. Item 2: x ties one, of 2 one is turned.
+    items = by_item(
+        [
+            made("x", "1", [1, 2, 3, 4]),
+            made("y", "1", [2, 1, 3, 3]),
+            made("x", "2", [1, 1, 3]),
+            made("y", "2", [3, 1, 2]),
+        ]
+    )
+    # item 1: of 6 pairs y ties one; of the other 5, one is turned round. Item 2: x ties one, of 2 one is
+    # turned.
     assert pairwise(list(items.values())) == pytest.approx((4 + 1) / (5 + 2))
 
 
@@ -335,8 +430,12 @@ def test_tau_equals_scipy_and_pairs_equal_brute_force(two):
     a, b = map(list, two)
     expected = kendalltau(a, b).statistic
     assert tau_b([{"x": a, "y": b}]) == pytest.approx(expected, nan_ok=True)
-    strict = [(a[i] - a[j]) * (b[i] - b[j]) for i, j in combinations(range(4), 2) if a[i] != a[j] and b[i] != b[j]]
-    assert pairwise([{"x": a, "y": b}]) == pytest.approx(np.mean(np.array(strict) > 0) if strict else np.nan, nan_ok=True)
+    strict = [
+        (a[i] - a[j]) * (b[i] - b[j]) for i, j in combinations(range(4), 2) if a[i] != a[j] and b[i] != b[j]
+    ]
+    assert pairwise([{"x": a, "y": b}]) == pytest.approx(
+        np.mean(np.array(strict) > 0) if strict else np.nan, nan_ok=True
+    )
 
 
 def test_alpha_is_one_for_twins_and_near_zero_for_dice():
@@ -346,15 +445,25 @@ def test_alpha_is_one_for_twins_and_near_zero_for_dice():
     assert abs(alpha([{"x": o.tolist(), "y": (rng.permutation(4) + 1).tolist()} for o in order])) < 0.1
     # Krippendorff's own example of two coders and ten units (binary data, ordinal metric agrees): 0.095
     first, second = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
-    assert alpha([{"x": [v + 1 for v in first], "y": [v + 1 for v in second]}]) == pytest.approx(0.095, abs=5e-4)
+    assert alpha([{"x": [v + 1 for v in first], "y": [v + 1 for v in second]}]) == pytest.approx(
+        0.095, abs=5e-4
+    )
 
 
 def test_tables_and_heat_map(store):
     rng = np.random.default_rng(1)
-    data = [made(who, f"i{i}", (rng.permutation(4) + 1).tolist()) for i in range(12) for who in ("ada", "bob", "cy")]
+    data = [
+        made(who, f"i{i}", (rng.permutation(4) + 1).tolist())
+        for i in range(12)
+        for who in ("ada", "bob", "cy")
+    ]
     table = agreement_table(data)
     assert list(table.who) == ["everyone", "ada and bob", "ada and cy", "bob and cy"]
     assert (table.pairwise_low <= table.pairwise).all() and (table.pairwise <= table.pairwise_high).all()
     assert len(heat_map(data).data[0].z) == 3
     progress = progress_table([*data, made("ada", "i99", [1, 2, 3, 4]) | {"action": "skip"}])
-    assert list(progress.ranked) == [12, 12, 12] and progress.skipped[0] == 1 and progress["comparisons an hour"][1] == 6 * 360
+    assert (
+        list(progress.ranked) == [12, 12, 12]
+        and progress.skipped[0] == 1
+        and progress["comparisons an hour"][1] == 6 * 360
+    )

@@ -1,4 +1,6 @@
-"""Killed at any point and started again, pretraining and PPO end with the very same weights as undisturbed."""
+"""Killed at any point and started again,
+pretraining and PPO end with the very same weights as undisturbed.
+"""
 
 import os
 import random
@@ -20,8 +22,15 @@ from rlhf_utils.profiles import load_profile
 from rlhf_utils.training import ppo
 from rlhf_utils.training.pretraining import pretrain
 
-STEPS = {"pretrain": 16, "ppo_ptx": 32}  # of optimizers: 16 of one, or 4 updates of 2 epochs of 2 minibatches, of policy and value model
-POINTS = [(what, step) for what, steps in STEPS.items() for step in sorted(random.Random(1).sample(range(1, steps + 1), 9))]
+STEPS = {
+    "pretrain": 16,
+    "ppo_ptx": 32,
+}  # of optimizers: 16 of one, or 4 updates of 2 epochs of 2 minibatches, of policy and value model
+POINTS = [
+    (what, step)
+    for what, steps in STEPS.items()
+    for step in sorted(random.Random(1).sample(range(1, steps + 1), 9))
+]
 
 
 class Here:
@@ -52,8 +61,21 @@ def train(what: str, tiny: Store, root: Path, die_at: int = 0, die=None) -> None
             pretrain(profile, tokenizer_of(tiny), windows_of(tiny), Here(root), folder)
         else:
             ppo.SAVE_EVERY = 1
-            prompts = [prompt_ids(tokenizer_of(tiny), p["messages"], profile.prompt_tokens) for p in prompts_of(tiny, "ppo")]
-            ppo.train_ppo(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), prompts, windows_of(tiny), Here(root), what, folder)
+            prompts = [
+                prompt_ids(tokenizer_of(tiny), p["messages"], profile.prompt_tokens)
+                for p in prompts_of(tiny, "ppo")
+            ]
+            ppo.train_ppo(
+                profile,
+                tokenizer_of(tiny),
+                tiny.folder("sft"),
+                tiny.folder("reward"),
+                prompts,
+                windows_of(tiny),
+                Here(root),
+                what,
+                folder,
+            )
     finally:
         hook.remove()
 
@@ -93,7 +115,12 @@ def test_interrupted_and_resumed(tiny, whole, tmp_path, what, step):
 @pytest.mark.parametrize("what, step", [("pretrain", 11), ("ppo_ptx", 27)])
 def test_killed_and_resumed(tiny, tiny_runs, whole, tmp_path, what, step):
     command = [sys.executable, __file__, what, str(tmp_path), str(step)]
-    result = subprocess.run(command, capture_output=True, timeout=300, env={**os.environ, "RLHF_RUNS": str(tiny_runs), "RLHF_PROFILE": "tiny"})
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "RLHF_RUNS": str(tiny_runs), "RLHF_PROFILE": "tiny"},
+    )
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
     assert list((tmp_path / ".resume").rglob("complete"))
     train(what, tiny, tmp_path)
@@ -101,4 +128,10 @@ def test_killed_and_resumed(tiny, tiny_runs, whole, tmp_path, what, step):
 
 
 if __name__ == "__main__":  # what `test_killed_and_resumed` starts
-    train(sys.argv[1], Store(load_profile("tiny", 0)), Path(sys.argv[2]), int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    train(
+        sys.argv[1],
+        Store(load_profile("tiny", 0)),
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
+    )

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from rlhf_utils.training.reward import collate_scores, ranking_loss, scored_ids
 
 ranking = st.integers(2, 9).flatmap(
-    lambda k: st.tuples(st.lists(st.floats(-4, 4), min_size=k, max_size=k), st.lists(st.integers(1, k), min_size=k, max_size=k))
+    lambda k: st.tuples(
+        st.lists(st.floats(-4, 4), min_size=k, max_size=k),
+        st.lists(st.integers(1, k), min_size=k, max_size=k),
+    )
 )
 
 
@@ -25,8 +28,9 @@ def test_loss_equals_brute_force_for_any_k_and_ties(rows):
     for values, order in rows:
         losses = [
             log(1 + exp(-(values[i] - values[j]) * (1 if order[i] < order[j] else -1)))
-            for i, j in combinations(range(len(values)), 2) if order[i] != order[j]
-        ]  # fmt: skip
+            for i, j in combinations(range(len(values)), 2)
+            if order[i] != order[j]
+        ]
         if losses:
             per_prompt.append(sum(losses) / len(losses))
     expected = sum(per_prompt) / len(per_prompt) if per_prompt else 0.0
@@ -46,15 +50,22 @@ def test_all_tied_prompts_give_no_loss_and_no_nan():
 
 @pytest.mark.parametrize("ranks", [[[1]], [[1, 1, 1], [2, 2]]])
 def test_rankings_that_prefer_nothing_are_refused(tiny, tmp_path, ranks):
-    """A single answer, or ties alone: no loss, no gradient, and a clear error where one would train on them."""
+    """A single answer, or ties alone: no loss, no gradient,
+    and a clear error where one would train on them.
+    """
     from rlhf_utils.environment import CourseError
     from rlhf_utils.pipeline.stages import tokenizer_of
     from rlhf_utils.training.reward import train_reward
 
     assert all(float(ranking_loss(torch.randn(1, len(r)), torch.tensor([r]))) == 0 for r in ranks)
-    rows = [{"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi."] * len(r), "ranks": r} for r in ranks]
+    rows = [
+        {"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi."] * len(r), "ranks": r}
+        for r in ranks
+    ]
     with pytest.raises(CourseError, match="None of the . rankings prefers"):
-        train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, [], [], None, tiny, tmp_path)
+        train_reward(
+            tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, [], [], None, tiny, tmp_path
+        )
 
 
 def test_where_ties_count_rankings_of_ties_alone_train(tiny, tmp_path):
@@ -63,13 +74,17 @@ def test_where_ties_count_rankings_of_ties_alone_train(tiny, tmp_path):
     from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
     from rlhf_utils.training.reward import train_reward
 
-    rows = [{"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi.", "Good day."], "ranks": [1, 1]}]
+    rows = [
+        {"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi.", "Good day."], "ranks": [1, 1]}
+    ]
     rest = (prompts_of(tiny, "demonstrations")[:4], rows, windows_of(tiny), tiny, tmp_path)
     train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, *rest, tie_threshold=0.5)
     assert (tmp_path / "model.safetensors").is_file()
     single = [{**rows[0], "answers": ["Hi."], "ranks": [1]}]
     with pytest.raises(CourseError, match="None of the 1 rankings prefers"):
-        train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), single, *rest, tie_threshold=0.5)
+        train_reward(
+            tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), single, *rest, tie_threshold=0.5
+        )
 
 
 def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
@@ -83,22 +98,38 @@ def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
 
     tokenizer, model = tokenizer_of(tiny), load_scorer(tiny.folder("reward"))
     model.config.likelihood = 0.0  # the head alone, as theirs
-    rows = [([5, 6, 7 + i], [[8 + i, 9, tokenizer.eos_token_id], [10, tokenizer.eos_token_id]]) for i in range(6)]
+    rows = [
+        ([5, 6, 7 + i], [[8 + i, 9, tokenizer.eos_token_id], [10, tokenizer.eos_token_id]]) for i in range(6)
+    ]
     pairs = [{"chosen_ids": prompt + best, "rejected_ids": prompt + worst} for prompt, (best, worst) in rows]
-    config = RewardConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none")
+    config = RewardConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=6,
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        report_to="none",
+    )
     trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     theirs = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
-    ours = ranking_loss(answer_scores(model, pack(rows, tokenizer.pad_token_id)).view(6, 2), torch.tensor([[1, 2]] * 6))
+    ours = ranking_loss(
+        answer_scores(model, pack(rows, tokenizer.pad_token_id)).view(6, 2), torch.tensor([[1, 2]] * 6)
+    )
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("gap, threshold", [(0.0, 0.5), (1.3, 0.5), (-2.0, 1.5)])
 def test_rao_kupper_gives_better_worse_and_tied_probabilities_that_add_up(gap, threshold):
     scores = torch.tensor([[gap, 0.0]])
-    better, worse, tied = (float(torch.exp(-ranking_loss(scores, torch.tensor([ranks]), tie_threshold=threshold))) for ranks in ([1, 2], [2, 1], [1, 1]))
+    better, worse, tied = (
+        float(torch.exp(-ranking_loss(scores, torch.tensor([ranks]), tie_threshold=threshold)))
+        for ranks in ([1, 2], [2, 1], [1, 1])
+    )
     theta = exp(threshold)
     assert better == pytest.approx(exp(gap) / (exp(gap) + theta), abs=1e-5)
-    assert tied == pytest.approx((theta**2 - 1) * exp(gap) / ((exp(gap) + theta) * (1 + theta * exp(gap))), abs=1e-5)
+    assert tied == pytest.approx(
+        (theta**2 - 1) * exp(gap) / ((exp(gap) + theta) * (1 + theta * exp(gap))), abs=1e-5
+    )
     assert better + worse + tied == pytest.approx(1.0, abs=1e-5)
 
 
@@ -113,7 +144,9 @@ def test_a_ranking_of_twice_the_weight_counts_twice():
     scores, ranks = torch.randn(3, 4), torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1], [1, 1, 1, 1]])
     weighted = ranking_loss(scores, ranks, weights=torch.tensor([2.0, 1.0, 5.0]))
     first, second = (ranking_loss(scores[i : i + 1], ranks[i : i + 1]) for i in (0, 1))
-    assert float(weighted) == pytest.approx(float((2 * first + second) / 3), abs=1e-6)  # the third is all ties and does not count
+    assert float(weighted) == pytest.approx(
+        float((2 * first + second) / 3), abs=1e-6
+    )  # the third is all ties and does not count
 
 
 def test_the_end_is_part_of_what_is_scored(tiny):
@@ -133,31 +166,49 @@ def test_rewards_are_shifted_and_scaled(tiny):
 
     model, tokenizer = load_scorer(tiny.folder("reward")), tokenizer_of(tiny)
     rows = read_jsonl(tiny.folder("corpus") / "demonstrations.jsonl")
-    values = rewards(model, [scored_ids(tiny.profile, tokenizer, r["messages"], r["completion"]) for r in rows], 1, tiny.profile)
+    values = rewards(
+        model,
+        [scored_ids(tiny.profile, tokenizer, r["messages"], r["completion"]) for r in rows],
+        1,
+        tiny.profile,
+    )
     assert np.mean(values) == pytest.approx(0, abs=0.2)
 
 
 @pytest.mark.parametrize("likelihood", [0.0, 0.3])
 def test_reading_a_prompt_once_changes_no_score_and_no_gradient(tiny, likelihood):
-    """K answers packed behind one prompt, against each answer alone through transformers' own forward pass."""
+    """K answers packed behind one prompt,
+    against each answer alone through transformers' own forward pass.
+    """
     from rlhf_utils.language.models import load_scorer
     from rlhf_utils.language.packing import pack
     from rlhf_utils.language.scoring import answer_scores
 
     model = load_scorer(tiny.folder("reward"))
     model.config.likelihood = likelihood
-    rows = [([5, 6, 7], [[8, 1], [9, 10, 11, 1], [1]]), ([12] * 20, [[k, k + 1, 1] for k in range(20, 29)]), ([4], [[3] * 23 + [1], [2, 1]])]
+    rows = [
+        ([5, 6, 7], [[8, 1], [9, 10, 11, 1], [1]]),
+        ([12] * 20, [[k, k + 1, 1] for k in range(20, 29)]),
+        ([4], [[3] * 23 + [1], [2, 1]]),
+    ]
 
     def alone(prompt, answer):
         hidden = model.transformer(torch.tensor([prompt + answer])).last_hidden_state[0]
-        logprobs = (hidden @ model.transformer.wte.weight.T).log_softmax(-1)[range(len(prompt) - 1, len(prompt) + len(answer) - 1), answer]
+        logprobs = (hidden @ model.transformer.wte.weight.T).log_softmax(-1)[
+            range(len(prompt) - 1, len(prompt) + len(answer) - 1), answer
+        ]
         return model.score(hidden[-1])[0] + likelihood * logprobs.sum()
 
     found = []
-    for scores in (answer_scores(model, pack(rows, 0)), torch.stack([alone(p, a) for p, answers in rows for a in answers])):
+    for scores in (
+        answer_scores(model, pack(rows, 0)),
+        torch.stack([alone(p, a) for p, answers in rows for a in answers]),
+    ):
         model.zero_grad()
         (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
-        found.append((scores.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+        found.append(
+            (scores.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        )
     (packed, packed_gradient), (plain, plain_gradient) = found
     assert torch.allclose(packed, plain, atol=1e-5)
     assert torch.allclose(packed_gradient, plain_gradient, atol=1e-4 * float(plain_gradient.abs().max()))

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rlhf_utils.evaluation.statistics import accuracy_of, draw_sums, equal_length, logistic_intercept, mean_difference, ratio, win_rate
+from rlhf_utils.evaluation.statistics import (
+    accuracy_of,
+    draw_sums,
+    equal_length,
+    logistic_intercept,
+    mean_difference,
+    ratio,
+    win_rate,
+)
 
 
 def test_mean_difference_has_the_normal_interval_of_independent_rows():
@@ -13,7 +21,9 @@ def test_mean_difference_has_the_normal_interval_of_independent_rows():
     found = mean_difference(a, b)
     half = norm.ppf(0.975) * a.std() / 800**0.5
     assert found["difference"] == pytest.approx(a.mean())
-    assert found["low"] == pytest.approx(a.mean() - half, abs=0.01) and found["high"] == pytest.approx(a.mean() + half, abs=0.01)
+    assert found["low"] == pytest.approx(a.mean() - half, abs=0.01) and found["high"] == pytest.approx(
+        a.mean() + half, abs=0.01
+    )
 
 
 def test_rows_of_one_group_are_drawn_together():
@@ -50,7 +60,12 @@ def test_groups_may_be_named_by_anything_and_sums_are_those_of_drawn_groups():
 def test_win_rate_by_hand():
     a, b = np.array([[1.0, 0.5], [0.2, 0.9]]), np.array([[0.0, 0.5], [0.3, 0.1]])
     found = win_rate(a, b)
-    assert found["decided"] == pytest.approx(2 / 3) and found["ties"] == 0.25 and found["ties_half"] == pytest.approx(2.5 / 4) and found["n"] == 4
+    assert (
+        found["decided"] == pytest.approx(2 / 3)
+        and found["ties"] == 0.25
+        and found["ties_half"] == pytest.approx(2.5 / 4)
+        and found["n"] == 4
+    )
     assert found["low"] <= found["decided"] <= found["high"]
 
 
@@ -69,7 +84,9 @@ def test_logistic_intercept_finds_the_chance_at_equal_length():
     gap = rng.normal(2, 3, 20_000)
     won = (rng.random(20_000) < 1 / (1 + np.exp(-(0.8 + 0.5 * gap)))).astype(float)
     assert logistic_intercept(gap, won, np.ones(20_000)) == pytest.approx(1 / (1 + np.exp(-0.8)), abs=0.02)
-    assert 0.99 < logistic_intercept(np.arange(5.0), np.ones(5), np.ones(5)) <= 1  # all won: finite, and nearly sure
+    assert (
+        0.99 < logistic_intercept(np.arange(5.0), np.ones(5), np.ones(5)) <= 1
+    )  # all won: finite, and nearly sure
 
 
 def test_a_model_that_wins_by_length_alone_does_not_win_at_equal_length():

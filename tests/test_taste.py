@@ -18,7 +18,13 @@ from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of
 from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, write_taste
 from rlhf_utils.profiles import load_profile
-from rlhf_utils.ranking.matches import bradley_terry, people_win_rate, strengths, truth_agreement, truthful_rows
+from rlhf_utils.ranking.matches import (
+    bradley_terry,
+    people_win_rate,
+    strengths,
+    truth_agreement,
+    truthful_rows,
+)
 from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.store import RankingStore, guidelines, own_rankings
 from rlhf_utils.training.reward import score_answers, scored_ids
@@ -29,7 +35,10 @@ def test_a_head_finds_the_direction_that_decided():
     direction = torch.zeros(16)
     direction[3] = 1.0
     features = torch.randn(160, 16)
-    rows = [{"ranks": ranks_by(lambda i: float(features[int(i)] @ direction), [str(i) for i in range(k, k + 4)])} for k in range(0, 160, 4)]
+    rows = [
+        {"ranks": ranks_by(lambda i: float(features[int(i)] @ direction), [str(i) for i in range(k, k + 4)])}
+        for k in range(0, 160, 4)
+    ]
     head = fit_head(features, rows)
     assert torch.cosine_similarity(head, direction, dim=0) > 0.9
     turned = fit_head(features, [{"ranks": [5 - r for r in row["ranks"]]} for row in rows])
@@ -72,10 +81,14 @@ def test_own_rankings_make_a_model_beside_the_default_one(ranked, tmp_path):
     train, held = (read_jsonl(store.folder("taste") / f"{n}.jsonl") for n in ("rankings", "heldout"))
     assert not {r["item"] for r in train} & {r["item"] for r in held} and len(held) == len(train + held) // 5
     assert figures["rankings"] == {"rankings": len(train), "heldout": len(held)}
-    assert {"default", "taste"} == set(figures["gold"]) and figures["gold_difference"]["honest"]["low"] <= figures["gold_difference"]["honest"]["high"]
+    assert {"default", "taste"} == set(figures["gold"]) and figures["gold_difference"]["honest"][
+        "low"
+    ] <= figures["gold_difference"]["honest"]["high"]
     fitted = read_jsonl(store.folder("taste_reward") / "metrics.jsonl")[0]
     assert fitted["accuracy"] > fitted["accuracy_before"]
-    assert before == {s: (ranked.root / s / "manifest.json").read_text() for s in before}  # the default models stay
+    assert before == {
+        s: (ranked.root / s / "manifest.json").read_text() for s in before
+    }  # the default models stay
 
 
 def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_anew(ranked):
@@ -83,8 +96,14 @@ def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_a
 
     def scores(stage):
         tokenizer = tokenizer_of(ranked)
-        shown = [scored_ids(ranked.profile, tokenizer, r["messages"], a) for r in own_rankings() for a in r["answers"]]
-        return score_answers(load_scorer(Store(ranked.profile).path(stage)), shown, tokenizer.pad_token_id, ranked.profile)
+        shown = [
+            scored_ids(ranked.profile, tokenizer, r["messages"], a)
+            for r in own_rankings()
+            for a in r["answers"]
+        ]
+        return score_answers(
+            load_scorer(Store(ranked.profile).path(stage)), shown, tokenizer.pad_token_id, ranked.profile
+        )
 
     ensure("taste_reward", load_profile("tiny", 0, own_weight=0.0), say=said.append)
     assert np.allclose(scores("reward"), scores("taste_reward"), atol=1e-6) and not said
@@ -92,10 +111,19 @@ def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_a
     assert said == ["taste_reward: built anew, since own_weight is 2.0 now."]
     gained, rows = scores("taste_reward") - scores("reward"), own_rankings()
     sides = np.split(gained, np.cumsum([len(r["answers"]) for r in rows])[:-1])
-    alike = [side[i] > side[j] for r, side in zip(rows, sides) for i, x in enumerate(r["ranks"]) for j, y in enumerate(r["ranks"]) if x < y]
-    # Ada likes it short, and her head orders her answers as she does: better than a coin by three standard errors.
+    alike = [
+        side[i] > side[j]
+        for r, side in zip(rows, sides)
+        for i, x in enumerate(r["ranks"])
+        for j, y in enumerate(r["ranks"])
+        if x < y
+    ]
+    # Ada likes it short, and her head orders her answers as she does: better than a coin by three standard
+    # errors.
     assert len(alike) > 60 and np.mean(alike) > 0.5 + 1.5 / len(alike) ** 0.5
-    assert 0 <= gained.min() <= gained.max() <= load_scorer(ranked.root / "taste_reward").config.taste["scale"]  # but there is an end to it
+    assert (
+        0 <= gained.min() <= gained.max() <= load_scorer(ranked.root / "taste_reward").config.taste["scale"]
+    )  # but there is an end to it
 
 
 def test_another_ranking_builds_anew_and_other_guidelines_stand_beside(ranked):
@@ -108,7 +136,9 @@ def test_another_ranking_builds_anew_and_other_guidelines_stand_beside(ranked):
     assert said[0] == "taste: built anew, since there are other rankings now."
     rank(rows, "cy", guideline="other-group")
     other = ensure("taste_reward", load_profile("tiny", 0, guideline="other-group"), say=said.append)
-    assert other.folder("taste").name == "taste-other-group" and {r["ranker"] for r in read_jsonl(other.folder("taste") / "rankings.jsonl")} == {"cy"}
+    assert other.folder("taste").name == "taste-other-group" and {
+        r["ranker"] for r in read_jsonl(other.folder("taste") / "rankings.jsonl")
+    } == {"cy"}
     assert {r["ranker"] for r in own_rankings()} == {"ada", "bob"}
 
 
@@ -119,12 +149,24 @@ def test_too_few_rankings_say_how_many_are_needed(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "r.sqlite").exists()  # looking makes no database
     store = RankingStore()
     for i in range(9):  # all tied: kept, but there is nothing to learn
-        store.add({"ranker": "a", "item": f"i{i}", "action": "rank", "ranks": [1, 1], "messages": [{}], "answers": ["x", "y"], "guideline": guidelines()[0]})
+        store.add(
+            {
+                "ranker": "a",
+                "item": f"i{i}",
+                "action": "rank",
+                "ranks": [1, 1],
+                "messages": [{}],
+                "answers": ["x", "y"],
+                "guideline": guidelines()[0],
+            }
+        )
     with pytest.raises(CourseError, match="0 rankings"):
         write_taste(load_profile("tiny", 0), tmp_path)
 
 
-@pytest.mark.parametrize("weight, guideline", [(-1, None), (11, None), (float("nan"), None), (1, "../up"), (1, "x" * 41)])
+@pytest.mark.parametrize(
+    "weight, guideline", [(-1, None), (11, None), (float("nan"), None), (1, "../up"), (1, "x" * 41)]
+)
 def test_settings_of_a_taste_that_cannot_be(weight, guideline):
     with pytest.raises(CourseError):
         load_profile("tiny", 0, own_weight=weight, guideline=guideline)
@@ -162,7 +204,11 @@ def test_bradley_terry_finds_the_strengths_that_made_the_rankings():
 
 def test_a_model_that_wins_everything_stays_finite_and_shared_answers_are_ties():
     table = bradley_terry([{"models": ["a", "b + c"], "ranks": [1, 2]}] * 5).set_index("model")
-    assert np.isfinite(table.strength).all() and table.strength["a"] > 0 and table.strength["b"] == pytest.approx(table.strength["c"], abs=1e-3)
+    assert (
+        np.isfinite(table.strength).all()
+        and table.strength["a"] > 0
+        and table.strength["b"] == pytest.approx(table.strength["c"], abs=1e-3)
+    )
     with pytest.raises(CourseError, match="no ranking"):
         bradley_terry([])
 
@@ -177,7 +223,8 @@ def test_people_prefer_by_their_ranks():
 
 def samples(path, rows):
     text = ",model_type,prompt_type,adversarial,question,answer,true,info\n" + "".join(
-        f"{i},m{m},instruction prompt,True,Question {q}?,answer {q} {m},{m / 20},1.0\n" for i, (q, m) in enumerate(rows)
+        f"{i},m{m},instruction prompt,True,Question {q}?,answer {q} {m},{m / 20},1.0\n"
+        for i, (q, m) in enumerate(rows)
     )
     path.write_bytes(gzip.compress(text.encode()))
     return path
@@ -187,9 +234,13 @@ def test_published_samples_become_blind_items(tmp_path):
     path = samples(tmp_path / "s.csv.gz", [(q, m) for q in range(5) for m in range(12)])
     rows = truthful_rows(path, count=3)
     assert len(rows) == 3 and all(len(set(r["models"])) == 9 for r in rows)
-    session = RankingSession(rows, "ada", store := RankingStore(f"sqlite:///{tmp_path / 'r.sqlite'}"), guideline="truthful")
+    session = RankingSession(
+        rows, "ada", store := RankingStore(f"sqlite:///{tmp_path / 'r.sqlite'}"), guideline="truthful"
+    )
     while not session.finished:
-        session.rank(sorted(session.answers, key=lambda x: -int(session.answers[x].split()[-1])))  # the truest first
+        session.rank(
+            sorted(session.answers, key=lambda x: -int(session.answers[x].split()[-1]))
+        )  # the truest first
         session.submit()
     done = store.ranked("ada")
     assert truth_agreement(done, rows)["agreement"] == 1.0
@@ -197,7 +248,14 @@ def test_published_samples_become_blind_items(tmp_path):
     assert np.corrcoef(order, range(len(order)))[0, 1] < -0.95
 
 
-@pytest.mark.parametrize("content, message", [(b"a,b\n1,2\n", "is not the file"), (b"\x1f\x8bbroken", "cannot be read|is not the file"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"a,b\n1,2\n", "is not the file"),
+        (b"\x1f\x8bbroken", "cannot be read|is not the file"),
+        (None, "cannot be read"),
+    ],
+)
 def test_other_files_are_refused_by_name(tmp_path, content, message):
     path = tmp_path / "other.csv"
     if content is not None:
@@ -215,9 +273,18 @@ def test_the_real_instructgpt_samples():
     rows = truthful_rows(REAL, count=100)
     assert len(rows) == 100 and all(len(r["answers"]) == 9 for r in rows)
     # Ranked by the published scores themselves, the order of the models is that of their mean scores.
-    ranked = [r | {"item": r["id"], "ranks": ranks_by(lambda a, r=r: round(r["truth"][r["answers"].index(a)], 3), r["answers"])} for r in rows]
+    ranked = [
+        r
+        | {
+            "item": r["id"],
+            "ranks": ranks_by(lambda a, r=r: round(r["truth"][r["answers"].index(a)], 3), r["answers"]),
+        }
+        for r in rows
+    ]
     assert truth_agreement(ranked, rows)["agreement"] == 1.0
     table = bradley_terry(ranked, draws=20)
-    means = {m: np.mean([t for r in rows for x, t in zip(r["models"], r["truth"]) if x == m]) for m in table.model}
+    means = {
+        m: np.mean([t for r in rows for x, t in zip(r["models"], r["truth"]) if x == m]) for m in table.model
+    }
     agree = [means[a] > means[b] for a, b in combinations(table.model, 2)]
     assert len(table) == 12 and np.mean(agree) > 0.8

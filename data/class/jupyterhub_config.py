@@ -2,9 +2,10 @@
 
     jupyterhub -f data/class/jupyterhub_config.py
 
-On The Littlest JupyterHub, copy it into /opt/tljh/config/jupyterhub_config.d/ and reload the hub. Each student is a
-user of the machine with a home that nobody else can read. They share this checkout and what was built in its
-`runs/`, which they can read and not write; what they build goes into `runs/` of their own home.
+On The Littlest JupyterHub, copy it into /opt/tljh/config/jupyterhub_config.d/ and reload the hub. Each
+student is a user of the machine with a home that nobody else can read. They share this checkout and what
+was built in its `runs/`, which they can read and not write; what they build goes into `runs/` of their own
+home.
 """
 
 import os
@@ -15,22 +16,33 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-try:  # The Littlest JupyterHub runs students in an environment of its own, and makes their users at the first login
+# The Littlest JupyterHub runs students in an environment of its own, and makes their users at the first login
+try:
     from tljh.normalize import generate_system_username
     from tljh.user import ensure_user
 except ImportError:
     generate_system_username = None
 
-COURSE = Path(os.environ.get("CLASS_COURSE", "/srv/course"))  # the checkout; a file copied elsewhere has no other way to know
-RUNS = Path(os.environ.get("CLASS_RUNS", COURSE / "runs"))  # what you built before the lesson, with `rlhf run`
-RANKINGS = os.environ.get("CLASS_RANKINGS", "postgresql+psycopg://localhost/course")  # as `rlhf class init` prints it
-PASSWORDS = Path(os.environ.get("CLASS_PASSWORDS", COURSE / "class_passwords.txt"))  # what it wrote; for root's eyes only
+COURSE = Path(
+    os.environ.get("CLASS_COURSE", "/srv/course")
+)  # the checkout; a file copied elsewhere has no other way to know
+RUNS = Path(
+    os.environ.get("CLASS_RUNS", COURSE / "runs")
+)  # what you built before the lesson, with `rlhf run`
+RANKINGS = os.environ.get(
+    "CLASS_RANKINGS", "postgresql+psycopg://localhost/course"
+)  # as `rlhf class init` prints it
+PASSWORDS = Path(
+    os.environ.get("CLASS_PASSWORDS", COURSE / "class_passwords.txt")
+)  # what it wrote; for root's eyes only
 PROFILE = os.environ.get("CLASS_PROFILE", "laptop")
 GPU_FRACTION = os.environ.get("CLASS_GPU_FRACTION", "0.1")  # of one card, for each student who trains
 
 
 def prepare(spawner) -> None:
-    """Before a student's server starts: the chapters, where they have none yet, and their line for the database."""
+    """Before a student's server starts: the chapters, where they have none yet, and their line for the
+    database.
+    """
     student = spawner.user.name  # in the list of students, and in the database
     name = student
     if generate_system_username:
@@ -41,7 +53,17 @@ def prepare(spawner) -> None:
     spawner.environment = {**spawner.environment, "RLHF_RANKINGS": own_url}
 
     def as_student(*command: str, text: str = "") -> None:
-        subprocess.run(command, input=text, text=True, check=True, cwd=user.pw_dir, umask=0o077, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+        subprocess.run(
+            command,
+            input=text,
+            text=True,
+            check=True,
+            cwd=user.pw_dir,
+            umask=0o077,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+        )
 
     as_student("chmod", "700", user.pw_dir)
     if not (Path(user.pw_dir) / "chapters").exists():
@@ -59,5 +81,8 @@ if not generate_system_username:
 c.Spawner.default_url = "/lab/tree/chapters/00_start_here.ipynb"
 c.Spawner.pre_spawn_hook = prepare
 c.Spawner.environment = {
-    "RLHF_PROFILE": PROFILE, "RLHF_RUNS": "~/runs", "RLHF_SHARED": str(RUNS), "RLHF_GPU_FRACTION": GPU_FRACTION,
-}  # fmt: skip
+    "RLHF_PROFILE": PROFILE,
+    "RLHF_RUNS": "~/runs",
+    "RLHF_SHARED": str(RUNS),
+    "RLHF_GPU_FRACTION": GPU_FRACTION,
+}

@@ -27,11 +27,15 @@ def peak_memory() -> float:
 def read_jsonl(path: Path) -> list[dict]:
     """Rows of a JSONL file, or of the same file gzipped (`path.gz`), as the reference artifacts have it.
 
-    Lines end at a line feed alone: a model's answer may hold U+0085 or U+2028, at which `splitlines` would split a string, too.
+    Lines end at a line feed alone: a model's answer may hold U+0085 or U+2028, at which `splitlines` would
+    split a string, too.
     """
     if path.exists():
         return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-    return [json.loads(line) for line in gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes()).splitlines()]
+    return [
+        json.loads(line)
+        for line in gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes()).splitlines()
+    ]
 
 
 def write_jsonl(path: Path, rows) -> None:

@@ -1,7 +1,7 @@
 """Several processes of one run, as `accelerate launch` starts them: who leads, and what they share.
 
-The processes train together, each on its part of every batch, and hold the same weights. What is not training is
-done by the leading process while the others wait. With one process nothing here does anything.
+The processes train together, each on its part of every batch, and hold the same weights. What is not
+training is done by the leading process while the others wait. With one process nothing here does anything.
 """
 
 from functools import lru_cache
@@ -68,5 +68,8 @@ def add_up(*tensors: Tensor) -> None:
 def per_process(rows: int, what: str) -> int:
     """How many of the rows of a batch each process takes."""
     if rows % COUNT:
-        raise CourseError(f"{what} is {rows}, which {COUNT} processes cannot share evenly. Start 1, or a number that divides it.")
+        raise CourseError(
+            f"{what} is {rows}, which {COUNT} processes cannot share evenly. Start 1, or a number that "
+            "divides it."
+        )
     return rows // COUNT

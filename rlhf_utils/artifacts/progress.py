@@ -40,7 +40,13 @@ class Progress:
 
             self.display = display({"text/plain": self.line()}, raw=True, display_id=True)
         else:
-            self.bar = tqdm(total=self.total, initial=self.done, desc=self.name, leave=False, disable=self.quiet or not sys.stderr.isatty())
+            self.bar = tqdm(
+                total=self.total,
+                initial=self.done,
+                desc=self.name,
+                leave=False,
+                disable=self.quiet or not sys.stderr.isatty(),
+            )
         return self
 
     def step(self, count: int = 1, note: str = "") -> None:
@@ -60,7 +66,9 @@ class Progress:
             self.step(count)
 
     def picture(self, draw: Callable) -> None:
-        """In a notebook, show the plotly figure that `draw()` makes under the line, as often as 1 % of the time allows."""
+        """In a notebook, show the plotly figure that `draw()` makes under the line, as often as 1 % of the
+        time allows.
+        """
         started = time.time()
         due = self.drawing + self.dear < 0.01 * (started - self.started) or self.done == self.total
         if self.display is None or not due:
@@ -88,7 +96,9 @@ class Progress:
             self.display.update({"text/plain": self.line()}, raw=True)
         if self.file:
             temporary = self.file.with_suffix(".new")
-            temporary.write_text(json.dumps({"stage": self.name, "share": self.done / self.total, "line": self.line()}))
+            temporary.write_text(
+                json.dumps({"stage": self.name, "share": self.done / self.total, "line": self.line()})
+            )
             os.replace(temporary, self.file)
 
     def __exit__(self, kind, *_):

@@ -26,9 +26,27 @@ from rlhf_utils.profiles import Profile
 
 FORMAT = 1
 MODEL = ("layers", "width", "heads", "context", "vocabulary")
-TEXT = ("prompt_tokens", "answer_tokens", "demonstrations", "ranked_prompts", "ppo_prompts",
-        "validation_prompts", "test_prompts", "use_cases")  # fmt: skip
-PPO = ("ppo_updates", "episodes", "ppo_epochs", "minibatches", "ppo_rate", "kl_coefficient", "ppo_temperature", "one_trunk", "lora")
+TEXT = (
+    "prompt_tokens",
+    "answer_tokens",
+    "demonstrations",
+    "ranked_prompts",
+    "ppo_prompts",
+    "validation_prompts",
+    "test_prompts",
+    "use_cases",
+)
+PPO = (
+    "ppo_updates",
+    "episodes",
+    "ppo_epochs",
+    "minibatches",
+    "ppo_rate",
+    "kl_coefficient",
+    "ppo_temperature",
+    "one_trunk",
+    "lora",
+)
 PTX = ("ptx_coefficient", "ptx_windows")
 # Which settings decide what a stage makes; other settings may change without a new artifact.
 SETTINGS = {
@@ -46,7 +64,7 @@ SETTINGS = {
     "taste_reward": ("own_weight",),
     "taste_ppo": (*PPO, *PTX),
     "taste_evaluate": ("samples",),
-}  # fmt: skip
+}
 PARENTS = {
     "corpus": (),
     "tokenizer": ("corpus",),
@@ -66,12 +84,17 @@ PARENTS = {
 }
 TASTE = ("taste", "taste_reward", "taste_ppo", "taste_evaluate")
 STAGES = tuple(s for s in PARENTS if s not in TASTE)
-RETRY = ("pretrain_rate", "sft_rate", "reward_rate", "ppo_rate", "kl_coefficient")  # what one lowers or raises after a run that diverged
-KNOBS = ("own_weight", "rankings")  # what a reader changes all the time: another value builds anew instead of raising
-
-
-
-
+RETRY = (
+    "pretrain_rate",
+    "sft_rate",
+    "reward_rate",
+    "ppo_rate",
+    "kl_coefficient",
+)  # what one lowers or raises after a run that diverged
+KNOBS = (
+    "own_weight",
+    "rankings",
+)  # what a reader changes all the time: another value builds anew instead of raising
 
 
 def descendants(stage: str) -> list[str]:
@@ -94,11 +117,16 @@ def own_data_digest(profile: Profile) -> dict:
 class Store:
     """The artifacts of one profile, seed and data folder.
 
-    `outside` says, by stage, what it reads from outside this folder (`pipeline.stages.open_store` adds people's
-    rankings): an artifact that was made from something else is out of date.
+    `outside` says, by stage, what it reads from outside this folder (`pipeline.stages.open_store` adds
+    people's rankings): an artifact that was made from something else is out of date.
     """
 
-    def __init__(self, profile: Profile, reference: bool | None = None, outside: dict[str, Callable[[Profile], dict]] | None = None):
+    def __init__(
+        self,
+        profile: Profile,
+        reference: bool | None = None,
+        outside: dict[str, Callable[[Profile], dict]] | None = None,
+    ):
         self.profile, self.outside = profile, {"corpus": own_data_digest} | (outside or {})
         name = profile.name
         if profile.data:
@@ -111,7 +139,9 @@ class Store:
         shared = shared_runs()
         self.shared = shared / name if shared else None
         self.root = runs_folder() / (name + f"-lora{profile.lora}" if profile.lora else name)
-        self.reference = DATA / "reference" / name if (use_reference() if reference is None else reference) else None
+        self.reference = (
+            DATA / "reference" / name if (use_reference() if reference is None else reference) else None
+        )
 
     def __repr__(self) -> str:
         return f"Store({self.profile.name!r}, seed={self.profile.seed})"
@@ -121,10 +151,11 @@ class Store:
         outside = self.outside[stage](self.profile) if stage in self.outside else {}
         return {k: settings[k] for k in ("name", "seed", *SETTINGS[stage])} | outside
 
-
     def path(self, stage: str) -> Path:
         """Where a stage is written; models of another guideline stand beside each other."""
-        return self.root / (f"{stage}-{self.profile.guideline}" if stage in TASTE and self.profile.guideline else stage)
+        return self.root / (
+            f"{stage}-{self.profile.guideline}" if stage in TASTE and self.profile.guideline else stage
+        )
 
     # -- finding and checking ------------------------------------------------------------------------
     def find(self, stage: str) -> Path | None:
@@ -150,11 +181,18 @@ class Store:
 
     @property
     def layers(self) -> list[Path]:
-        """Read-only folders beneath one's own: with LoRA the stages before it, a class's, and the models that come with the course."""
+        """Read-only folders beneath one's own: with LoRA the stages before it, a class's, and the models that
+        come with the course.
+        """
         return [layer for layer in (self.plain, self.shared, self.reference) if layer and layer != self.root]
 
     def _check(self, stage: str, folder: Path) -> None:
-        options = {"seed": self.profile.seed, "data": self.profile.data, "base": self.profile.base, "lora": self.profile.lora}
+        options = {
+            "seed": self.profile.seed,
+            "data": self.profile.data,
+            "base": self.profile.base,
+            "lora": self.profile.lora,
+        }
         chosen = "".join(f" --{k} {v}" for k, v in options.items() if v)
         mend = f"Build it anew with: rlhf run --profile {self.profile.name}{chosen} --force {stage}"
         try:
@@ -163,9 +201,14 @@ class Store:
             new = {k: v for k, v in asdict(Profile("")).items() if k in SETTINGS[stage]}
             files, settings = manifest["files"], new | manifest["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CourseError(f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}). {mend}") from None
+            raise CourseError(
+                f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}). {mend}"
+            ) from None
         if manifest.get("format") != FORMAT or manifest.get("stage") != stage:
-            raise CourseError(f"{folder} is a {manifest.get('stage')!r} artifact of format {manifest.get('format')}, not {stage!r} of format {FORMAT}. {mend}")
+            raise CourseError(
+                f"{folder} is a {manifest.get('stage')!r} artifact of format {manifest.get('format')}, not "
+                f"{stage!r} of format {FORMAT}. {mend}"
+            )
         expected = json.loads(json.dumps(self._settings(stage)))
         keys = [k for k in expected | settings if expected.get(k) != settings.get(k) and k not in KNOBS]
         if keys:
@@ -202,7 +245,11 @@ class Store:
         expected = self._settings(stage)
         changed = [k for k in KNOBS if k in expected and manifest["settings"].get(k) != expected[k]]
         if changed:
-            return "there are other rankings now" if "rankings" in changed else f"{changed[0]} is {expected[changed[0]]} now"
+            return (
+                "there are other rankings now"
+                if "rankings" in changed
+                else f"{changed[0]} is {expected[changed[0]]} now"
+            )
         return ""
 
     def folder(self, stage: str) -> Path:
@@ -225,17 +272,28 @@ class Store:
         mask = os.umask(0)
         os.umask(mask)
         for file in (f for f in partial.rglob("*") if f.is_file()):
-            file.chmod(0o666 & ~mask)  # safetensors are written for their owner alone, and a class shares them
-        files = {f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()}
+            file.chmod(
+                0o666 & ~mask
+            )  # safetensors are written for their owner alone, and a class shares them
+        files = {
+            f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()
+        }
         parents = {p: self.manifest(p)["id"] for p in PARENTS[stage]}
-        core = {"format": FORMAT, "stage": stage, "settings": self._settings(stage), "files": files, "parents": parents}
+        core = {
+            "format": FORMAT,
+            "stage": stage,
+            "settings": self._settings(stage),
+            "files": files,
+            "parents": parents,
+        }
         identity = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
         manifest = core | {
             "id": identity,
             "seconds": round(time.time() - started, 1),
             "peak_rss_mb": peak_memory(),
-            "versions": {p: version(p) for p in ("torch", "transformers", "trl", "datasets")} | {"python": platform.python_version()},
-        }  # fmt: skip
+            "versions": {p: version(p) for p in ("torch", "transformers", "trl", "datasets")}
+            | {"python": platform.python_version()},
+        }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
         old = self.root / f".{target.name}.old"
         shutil.rmtree(old, ignore_errors=True)
@@ -246,11 +304,15 @@ class Store:
         shutil.rmtree(self.resume_folder(stage), ignore_errors=True)
 
     def _drop_foreign_checkpoints(self, stage: str) -> None:
-        """Checkpoints of a run with other settings or parents are of no use; another rate may go on from them."""
+        """Checkpoints of a run with other settings or parents are of no use;
+        another rate may go on from them.
+        """
         settings = {k: v for k, v in self._settings(stage).items() if k not in RETRY}
         made_for = json.dumps([settings, {p: self.manifest(p)["id"] for p in PARENTS[stage]}], sort_keys=True)
         resume = self.resume_folder(stage)
-        if resume.is_dir() and (not (resume / "made_for").exists() or (resume / "made_for").read_text("utf-8") != made_for):
+        if resume.is_dir() and (
+            not (resume / "made_for").exists() or (resume / "made_for").read_text("utf-8") != made_for
+        ):
             shutil.rmtree(resume)
         resume.mkdir(exist_ok=True)
         (resume / "made_for").write_text(made_for, "utf-8")
@@ -265,9 +327,15 @@ class Store:
                 os.replace(old, self.root / stage)
 
     def reset(self) -> list[Path]:
-        """Delete all that was built here, and nothing else: rankings lie beside these folders, or in the class's database."""
+        """Delete all that was built here, and nothing else: rankings lie beside these folders, or in the
+        class's database.
+        """
         with self.lock(wait=False):
-            gone = [f for f in sorted(self.root.iterdir()) if f.is_dir() and (f.name.split("-")[0] in PARENTS or f.name.startswith("."))]
+            gone = [
+                f
+                for f in sorted(self.root.iterdir())
+                if f.is_dir() and (f.name.split("-")[0] in PARENTS or f.name.startswith("."))
+            ]
             for folder in gone:
                 shutil.rmtree(folder)
         return [f for f in gone if not f.name.startswith(".")]
@@ -291,17 +359,20 @@ class Store:
             except (OSError, ValueError, KeyError):
                 text = "another process"
             if not wait:
-                raise CourseError(f"{self.root} is in use by {text}. Wait until it is done, or set RLHF_RUNS to another folder.") from None
+                raise CourseError(
+                    f"{self.root} is in use by {text}. Wait until it is done, or set RLHF_RUNS to another "
+                    "folder."
+                ) from None
             say(f"Waiting for {text}, which is training in {self.root} …")
             lock.acquire()
         try:
-            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}))
+            holder.write_text(
+                json.dumps(
+                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
+                )
+            )
             self.recover()
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
-
-
-
-

@@ -20,12 +20,21 @@ from rlhf_utils.environment import ROOT, CourseError
 from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.profiles import Profile
 
-# What a chapter does and its rough share of the whole time, for the estimate of what is left: stages, and all the other cells.
+# What a chapter does and its rough share of the whole time, for the estimate of what is left: stages, and all
+# the other cells.
 WORK = {
-    "00": {"cells": 1}, "01": {"corpus": 1, "tokenizer": 1, "tokens": 1, "cells": 2}, "02": {"pretrain": 42, "cells": 2}, "03": {"sft": 7, "cells": 15},
-    "04": {"rank": 8, "cells": 7}, "05": {"reward": 26, "cells": 10}, "06": {"cells": 4}, "07": {"ppo": 18, "ppo_ptx": 28, "cells": 7},
-    "08": {"evaluate": 25, "cells": 4}, "09": {"cells": 5}, "11": {"cells": 2},
-}  # fmt: skip
+    "00": {"cells": 1},
+    "01": {"corpus": 1, "tokenizer": 1, "tokens": 1, "cells": 2},
+    "02": {"pretrain": 42, "cells": 2},
+    "03": {"sft": 7, "cells": 15},
+    "04": {"rank": 8, "cells": 7},
+    "05": {"reward": 26, "cells": 10},
+    "06": {"cells": 4},
+    "07": {"ppo": 18, "ppo_ptx": 28, "cells": 7},
+    "08": {"evaluate": 25, "cells": 4},
+    "09": {"cells": 5},
+    "11": {"cells": 2},
+}
 
 
 def chapters(only: list[str] | None = None) -> list[Path]:
@@ -33,7 +42,10 @@ def chapters(only: list[str] | None = None) -> list[Path]:
     if only:
         unknown = [n for n in only if not any(p.name.startswith(n) for p in found)]
         if unknown:
-            raise CourseError(f"There is no chapter {', '.join(unknown)}. There are: {', '.join(p.name[:2] for p in found)}.")
+            raise CourseError(
+                f"There is no chapter {', '.join(unknown)}. There are: "
+                f"{', '.join(p.name[:2] for p in found)}."
+            )
         found = [p for p in found if p.name[:2] in only]
     return found
 
@@ -50,7 +62,12 @@ class Line:
 
     def left(self) -> float:
         """The shares of stages that are not built yet, and of the cells of chapters that are not done."""
-        return sum(w for p in self.todo for s, w in WORK.get(p.name[:2], {}).items() if not (self.store.root / s).is_dir())
+        return sum(
+            w
+            for p in self.todo
+            for s, w in WORK.get(p.name[:2], {}).items()
+            if not (self.store.root / s).is_dir()
+        )
 
     def watch(self) -> None:
         while not self.stop.wait(1.0):
@@ -62,9 +79,16 @@ class Line:
         except (OSError, ValueError):
             state = {"line": "", "share": 0, "stage": ""}
         done = self.total - self.left()
-        done += next((w for work in WORK.values() for s, w in work.items() if s == state["stage"]), 0) * state["share"]
+        done += (
+            next((w for work in WORK.values() for s, w in work.items() if s == state["stage"]), 0)
+            * state["share"]
+        )
         spent = time.time() - self.started
-        left = f"course: about {duration(spent * (self.total - done) / done)} left" if done > 2 and spent > 15 else ""
+        left = (
+            f"course: about {duration(spent * (self.total - done) / done)} left"
+            if done > 2 and spent > 15
+            else ""
+        )
         text = "  ".join(t for t in (self.chapter, self.cell, state["line"], left) if t)
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1
@@ -75,15 +99,26 @@ class Line:
 
     def say(self, text: str) -> None:
         if sys.stderr.isatty():
-            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", file=sys.stderr, flush=True)
+            print(
+                "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         print(text, flush=True)
 
 
 @contextmanager
 def kernel_environment(profile: Profile):
     """What kernels inherit: this profile, and no reference models, since the course trains for real."""
-    names = {"RLHF_PROFILE": profile.name, "RLHF_SEED": str(profile.seed), "RLHF_REFERENCE": "0", "RLHF_DATA": profile.data,
-             "RLHF_BASE": profile.base, "RLHF_LORA": str(profile.lora)}
+    names = {
+        "RLHF_PROFILE": profile.name,
+        "RLHF_SEED": str(profile.seed),
+        "RLHF_REFERENCE": "0",
+        "RLHF_DATA": profile.data,
+        "RLHF_BASE": profile.base,
+        "RLHF_LORA": str(profile.lora),
+    }
     if shutil.which("chromium") or shutil.which("google-chrome"):
         names["PLOTLY_RENDERER"] = "plotly_mimetype+svg"  # with a picture for viewers that run no scripts
     before = dict(os.environ)
@@ -104,7 +139,12 @@ def run_chapter(path: Path, target: Path, line: Line) -> None:
         line.cell = f"cell {sum(i <= cell_index for i in code)}/{len(code)}"
 
     client = NotebookClient(
-        notebook, timeout=None, shutdown_kernel="immediate", kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}, on_cell_executed=executed
+        notebook,
+        timeout=None,
+        shutdown_kernel="immediate",
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_executed=executed,
     )
     try:
         # A kernel's own messages would break the line of progress; errors in cells come with the notebook.
@@ -114,10 +154,16 @@ def run_chapter(path: Path, target: Path, line: Line) -> None:
         if getattr(client, "_async_cleanup_kernel_future", None) is not None:
             raise KeyboardInterrupt from None
         nbformat.write(notebook, target)
-        last = str(error).strip().splitlines()[-1] if isinstance(error, CellExecutionError) else "its kernel died"
+        last = (
+            str(error).strip().splitlines()[-1]
+            if isinstance(error, CellExecutionError)
+            else "its kernel died"
+        )
         if not isinstance(error, (CellExecutionError, DeadKernelError)):
             raise
-        raise CourseError(f"{path.name} stopped with an error: {last}\nThe notebook up to there is {target}.") from None
+        raise CourseError(
+            f"{path.name} stopped with an error: {last}\nThe notebook up to there is {target}."
+        ) from None
     nbformat.write(notebook, target)
 
 

@@ -17,7 +17,9 @@ STAGE_OF = {"base": "pretrain", "sft": "sft", "ppo": "ppo", "ppo-ptx": "ppo_ptx"
 
 
 def best_form(store: Store) -> str:
-    """The form in which the base model answers plain questions best, as `evaluate` found; "accepted answer" if it was not yet run."""
+    """The form in which the base model answers plain questions best, as `evaluate` found; "accepted
+    answer" if it was not yet run.
+    """
     folder = None if store.profile.data else store.find("evaluate")
     form = json.loads((folder / "metrics.json").read_text("utf-8")).get("prompt_form") if folder else None
     if not form:
@@ -29,14 +31,25 @@ def best_form(store: Store) -> str:
 class Chat:
     """A conversation with one model. `ask` streams; the messages are kept in `messages`.
 
-    A base model gets the plain text so far; `prompted`, or in a form of `prompting.FORMS` named so, it is asked as it answers best.
+    A base model gets the plain text so far; `prompted`, or in a form of `prompting.FORMS` named so, it is
+    asked as it answers best.
     """
 
-    def __init__(self, store: Store, model: str = "ppo-ptx", temperature: float = 0.7, seed: int | None = None, prompted: bool | str = False):
+    def __init__(
+        self,
+        store: Store,
+        model: str = "ppo-ptx",
+        temperature: float = 0.7,
+        seed: int | None = None,
+        prompted: bool | str = False,
+    ):
         if model not in STAGE_OF:
             raise CourseError(f"There is no model {model!r}. Choose one of: {', '.join(STAGE_OF)}.")
         if prompted and model != "base":
-            raise CourseError(f"Only the base model is prompted; {model} reads a conversation as it is. Leave --prompted away, or choose --model base.")
+            raise CourseError(
+                f"Only the base model is prompted; {model} reads a conversation as it is. Leave --prompted "
+                "away, or choose --model base."
+            )
         if isinstance(prompted, str) and prompted not in FORMS:
             raise CourseError(f"There is no form {prompted!r}. Choose one of: {', '.join(FORMS)}.")
         self.form = prompted if isinstance(prompted, str) else best_form(store) if prompted else "bare"
@@ -51,20 +64,30 @@ class Chat:
     def _ids(self) -> list[int]:
         if self.name == "base":  # knows no roles
             prompt = {"messages": self.messages, "use_case": "open_qa"}
-            return form_ids(self.tokenizer, self.form, prompt, self.profile.context - self.profile.answer_tokens)
+            return form_ids(
+                self.tokenizer, self.form, prompt, self.profile.context - self.profile.answer_tokens
+            )
         return prompt_ids(self.tokenizer, self.messages, self.profile.prompt_tokens)
 
     def ask(self, text: str) -> Iterator[str]:
         """Pieces of the answer as they are generated."""
         if not text.strip():
-            raise CourseError('The question is empty. Ask something, for example: rlhf chat --ask "What do cows eat?"')
+            raise CourseError(
+                'The question is empty. Ask something, for example: rlhf chat --ask "What do cows eat?"'
+            )
         self.messages.append({"role": "user", "content": text.strip()})
         ids, said, shown = self._ids(), [], ""
         limit = min(self.profile.answer_tokens, self.profile.context - len(ids))
         for _ in range(limit):
             with autocast(self.profile):
                 drawn = generate(
-                    self.model, [ids + said], 1, self.temperature, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, self.generator
+                    self.model,
+                    [ids + said],
+                    1,
+                    self.temperature,
+                    self.tokenizer.pad_token_id,
+                    self.tokenizer.eos_token_id,
+                    self.generator,
                 )
             if drawn.ended[0]:
                 break

@@ -1,4 +1,6 @@
-"""`rlhf`: doctor, run, course, report, reset, chat, data and class, over the same functions that the notebooks call."""
+"""`rlhf`: doctor, run, course, report, reset, chat, data and class, over the same functions that the
+notebooks call.
+"""
 
 import argparse
 import json
@@ -14,23 +16,46 @@ MODELS = ("base", "sft", "ppo", "ppo-ptx")
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(prog="rlhf", description="Train your own ChatGPT: from raw text to a small aligned model.")
+    main = argparse.ArgumentParser(
+        prog="rlhf", description="Train your own ChatGPT: from raw text to a small aligned model."
+    )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         if name not in ("doctor", "data"):
-            sub.add_argument("--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)")
+            sub.add_argument(
+                "--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)"
+            )
             sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
-            sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")
-            sub.add_argument("--base", metavar="DIR|NAME", help="a pretrained GPT-2 in place of the pretraining stage: a folder, or a name on the Hub")
-            sub.add_argument("--lora", type=whole, metavar="RANK", help="SFT and PPO train adapters of this rank (8, for example) instead of all weights")
+            sub.add_argument(
+                "--data", metavar="DIR", help="a folder of your own data instead of the small world"
+            )
+            sub.add_argument(
+                "--base",
+                metavar="DIR|NAME",
+                help="a pretrained GPT-2 in place of the pretraining stage: a folder, or a name on the Hub",
+            )
+            sub.add_argument(
+                "--lora",
+                type=whole,
+                metavar="RANK",
+                help="SFT and PPO train adapters of this rank (8, for example) instead of all weights",
+            )
         return sub
 
     command("doctor", "Say whether this machine is ready, and what to do if not.")
     run = command("run", "Build what is missing, from text to an evaluated policy.")
-    run.add_argument("--until", metavar="STAGE", help="the last stage to build (default: evaluate, and taste_evaluate if you have ranked)")
-    run.add_argument("--plan", action="store_true", help="only say what it will take: parameters, tokens, memory and minutes of each stage")
+    run.add_argument(
+        "--until",
+        metavar="STAGE",
+        help="the last stage to build (default: evaluate, and taste_evaluate if you have ranked)",
+    )
+    run.add_argument(
+        "--plan",
+        action="store_true",
+        help="only say what it will take: parameters, tokens, memory and minutes of each stage",
+    )
     taste_options(run)
     run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
     course = command("course", "Execute the chapters in order and write report.html.")
@@ -42,33 +67,74 @@ def parser() -> argparse.ArgumentParser:
     reset.add_argument("--yes", action="store_true", help="do not ask")
     chat = command("chat", "Talk to a model.")
     chat.add_argument("--model", default="ppo-ptx", help=f"one of {', '.join(MODELS)} (default: ppo-ptx)")
-    chat.add_argument("--prompted", action="store_true", help="with --model base: asked in the form that suits plain questions best")
+    chat.add_argument(
+        "--prompted",
+        action="store_true",
+        help="with --model base: asked in the form that suits plain questions best",
+    )
     chat.add_argument("--ask", metavar="TEXT", help="answer once and exit")
     chat.add_argument("--temperature", type=float, default=0.7)
     data = command("data", "Check or import a folder of your own data.")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="list all problems of a data folder")
     check.add_argument("folder", metavar="DIR")
-    load = actions.add_parser("import", help="turn text, instructions, hh-rlhf or TRL files into a data folder")
+    load = actions.add_parser(
+        "import", help="turn text, instructions, hh-rlhf or TRL files into a data folder"
+    )
     load.add_argument("folder", metavar="DIR")
     for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
-        load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help="may be given more than once; gzip is fine")
+        load.add_argument(
+            f"--{kind}",
+            metavar="FILE",
+            action="append",
+            default=[],
+            help="may be given more than once; gzip is fine",
+        )
     room = command("class", "Set up and watch a class that ranks into one PostgreSQL database.")
-    room.add_argument("action", choices=("init", "status"), help="make or extend the database, or say how far the class is")
-    room.add_argument("--db", metavar="URL", required=True, help="the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME")
+    room.add_argument(
+        "action", choices=("init", "status"), help="make or extend the database, or say how far the class is"
+    )
+    room.add_argument(
+        "--db",
+        metavar="URL",
+        required=True,
+        help="the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME",
+    )
     room.add_argument("--students", metavar="FILE", help="init: one name a line")
-    room.add_argument("--items", metavar="FILE", help="init: JSONL with `id`, `messages`, `answers` and `models`; sampled from your SFT model if not given")
-    room.add_argument("--prompts", type=whole, default=200, help="init: how many prompts to sample answers for (default: 200)")
+    room.add_argument(
+        "--items",
+        metavar="FILE",
+        help="init: JSONL with `id`, `messages`, `answers` and `models`; sampled from your SFT model if "
+        "not given",
+    )
+    room.add_argument(
+        "--prompts",
+        type=whole,
+        default=200,
+        help="init: how many prompts to sample answers for (default: 200)",
+    )
     room.add_argument("--rankers", type=whole, default=2, help="init: students for each item (default: 2)")
-    room.add_argument("--shared", type=whole, default=10, help="init: items that everyone ranks (default: 10)")
+    room.add_argument(
+        "--shared", type=whole, default=10, help="init: items that everyone ranks (default: 10)"
+    )
     room.add_argument("--guideline", default="1", help="init: version of the guidelines (default: 1)")
-    room.add_argument("--passwords", metavar="FILE", default="class_passwords.txt", help="init: where new students' passwords go")
+    room.add_argument(
+        "--passwords",
+        metavar="FILE",
+        default="class_passwords.txt",
+        help="init: where new students' passwords go",
+    )
     room.add_argument("--export", metavar="FILE", help="status: also write all rankings as JSONL")
     return main
 
 
 def taste_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--own-weight", type=float, metavar="W", help="how much your own rankings count beside the crowd's (0 to 10, default: 1.5)")
+    sub.add_argument(
+        "--own-weight",
+        type=float,
+        metavar="W",
+        help="how much your own rankings count beside the crowd's (0 to 10, default: 1.5)",
+    )
     sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
 
 
@@ -80,7 +146,9 @@ def whole(text: str) -> int:
 
 def profile_of(arguments) -> Profile:
     own = {k: getattr(arguments, k, None) for k in ("own_weight", "guideline")}
-    return load_profile(arguments.profile, arguments.seed, arguments.data, base=arguments.base, lora=arguments.lora, **own)
+    return load_profile(
+        arguments.profile, arguments.seed, arguments.data, base=arguments.base, lora=arguments.lora, **own
+    )
 
 
 def run(arguments) -> None:
@@ -106,7 +174,10 @@ def run(arguments) -> None:
             until = "taste_evaluate"
             store = ensure(until, profile, wait=False)
         elif count:
-            print(f"You have ranked {count} prompts. From {FEWEST} on, `rlhf run` also trains a model by your taste.")
+            print(
+                f"You have ranked {count} prompts. From {FEWEST} on, `rlhf run` also trains a model by your "
+                "taste."
+            )
     if until == "taste_evaluate":
         show_taste(store)
 
@@ -118,9 +189,12 @@ def plan_text(profile: Profile) -> str:
     check_shapes(profile)
     rate, free = matrix_rate(profile), free_bytes()
     return (
-        f"Profile {profile.name}: {parameters(profile) / 1e6:.1f} M parameters in {'bfloat16' if use_bf16(profile) else 'float32'}; {free / 2**30:.1f} GB are free, "
-        f"and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n{plan(profile, rate, free).round(1).to_string()}\n"
-        "Minutes are an estimate, for training alone; small models and short answers take longer than their arithmetic."
+        f"Profile {profile.name}: {parameters(profile) / 1e6:.1f} M parameters in "
+        f"{'bfloat16' if use_bf16(profile) else 'float32'}; {free / 2**30:.1f} GB are free, "
+        f"and this machine does {rate / 1e12:.2f} · 10¹² operations a "
+        f"second.\n{plan(profile, rate, free).round(1).to_string()}\n"
+        "Minutes are an estimate, for training alone; small models and short answers take longer than "
+        "their arithmetic."
     )
 
 
@@ -128,7 +202,10 @@ def show_taste(store) -> None:
     from rlhf_utils.pipeline.taste import taste_table
 
     metrics = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
-    print(f"\nYour taste ({metrics['rankings']['rankings']} rankings, weight {metrics['own_weight']}):\n\n{taste_table(metrics).to_string()}\n")
+    print(
+        f"\nYour taste ({metrics['rankings']['rankings']} rankings, weight "
+        f"{metrics['own_weight']}):\n\n{taste_table(metrics).to_string()}\n"
+    )
 
 
 def course(arguments) -> None:
@@ -146,7 +223,9 @@ def report(arguments) -> None:
     taste = store.path("taste_evaluate").is_dir()
     if arguments.json:
         if taste:
-            metrics["taste"] = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+            metrics["taste"] = json.loads(
+                (store.folder("taste_evaluate") / "metrics.json").read_text("utf-8")
+            )
         print(json.dumps(metrics, indent=1))
         return
     print(summary_table(metrics))
@@ -161,9 +240,13 @@ def reset(arguments) -> None:
     store = Store(profile_of(arguments))
     if not store.root.is_dir():
         return print(f"There is nothing in {store.root}.")
-    if not arguments.yes and input(f"Delete all that was built in {store.root}? Rankings are kept. [y/N] ").strip().lower() not in ("y", "yes"):
+    if not arguments.yes and input(
+        f"Delete all that was built in {store.root}? Rankings are kept. [y/N] "
+    ).strip().lower() not in ("y", "yes"):
         return print("Nothing was deleted.")
-    print(f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings are as they were.")
+    print(
+        f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings are as they were."
+    )
 
 
 def chat(arguments) -> None:
@@ -182,7 +265,11 @@ def chat(arguments) -> None:
 
     if arguments.ask is not None:
         return say(arguments.ask)
-    known = f"what is in {profile.data}" if profile.data else "countries, animals, foods, jobs, elements and planets"
+    known = (
+        f"what is in {profile.data}"
+        if profile.data
+        else "countries, animals, foods, jobs, elements and planets"
+    )
     print(f"You are talking to {arguments.model}. It knows {known}. Leave with Ctrl-D.")
     while True:
         try:
@@ -199,11 +286,22 @@ def data(arguments) -> None:
     if arguments.action == "check":
         problems = check_data(arguments.folder)
         if problems:
-            raise CourseError("\n".join([*problems, f"{len(problems)} problems. Mend these lines, or let `rlhf data import` drop bad rows."]))
+            raise CourseError(
+                "\n".join(
+                    [
+                        *problems,
+                        f"{len(problems)} problems. Mend these lines, or let `rlhf data import` drop bad "
+                        "rows.",
+                    ]
+                )
+            )
         return print(f"{arguments.folder} is ready: rlhf run --data {arguments.folder}")
     kinds = {k: getattr(arguments, k) for k in ("pretrain", "demonstrations", "comparisons", "prompts")}
     import_data(arguments.folder, **kinds)
-    print(f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data {arguments.folder}")
+    print(
+        f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data "
+        f"{arguments.folder}"
+    )
 
 
 def classroom(arguments) -> None:
@@ -217,7 +315,13 @@ def classroom(arguments) -> None:
         print(f"{progress.to_string()}\n\n{agreement.round(2).to_string(index=False)}")
         if arguments.export:
             rows = class_rows(RankingStore(url))
-            Path(arguments.export).write_text("".join(json.dumps({k: v for k, v in r.items() if k != "id"}, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+            Path(arguments.export).write_text(
+                "".join(
+                    json.dumps({k: v for k, v in r.items() if k != "id"}, ensure_ascii=False) + "\n"
+                    for r in rows
+                ),
+                "utf-8",
+            )
             print(f"\n{len(rows)} rankings written to {arguments.export}")
         return
     if not arguments.students:
@@ -237,8 +341,14 @@ def classroom(arguments) -> None:
         rows = items_to_rank(store.profile, store, prompts_of(store, "ppo")[: arguments.prompts])
     passwords = init_class(url, names, rows, arguments.rankers, arguments.shared, arguments.guideline)
     write_passwords(url, passwords, Path(arguments.passwords))
-    print(f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in {arguments.passwords}, one line for each ~/.pgpass.")
-    print(f"Students set RLHF_RANKINGS={url.set(username=None, password=None).render_as_string()} and open chapters/04_collect_rankings.ipynb.")
+    print(
+        f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in "
+        f"{arguments.passwords}, one line for each ~/.pgpass."
+    )
+    print(
+        f"Students set RLHF_RANKINGS={url.set(username=None, password=None).render_as_string()} and open "
+        "chapters/04_collect_rankings.ipynb."
+    )
 
 
 def doctor(arguments) -> None:
@@ -256,8 +366,19 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off for what runs in the background
-    todo = {"run": run, "course": course, "report": report, "reset": reset, "chat": chat, "data": data, "doctor": doctor, "class": classroom}
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell may have switched it off for what runs in the background
+    todo = {
+        "run": run,
+        "course": course,
+        "report": report,
+        "reset": reset,
+        "chat": chat,
+        "data": data,
+        "doctor": doctor,
+        "class": classroom,
+    }
     try:
         todo[arguments.command](arguments)
     except CourseError as error:
@@ -276,7 +397,9 @@ def main(words: list[str] | None = None) -> int:
 
 def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a "✓" is "?" where the code page has none, as Windows' when output goes to a file
+        stream.reconfigure(
+            errors="replace"
+        )  # a "✓" is "?" where the code page has none, as Windows' when output goes to a file
     sys.exit(main())
 
 

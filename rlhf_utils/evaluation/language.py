@@ -45,7 +45,10 @@ def cloze_accuracy(model, tokenizer, world: World, seed: int = 0, count: int = 4
             texts += [world.state(entity, relation, v, wording) for v in values] + [""] * (4 - len(values))
         encoded = [[tokenizer.eos_token_id, *tokenizer(t)["input_ids"]] for t in texts]
         ids, mask = pad_batch(encoded, tokenizer.pad_token_id)
-        losses = token_cross_entropy(model(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:]) * mask[:, 1:]
+        losses = (
+            token_cross_entropy(model(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:])
+            * mask[:, 1:]
+        )
         totals = losses.sum(1).view(len(part), 4)
         empty = torch.tensor([not t for t in texts], device=totals.device).view(len(part), 4)
         for (entity, _), row in zip(part, totals.masked_fill(empty, torch.inf)):
@@ -62,12 +65,20 @@ def ngram_bits(train: np.ndarray, test: np.ndarray, vocabulary: int, order: int 
     """
     texts = [train.reshape(-1).astype(np.int64), test.reshape(-1).astype(np.int64)]
     ends = [np.arange(order - 1, len(text)) for text in texts]
-    histories_of = [np.zeros(len(end), dtype=np.int64) for end in ends]  # the empty history, before each token
+    histories_of = [
+        np.zeros(len(end), dtype=np.int64) for end in ends
+    ]  # the empty history, before each token
     probability = np.full(len(ends[1]), 1 / vocabulary)
     for n in range(1, order + 1):
-        if n > 1:  # one token longer, and numbered anew: five tokens of a large vocabulary are too many for one number
+        if (
+            n > 1
+            # One token longer, and numbered anew: five tokens of a large vocabulary are too many for one
+            # number
+        ):
             size = 1 + max(int(h.max(initial=0)) for h in histories_of)
-            longer = np.concatenate([text[end - n + 1] * size + h for text, end, h in zip(texts, ends, histories_of)])
+            longer = np.concatenate(
+                [text[end - n + 1] * size + h for text, end, h in zip(texts, ends, histories_of)]
+            )
             histories_of = np.split(np.unique(longer, return_inverse=True)[1], [len(ends[0])])
         seen_code, code = (h * vocabulary + text[end] for text, end, h in zip(texts, ends, histories_of))
         grams_seen, counts = np.unique(seen_code, return_counts=True)

@@ -1,7 +1,9 @@
 """Every interval of the course: differences, win rates and shares on held-out prompts.
 
-Intervals are 95 % bootstrap intervals (Efron, 1979) over what is independent. Answers to one prompt are not, nor are prompts about one
-thing, nor several seeds' answers to one prompt: `groups` says which rows belong together, and they are drawn together. Seeds themselves are not drawn: an interval over three seeds is one for these three.
+Intervals are 95 % bootstrap intervals (Efron, 1979) over what is independent. Answers to one prompt are
+not, nor are prompts about one thing, nor several seeds' answers to one prompt: `groups` says which rows
+belong together, and they are drawn together. Seeds themselves are not drawn: an interval over three seeds
+is one for these three.
 """
 
 from collections.abc import Sequence
@@ -11,8 +13,12 @@ import numpy as np
 DRAWS = 2000
 
 
-def draw_sums(columns: Sequence[np.ndarray], groups: Sequence | None = None, draws: int = DRAWS, seed: int = 0) -> list[np.ndarray]:
-    """Sums of each column over groups drawn with replacement, (draws,) each; without `groups` each row is one of its own."""
+def draw_sums(
+    columns: Sequence[np.ndarray], groups: Sequence | None = None, draws: int = DRAWS, seed: int = 0
+) -> list[np.ndarray]:
+    """Sums of each column over groups drawn with replacement, (draws,) each; without `groups` each row is one
+    of its own.
+    """
     rows = len(columns[0])
     index = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(index.max()) + 1
@@ -21,7 +27,9 @@ def draw_sums(columns: Sequence[np.ndarray], groups: Sequence | None = None, dra
 
 
 def ratio(above: np.ndarray, below: np.ndarray, groups: Sequence | None = None) -> tuple[float, float, float]:
-    """sum(above) / sum(below) with its interval; nan where there is nothing below. above, below: one value a row."""
+    """sum(above) / sum(below) with its interval; nan where there is nothing below. above, below: one value a
+    row.
+    """
     if not len(below) or not np.sum(below):
         return float("nan"), float("nan"), float("nan")
     over, under = draw_sums([above, below], groups)
@@ -55,13 +63,19 @@ def win_rate(a: np.ndarray, b: np.ndarray, groups: Sequence | None = None) -> di
     decided, low, high = ratio(wins, wins + losses, groups)
     ties = a.size - wins.sum() - losses.sum()
     return {
-        "decided": decided, "low": low, "high": high, "ties_half": float((wins.sum() + ties / 2) / a.size), "ties": float(ties / a.size),
+        "decided": decided,
+        "low": low,
+        "high": high,
+        "ties_half": float((wins.sum() + ties / 2) / a.size),
+        "ties": float(ties / a.size),
         "n": int(a.size),
-    }  # fmt: skip
+    }
 
 
 def logistic_intercept(gap: np.ndarray, won: np.ndarray, weights: np.ndarray) -> float:
-    """P(win) at gap 0 by logistic regression of `won` on `gap`, by Newton's method; a weak prior keeps it finite."""
+    """P(win) at gap 0 by logistic regression of `won` on `gap`, by Newton's method; a weak prior keeps it
+    finite.
+    """
     design, theta = np.stack([np.ones(len(gap)), gap], 1), np.zeros(2)
     for _ in range(25):
         chance = 1 / (1 + np.exp(-design @ theta))
@@ -72,12 +86,19 @@ def logistic_intercept(gap: np.ndarray, won: np.ndarray, weights: np.ndarray) ->
 
 
 def equal_length(
-    a: np.ndarray, b: np.ndarray, words_a: np.ndarray, words_b: np.ndarray, groups: Sequence | None = None, within: int = 1, draws: int = 300
-) -> dict[str, dict]:  # fmt: skip
-    """How often `a` beats `b` where both are about equally long; all arrays (prompts, answers), words counted by answer.
+    a: np.ndarray,
+    b: np.ndarray,
+    words_a: np.ndarray,
+    words_b: np.ndarray,
+    groups: Sequence | None = None,
+    within: int = 1,
+    draws: int = 300,
+) -> dict[str, dict]:
+    """How often `a` beats `b` where both are about equally long; all arrays (prompts, answers), words counted
+    by answer.
 
-    `matched` keeps the comparisons whose lengths differ by `within` words at most; `regression` is the chance to win a decided comparison
-    at equal length, by logistic regression on the difference in words.
+    `matched` keeps the comparisons whose lengths differ by `within` words at most; `regression` is the
+    chance to win a decided comparison at equal length, by logistic regression on the difference in words.
     """
     wins, losses = wins_and_losses(a, b)
     near = np.abs(words_a - words_b) <= within
@@ -85,7 +106,9 @@ def equal_length(
     row, column = np.nonzero(wins | losses)
     found = {"matched": {"decided": decided, "low": low, "high": high, "n": int(near.sum())}}
     if not len(row):
-        return found | {"regression": {"decided": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}}
+        return found | {
+            "regression": {"decided": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
+        }
     gap, won = (words_a - words_b)[row, column].astype(float), wins[row, column].astype(float)
     labels = np.arange(len(a)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     index, count = labels[row], int(labels.max()) + 1

@@ -13,26 +13,33 @@ from rlhf_utils.profiles import Profile
 def has_bf16() -> bool:
     """Whether this machine multiplies bfloat16 matrices faster than float32 ones.
 
-    `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` make any processor an ordinary one, which has float32 alone.
+    `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` make any processor an ordinary one, which has float32
+    alone.
     """
     if device().type == "cuda":
         return torch.cuda.is_bf16_supported()
     cpu = torch.cpu
-    return "AVX512" in torch.backends.cpu.get_cpu_capability() and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    return "AVX512" in torch.backends.cpu.get_cpu_capability() and bool(
+        cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    )
 
 
 @lru_cache
 def device() -> torch.device:
-    """The GPU if there is one with room for this process's share of it (`RLHF_GPU_FRACTION`), else the CPU."""
+    """The GPU if there is one with room for this process's share of it (`RLHF_GPU_FRACTION`),
+    else the CPU.
+    """
     share = gpu_fraction()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     free, total = torch.cuda.mem_get_info()
     if share < 1 and free < share * total:
         print(
-            f"The GPU is full: {free / 2**30:.1f} GB are free, and RLHF_GPU_FRACTION={share:g} of it are {share * total / 2**30:.1f} GB. "
-            "Working on the CPU instead; restart the kernel once others are done.", flush=True,
-        )  # fmt: skip
+            f"The GPU is full: {free / 2**30:.1f} GB are free, and RLHF_GPU_FRACTION={share:g} of it are "
+            f"{share * total / 2**30:.1f} GB. "
+            "Working on the CPU instead; restart the kernel once others are done.",
+            flush=True,
+        )
         return torch.device("cpu")
     torch.cuda.set_per_process_memory_fraction(share)
     return torch.device("cuda")

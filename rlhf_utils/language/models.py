@@ -23,24 +23,26 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-
-
-
-
-
-
-
-
-
-
-def plain_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, dropout: float = 0.0, **_):
+def plain_attention(
+    module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    **_,
+):
     """Attention by two matrix products in the precision of its inputs, (batch, heads, time, size).
 
-    `attention_mask` is added to the products, (batch or 1, 1, time, keys). Autocast would take the softmax to fp32
-    and back: two more passes over the largest tensor there is, for a result that is rounded to bfloat16 all the same.
+    `attention_mask` is added to the products, (batch or 1, 1, time, keys). Autocast would take the softmax
+    to fp32 and back: two more passes over the largest tensor there is, for a result that is rounded to
+    bfloat16 all the same.
     """
     lines, heads, time, size = query.shape
-    if attention_mask.dtype != query.dtype:  # the lowest number of one precision may be −∞ in the other, and all of −∞ has no softmax
+    if (
+        attention_mask.dtype != query.dtype
+    ):  # the lowest number of one precision may be −∞ in the other, and all of −∞ has no softmax
         attention_mask = attention_mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
     seen = attention_mask.expand(lines, heads, time, key.shape[2]).reshape(lines * heads, time, -1)
     with torch.autocast(device().type, enabled=False):
@@ -55,7 +57,9 @@ AttentionMaskInterface.register("plain", eager_mask)
 
 
 def attention(bf16: bool | None = None) -> str:
-    """torch's fused attention, but for bfloat16 on a CPU: there its backward pass takes four times as long as plain matrix products."""
+    """torch's fused attention, but for bfloat16 on a CPU: there its backward pass takes four times as long as
+    plain matrix products.
+    """
     bf16 = has_bf16() if bf16 is None else bf16
     return "plain" if bf16 and device().type == "cpu" else "sdpa"
 
@@ -65,20 +69,35 @@ def gpt2_config(profile: Profile, tokenizer=None) -> GPT2Config:
     # GPT-2 starts its weights at a deviation of 0.02, which suits a width of 768 and up. A narrow model
     # learns to copy from its context much sooner from 1/√width.
     return GPT2Config(
-        vocab_size=len(tokenizer) if tokenizer else profile.vocabulary, n_positions=profile.context, n_embd=profile.width, n_layer=profile.layers, n_head=profile.heads,
-        initializer_range=profile.width**-0.5, bos_token_id=end, eos_token_id=end, pad_token_id=pad,
+        vocab_size=len(tokenizer) if tokenizer else profile.vocabulary,
+        n_positions=profile.context,
+        n_embd=profile.width,
+        n_layer=profile.layers,
+        n_head=profile.heads,
+        initializer_range=profile.width**-0.5,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=pad,
         # Dropout is 0 throughout: small models do not need it, and PPO's ratio must be 1 at first.
-        embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, summary_first_dropout=0.0, num_labels=1,
-        # GPT-2 approximated the GELU by a tanh, which today takes a CPU five times as long as the function itself.
-        activation_function="gelu", attn_implementation=attention(use_bf16(profile)),
-    )  # fmt: skip
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+        summary_first_dropout=0.0,
+        num_labels=1,
+        # GPT-2 approximated the GELU by a tanh, which today takes a CPU five times as long as the function
+        # itself.
+        activation_function="gelu",
+        attn_implementation=attention(use_bf16(profile)),
+    )
 
 
 def new_gpt2(profile: Profile, tokenizer) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(gpt2_config(profile, tokenizer))
 
 
-LORA_RATE = 10  # adapters start at nothing and need about ten times the learning rate of all weights (Schulman et al., "LoRA Without Regret", 2025)
+# Adapters start at nothing and need about ten times the learning rate of all weights (Schulman et al., "LoRA
+# Without Regret", 2025)
+LORA_RATE = 10
 
 
 def with_lora(model: GPT2LMHeadModel, rank: int):
@@ -90,7 +109,9 @@ def with_lora(model: GPT2LMHeadModel, rank: int):
 
     # GPT-2 stores its matrices transposed, which peft calls fan_in_fan_out.
     matrices = ["c_attn", "c_proj", "c_fc"]
-    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=matrices, fan_in_fan_out=True, task_type="CAUSAL_LM")
+    adapters = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=matrices, fan_in_fan_out=True, task_type="CAUSAL_LM"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         return get_peft_model(model, adapters)
@@ -117,17 +138,30 @@ def save_model(model: nn.Module, folder: Path, tokenizer=None) -> None:
 
 
 def load_gpt2(folder: Path) -> GPT2LMHeadModel:
-    model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=attention())
+    model = GPT2LMHeadModel.from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation=attention(),
+    )
     return model.to(device()).eval()
 
 
 def load_scorer(folder: Path) -> GPT2ForSequenceClassification:
-    """A reward model, or a policy's trunk with a new scalar head. A reward model with somebody's taste has two heads."""
+    """A reward model, or a policy's trunk with a new scalar head.
+
+    A reward model with somebody's taste has two heads.
+    """
     config = GPT2Config.from_pretrained(folder, local_files_only=True)
     model = GPT2ForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=attention(),
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation=attention(),
         num_labels=2 if hasattr(config, "taste") else 1,
-    )  # fmt: skip
+    )
     return model.to(device()).eval()
 
 
@@ -141,7 +175,9 @@ def token_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def pad_batch(sequences: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Pad token lists on the right to (batch, time); returns ids and a mask that is 1 where a token is real."""
+    """Pad token lists on the right to (batch, time);
+    returns ids and a mask that is 1 where a token is real.
+    """
     length = max(map(len, sequences))
     ids = torch.full((len(sequences), length), pad)
     mask = torch.zeros((len(sequences), length), dtype=torch.long)
@@ -149,19 +185,3 @@ def pad_batch(sequences: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
         ids[row, : len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = 1
     return ids.to(device()), mask.to(device())
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,7 +1,9 @@
-"""A pretrained GPT-2 of one's own in place of the pretraining stage: a folder, or a name on the Hugging Face Hub.
+"""A pretrained GPT-2 of one's own in place of the pretraining stage: a folder, or a name on the Hugging Face
+Hub.
 
-Any model of GPT-2's architecture with its own tokenizer (GPT-2 of any size, DistilGPT-2 and their relatives), in
-the format of `save_pretrained`. Only safetensors are read, and no code of a repository is ever run.
+Any model of GPT-2's architecture with its own tokenizer (GPT-2 of any size, DistilGPT-2 and their
+relatives), in the format of `save_pretrained`. Only safetensors are read, and no code of a repository is
+ever run.
 """
 
 import json
@@ -16,7 +18,11 @@ from rlhf_utils.language.models import attention, save_model
 from rlhf_utils.language.tokenizer import END, PAD, wrap
 from rlhf_utils.profiles import Profile
 
-FILES = ("*.json", "*.txt", "*.safetensors")  # of a repository: configuration, tokenizer, weights; no code, no pickles
+FILES = (
+    "*.json",
+    "*.txt",
+    "*.safetensors",
+)  # of a repository: configuration, tokenizer, weights; no code, no pickles
 
 
 def find_base(base: str) -> Path:
@@ -36,45 +42,74 @@ def find_base(base: str) -> Path:
     try:
         return Path(snapshot_download(base, allow_patterns=list(FILES)))
     except HFValidationError:
-        raise CourseError(f"{base!r} is neither a folder nor a name on the Hub, which looks like openai-community/gpt2.") from None
+        raise CourseError(
+            f"{base!r} is neither a folder nor a name on the Hub, which looks like openai-community/gpt2."
+        ) from None
     except GatedRepoError:
-        raise CourseError(f"{base} is gated: accept its terms on its page on the Hub, log in with `hf auth login`, and try again.") from None
+        raise CourseError(
+            f"{base} is gated: accept its terms on its page on the Hub, log in with `hf auth login`, and "
+            "try again."
+        ) from None
     except RepositoryNotFoundError:
-        raise CourseError(f"There is no model {base} on the Hub, or it is private: check the name, or log in with `hf auth login`.") from None
+        raise CourseError(
+            f"There is no model {base} on the Hub, or it is private: check the name, or log in with `hf "
+            "auth login`."
+        ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise CourseError(
-            f"{base} is no folder here, and the Hub cannot be reached ({type(error).__name__}). Where there is a network, run `hf download {base} "
+            f"{base} is no folder here, and the Hub cannot be reached ({type(error).__name__}). Where there "
+            f"is a network, run `hf download {base} "
             "--local-dir gpt2`, copy that folder to this machine, and name it: --base FOLDER."
         ) from None
 
 
 def check_base(folder: Path, profile: Profile) -> dict:
-    """The model's configuration, if the course can start from it; a CourseError that says why not otherwise."""
+    """The model's configuration, if the course can start from it;
+    a CourseError that says why not otherwise.
+    """
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
-        raise CourseError(f"{folder} has no readable config.json: it is not a model that `save_pretrained` wrote.") from None
+        raise CourseError(
+            f"{folder} has no readable config.json: it is not a model that `save_pretrained` wrote."
+        ) from None
     kind, classes = config.get("model_type"), config.get("architectures") or []
     if "auto_map" in config:
-        raise CourseError(f"{folder} brings code of its own (auto_map in config.json), which is never run here. Choose a plain GPT-2.")
+        raise CourseError(
+            f"{folder} brings code of its own (auto_map in config.json), which is never run here. Choose a "
+            "plain GPT-2."
+        )
     if kind != "gpt2" or not any(c.endswith("LMHeadModel") for c in classes):
-        raise CourseError(f"{folder} is a {kind} model ({', '.join(classes) or 'of no class'}), and no causal language model of GPT-2's architecture.")
+        raise CourseError(
+            f"{folder} is a {kind} model ({', '.join(classes) or 'of no class'}), and no causal language "
+            "model of GPT-2's architecture."
+        )
     if not list(folder.glob("*.safetensors")):
         if not list(folder.glob("*.bin")):
             raise CourseError(f"{folder} has no weights (model.safetensors).")
         raise CourseError(
-            f"The weights in {folder} are a pickle, which can run code when it is opened. Convert them where you trust them: python -c \"from "
-            f"transformers import GPT2LMHeadModel as M; M.from_pretrained('{folder}').save_pretrained('converted')\", and copy its tokenizer files, too."
+            f"The weights in {folder} are a pickle, which can run code when it is opened. Convert them "
+            'where you trust them: python -c "from '
+            "transformers import GPT2LMHeadModel as M; "
+            f"M.from_pretrained('{folder}').save_pretrained('converted')\", and copy its tokenizer files, "
+            "too."
         )
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        raise CourseError(f"{folder} has no tokenizer (tokenizer.json): save it beside the model with tokenizer.save_pretrained.")
+        raise CourseError(
+            f"{folder} has no tokenizer (tokenizer.json): save it beside the model with "
+            "tokenizer.save_pretrained."
+        )
     room, needed = config.get("n_positions", 1024), profile.prompt_tokens + profile.answer_tokens
     if room < needed:
         raise CourseError(
-            f"{folder} reads {room} tokens at most, but prompts of {profile.prompt_tokens} and answers of {profile.answer_tokens} tokens need {needed}."
+            f"{folder} reads {room} tokens at most, but prompts of {profile.prompt_tokens} and answers of "
+            f"{profile.answer_tokens} tokens need {needed}."
         )
     if room < profile.context:
-        raise CourseError(f"{folder} reads {room} tokens at most, but the profile {profile.name} trains on windows of {profile.context}.")
+        raise CourseError(
+            f"{folder} reads {room} tokens at most, but the profile {profile.name} trains on windows of "
+            f"{profile.context}."
+        )
     return config
 
 
@@ -86,7 +121,8 @@ def base_folder(profile: Profile) -> Path:
 
 
 def base_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The model's own tokenizer with the course's chat template, and a padding token that is not the end of text.
+    """The model's own tokenizer with the course's chat template, and a padding token that is not the end of
+    text.
 
     Words after "Answer:" begin with a space there, so a space is put before an answer's first word.
     """
@@ -101,12 +137,28 @@ def base_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def write_base(folder: Path, tokenizer, target: Path) -> None:
-    """Write the model into `target` as a base model of the course: embeddings of the tokenizer's size, no dropout."""
-    model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=attention())
+    """Write the model into `target` as a base model of the course: embeddings of the tokenizer's size, no
+    dropout.
+    """
+    model = GPT2LMHeadModel.from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation=attention(),
+    )
     if model.get_input_embeddings().num_embeddings != len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     # Dropout would make the ratio of PPO differ from 1 before the first step.
-    model.config.update({"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "summary_first_dropout": 0.0, "num_labels": 1})
+    model.config.update(
+        {
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+            "summary_first_dropout": 0.0,
+            "num_labels": 1,
+        }
+    )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.config, name, getattr(tokenizer, name))
         setattr(model.generation_config, name, getattr(tokenizer, name))

@@ -1,9 +1,10 @@
 """Asking a base model well: forms that turn a question into the beginning of a document.
 
-InstructGPT is compared with a GPT-3 that is *prompted*, and so is every model here. A form turns a conversation into the beginning of a
-document; the model goes on, and what it says up to the next line break is its answer. Most forms put the request as it stands into a
-frame that documents have; some turn it around, as somebody would who knows these documents: into a report, an article's heading, a
-program's comment. Which form suits which kind of prompt best is found out on validation prompts, by `choose_forms`.
+InstructGPT is compared with a GPT-3 that is *prompted*, and so is every model here. A form turns a
+conversation into the beginning of a document; the model goes on, and what it says up to the next line break
+is its answer. Most forms put the request as it stands into a frame that documents have; some turn it
+around, as somebody would who knows these documents: into a report, an article's heading, a program's
+comment. Which form suits which kind of prompt best is found out on validation prompts, by `choose_forms`.
 """
 
 import re
@@ -20,9 +21,17 @@ from rlhf_utils.world.prompts import PROBES, USE_CASES, write_prompts
 
 # Which use case a prompt beside the ten belongs to: its form and its shots are that one's.
 USE_CASE_OF = {
-    "premise": "open_qa", "provoked": "open_qa", "fictional": "open_qa", "insist": "chat", "correction": "chat", "program": "generation",
-    "harmful": "other", "howto": "other", "withheld_relation": "open_qa", "withheld_task": "extract",
-}  # fmt: skip
+    "premise": "open_qa",
+    "provoked": "open_qa",
+    "fictional": "open_qa",
+    "insist": "chat",
+    "correction": "chat",
+    "program": "generation",
+    "harmful": "other",
+    "howto": "other",
+    "withheld_relation": "open_qa",
+    "withheld_task": "extract",
+}
 assert set(PROBES) <= set(USE_CASE_OF)
 
 
@@ -34,13 +43,17 @@ def thread(turns: Sequence[str], last: str = "Answer:") -> str:
 
 @lru_cache
 def shots(use_case: str, count: int) -> tuple[str, ...]:
-    """`count` ideal demonstrations of a use case as forum threads: the shortest of twenty training prompts, all of different kinds if there are enough."""
+    """`count` ideal demonstrations of a use case as forum threads: the shortest of twenty training prompts,
+    all of different kinds if there are enough.
+    """
     world = load_world()
     rows = sorted(write_prompts(world, "train", {use_case: 20}, 4), key=lambda p: len(str(p["messages"])))
     by_kind = sorted(rows, key=lambda p: [r["kind"] for r in rows[: rows.index(p)]].count(p["kind"]))
     writer = AnswerWriter(world, Random(f"shots:{use_case}"))
     chosen = by_kind[:count]
-    return tuple(thread([m["content"] for m in p["messages"]], f"Answer: {writer.write(p, 'rich')}") for p in chosen)
+    return tuple(
+        thread([m["content"] for m in p["messages"]], f"Answer: {writer.write(p, 'rich')}") for p in chosen
+    )
 
 
 def few_shot(count: int) -> Callable[[list[str], str], str]:
@@ -48,13 +61,17 @@ def few_shot(count: int) -> Callable[[list[str], str], str]:
 
 
 def report(turns: list[str]) -> str:
-    """A short report, which goes on to say the same in other words: the text that the request is about, and nothing of the request."""
+    """A short report, which goes on to say the same in other words: the text that the request is about, and
+    nothing of the request.
+    """
     text = turns[-1].rpartition(": ")[2]
     return " ".join(s.strip() for s in re.findall(r"[^.?!]+[.?!]", text) if not s.endswith("?")) or text
 
 
 def article(turns: list[str]) -> str:
-    """An encyclopedia's heading, under which it says what it knows: what follows "about", or the request as it stands."""
+    """An encyclopedia's heading, under which it says what it knows: what follows "about", or the
+    request as it stands.
+    """
     about = re.search(r"(?:about|[Dd]escribe) (.+?)(?:,| in (?:one|two)| that |\.|\?|$)", turns[-1])
     heading = about.group(1) if about else turns[-1]
     return f"{heading[:1].upper()}{heading[1:]}\n"
@@ -71,18 +88,28 @@ SHOT = "\n\n"  # between the examples of a few-shot prompt, until they are seen 
 FORMS: dict[str, Callable[[list[str], str], str]] = {
     "bare": lambda turns, _: "\n".join(turns),
     "forum": lambda turns, _: thread(turns),
-    "system line": lambda turns, _: f"{SYSTEM}\n{thread(turns)}",  # the assistant's own form, which no document has
+    "system line": lambda turns, _: (
+        f"{SYSTEM}\n{thread(turns)}"
+    ),  # the assistant's own form, which no document has
     "accepted answer": lambda turns, _: thread(turns, "Accepted answer:"),
-    "exercise": lambda turns, _: " ".join([f"Exercise: {turns[0]}", *(f"Answer: {t}" if i % 2 == 0 else f"Exercise: {t}" for i, t in enumerate(turns[1:])), "Answer:"]),
+    "exercise": lambda turns, _: " ".join(
+        [
+            f"Exercise: {turns[0]}",
+            *(f"Answer: {t}" if i % 2 == 0 else f"Exercise: {t}" for i, t in enumerate(turns[1:])),
+            "Answer:",
+        ]
+    ),
     "report": lambda turns, _: report(turns),
     "article": lambda turns, _: article(turns),
-    "index": lambda turns, _: "\n".join([*turns[:-1], turns[-1].rstrip("?.! ") + ":"]),  # "The capital of France: …"
+    "index": lambda turns, _: "\n".join(
+        [*turns[:-1], turns[-1].rstrip("?.! ") + ":"]
+    ),  # "The capital of France: …"
     "answer sheet": lambda turns, _: "\n".join([*turns, "Answers:"]) + "\n",
     "comment": lambda turns, _: comment(turns),
     "1 shot": few_shot(1),
     "2 shots": few_shot(2),
     "4 shots": few_shot(4),
-}  # fmt: skip
+}
 
 
 def form_text(form: str, prompt: dict) -> str:
@@ -92,7 +119,9 @@ def form_text(form: str, prompt: dict) -> str:
 
 
 def form_ids(tokenizer, form: str, prompt: dict, limit: int) -> list[int]:
-    """Token ids of a prompt in a form, after the end-of-text token; whole shots are left out, the first ones first, until `limit` tokens are left."""
+    """Token ids of a prompt in a form, after the end-of-text token; whole shots are left out, the first ones
+    first, until `limit` tokens are left.
+    """
     use_case = USE_CASE_OF.get(prompt["use_case"], prompt["use_case"])
     parts = FORMS[form]([m["content"] for m in prompt["messages"]], use_case).split(SHOT)
     while True:
@@ -106,15 +135,24 @@ FEWEST = 8  # validation prompts of one kind, to choose a form for it alone
 
 
 def choose_forms(gold: dict[str, np.ndarray], prompts: list[dict]) -> dict[str, str]:
-    """The form with the highest mean gold score for each kind of prompt, each use case, and over "all"; gold: by form, one value a prompt.
+    """The form with the highest mean gold score for each kind of prompt, each use case, and over "all"; gold:
+    by form, one value a prompt.
 
     Kinds with fewer than `FEWEST` prompts have the form of their use case.
     """
     groups = {"all": np.ones(len(prompts), dtype=bool)}
     groups |= {case: np.array([p["use_case"] == case for p in prompts]) for case in USE_CASES}
     kinds = dict.fromkeys(p["kind"] for p in prompts)
-    groups |= {kind: where for kind in kinds if (where := np.array([p["kind"] == kind for p in prompts])).sum() >= FEWEST}
-    return {name: max(gold, key=lambda form, where=where: gold[form][where].mean()) for name, where in groups.items() if where.any()}
+    groups |= {
+        kind: where
+        for kind in kinds
+        if (where := np.array([p["kind"] == kind for p in prompts])).sum() >= FEWEST
+    }
+    return {
+        name: max(gold, key=lambda form, where=where: gold[form][where].mean())
+        for name, where in groups.items()
+        if where.any()
+    }
 
 
 def form_of(chosen: dict[str, str], prompt: dict) -> str:

@@ -15,10 +15,14 @@ from rlhf_utils.language.packing import Packed
 def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> Tensor:
     """Last hidden states of the trunk where they are read, (kept, width).
 
-    GPT2Model's forward pass but for its end: the last MLP sees only what is kept, and no prompt. The keys and values
-    of all tokens, (lines · their width, 2 · width), go into `memory`, block by block.
+    GPT2Model's forward pass but for its end: the last MLP sees only what is kept, and no prompt. The keys
+    and values of all tokens, (lines · their width, 2 · width), go into `memory`, block by block.
     """
-    body, heads, attend = model.transformer, model.config.n_head, AttentionInterface()[model.config._attn_implementation]
+    body, heads, attend = (
+        model.transformer,
+        model.config.n_head,
+        AttentionInterface()[model.config._attn_implementation],
+    )
     sees = packed.sees.to(computing_dtype())
     if attend is plain_attention:
         sees = sees.repeat(1, heads, 1, 1)  # once rather than in each block
@@ -28,7 +32,15 @@ def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> 
         if memory is not None:
             memory.append(three[..., x.shape[-1] :].flatten(0, 1))
         query, key, value = three.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(block.attn, query, key, value, sees, scaling=block.attn.scaling, dropout=block.attn.attn_dropout.p * block.training)[0]
+        mixed = attend(
+            block.attn,
+            query,
+            key,
+            value,
+            sees,
+            scaling=block.attn.scaling,
+            dropout=block.attn.attn_dropout.p * block.training,
+        )[0]
         x = x + block.attn.resid_dropout(block.attn.c_proj(mixed.flatten(2)))
         if number == len(body.h):
             x = x.flatten(0, 1).index_select(0, packed.kept)  # its backward pass is faster than that of […]
@@ -41,7 +53,9 @@ def next_logits(model, hidden: Tensor) -> Tensor:
     return hidden @ model.transformer.wte.weight.T.to(hidden.dtype)
 
 
-def answer_logprobs(model, packed: Packed, pad: int, temperature: float = 1.0, hidden: Tensor | None = None) -> Tensor:
+def answer_logprobs(
+    model, packed: Packed, pad: int, temperature: float = 1.0, hidden: Tensor | None = None
+) -> Tensor:
     """Log-probabilities of answer tokens under a model, (answers, longest answer), 0 beyond an answer's end.
 
     `hidden` are the model's hidden states if they are known already.
@@ -55,7 +69,9 @@ def answer_logprobs(model, packed: Packed, pad: int, temperature: float = 1.0, h
 
 
 def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
-    """The scalar head; where there is a head for somebody's taste, plus `scale` · σ(that head − `middle`) (`config.taste`)."""
+    """The scalar head; where there is a head for somebody's taste, plus `scale` · σ(that head − `middle`)
+    (`config.taste`).
+    """
     values = model.score(hidden).float()
     if values.shape[-1] == 1:
         return values.squeeze(-1)
@@ -74,5 +90,7 @@ def answer_scores(model: GPT2ForSequenceClassification, packed: Packed) -> Tenso
     likelihood = getattr(model.config, "likelihood", 0.0)
     if not likelihood:
         return scores
-    logprobs = -token_cross_entropy(next_logits(model, hidden.index_select(0, packed.before)), packed.said)[: len(packed.rows)]
+    logprobs = -token_cross_entropy(next_logits(model, hidden.index_select(0, packed.before)), packed.said)[
+        : len(packed.rows)
+    ]
     return scores + likelihood * torch.zeros_like(scores).index_add(0, packed.rows, logprobs)

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_utils.environment import CourseError
 
 END, PAD = "<|endoftext|>", "<pad>"
-# The roles are marked as forum threads mark them, so that a base model knows the form already: with new special tokens instead, 1,700
-# demonstrations would go into learning what these mean. A system line above, which no document has, tells the assistant from a thread:
-# so what PPO-ptx reads of threads does not pull at its answers.
+# The roles are marked as forum threads mark them, so that a base model knows the form already: with new
+# special tokens instead, 1,700 demonstrations would go into learning what these mean. A system line above,
+# which no document has, tells the assistant from a thread: so what PPO-ptx reads of threads does not pull at
+# its answers.
 SYSTEM = "Helpful answers"
 CHAT_TEMPLATE = (
     "{{ eos_token }}"
@@ -52,9 +53,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 def wrap(tokenizer: Tokenizer, end: str = END) -> PreTrainedTokenizerFast:
     """A tokenizer of transformers with the course's chat template; `end` closes documents and answers."""
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=end, bos_token=end, pad_token=PAD,
-        padding_side="left", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        eos_token=end,
+        bos_token=end,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -75,7 +80,10 @@ def same_tokenizer(tokenizer, *models: Path) -> None:
         else:
             same = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"] == len(tokenizer)
         if not same:
-            raise CourseError(f"The model in {folder} was made with another tokenizer: its token ids mean other words. Train it anew with this one.")
+            raise CourseError(
+                f"The model in {folder} was made with another tokenizer: its token ids mean other words. "
+                "Train it anew with this one."
+            )
 
 
 def prompt_text(tokenizer, messages: list[dict]) -> str:
@@ -84,7 +92,9 @@ def prompt_text(tokenizer, messages: list[dict]) -> str:
 
 
 def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
-    """Token ids of a prompt; leading turns, but not a system line, are dropped until it fits `limit` tokens."""
+    """Token ids of a prompt; leading turns, but not a system line,
+    are dropped until it fits `limit` tokens.
+    """
     system = [m for m in messages[:1] if m["role"] == "system"]
     turns = messages[len(system) :]
     while True:
@@ -95,9 +105,11 @@ def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
 
 
 def answer_ids(tokenizer, answer: str, limit: int) -> list[int]:
-    """Token ids of an answer as a model would have sampled it: at most `limit` tokens, the last of which is the end-of-text token.
+    """Token ids of an answer as a model would have sampled it: at most `limit` tokens, the last of which is
+    the end-of-text token.
 
-    The one rule for where an answer is cut, in demonstrations, rankings and evaluation: what SFT shows is what PPO lets end.
+    The one rule for where an answer is cut, in demonstrations, rankings and evaluation: what SFT shows is
+    what PPO lets end.
     """
     tokens = tokenizer(answer, add_special_tokens=False)["input_ids"][: limit - 1] if answer else []
     return [*tokens, tokenizer.eos_token_id]

@@ -35,9 +35,12 @@ def to_messages(prompt) -> list[dict] | None:
     if not isinstance(prompt, list) or not prompt:
         return None
     good = all(
-        isinstance(m, dict) and m.get("role") in ("user", "assistant", "system") and isinstance(m.get("content"), str) and m["content"].strip()
+        isinstance(m, dict)
+        and m.get("role") in ("user", "assistant", "system")
+        and isinstance(m.get("content"), str)
+        and m["content"].strip()
         for m in prompt
-    )  # fmt: skip
+    )
     return prompt if good and prompt[-1]["role"] == "user" else None
 
 
@@ -78,16 +81,22 @@ def check_data(folder: str | Path) -> list[str]:
     else:
         problems += _line_problems(text)[0]
         if not problems and (size := len(text.read_text("utf-8"))) < LEAST_TEXT:
-            problems.append(f"{text}: only {size:,} characters; at least {LEAST_TEXT:,} are needed to train on.")
+            problems.append(
+                f"{text}: only {size:,} characters; at least {LEAST_TEXT:,} are needed to train on."
+            )
     for name, fields in FIELDS.items():
         path = folder / name
         if not path.is_file():
-            problems.append(f"{path}: missing. Add it with: rlhf data import {folder} --{name.split('.')[0]} FILE")
+            problems.append(
+                f"{path}: missing. Add it with: rlhf data import {folder} --{name.split('.')[0]} FILE"
+            )
             continue
         found, lines = _line_problems(path, fields)
         problems += found
         if lines - len(found) < LEAST_ROWS:
-            problems.append(f"{path}: {lines - len(found)} good rows; at least {LEAST_ROWS}, a batch, are needed.")
+            problems.append(
+                f"{path}: {lines - len(found)} good rows; at least {LEAST_ROWS}, a batch, are needed."
+            )
     return problems
 
 
@@ -121,7 +130,8 @@ def parse_dialogue(text: str) -> list[dict] | None:
 
 
 def normal_rows(row) -> list[dict]:
-    """A row of any known format as rows with `prompt` and, as far as there, `completion`, `chosen`, `rejected`.
+    """A row of any known format as rows with `prompt` and, as far as there, `completion`, `chosen`,
+    `rejected`.
 
     Raises ValueError with the reason if the row is bad.
     """
@@ -175,9 +185,11 @@ def fit_prompt(prompt) -> tuple[list[dict] | None, bool]:
 
 
 def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
-    """Turn files into a data folder. `files`: lists of paths for pretrain, demonstrations, comparisons, prompts.
+    """Turn files into a data folder. `files`: lists of paths for pretrain, demonstrations, comparisons,
+    prompts.
 
-    Bad rows are dropped and counted. Raises CourseError, and writes nothing, if fewer than 32 rows or 20,000 characters are left.
+    Bad rows are dropped and counted. Raises CourseError, and writes nothing, if fewer than 32 rows or
+    20,000 characters are left.
     """
     folder = Path(folder)
     ready: dict[str, str | list[dict]] = {}
@@ -191,17 +203,31 @@ def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
             say(f"pretrain: {len(text):,} characters; {dropped.total():,} rows dropped")
         else:
             name = f"{kind}.jsonl"
-            found = [item for path in paths for item in _items(_rows(Path(path), kind, dropped), FIELDS[name], dropped)]
+            found = [
+                item
+                for path in paths
+                for item in _items(_rows(Path(path), kind, dropped), FIELDS[name], dropped)
+            ]
             cut = sum(shortened for _, shortened in found)
             ready[name] = [row for row, _ in found]
-            say(f"{kind}: {len(found):,} rows, {cut:,} of them without their leading turns; {dropped.total():,} bad rows dropped")
+            say(
+                f"{kind}: {len(found):,} rows, {cut:,} of them without their leading turns; "
+                f"{dropped.total():,} bad rows dropped"
+            )
         for reason, count in dropped.most_common():
             say(f"  {count:,} × {reason}")
-        usable, least, what = (len(text), LEAST_TEXT, "characters") if kind == "pretrain" else (len(found), LEAST_ROWS, "rows")
+        usable, least, what = (
+            (len(text), LEAST_TEXT, "characters") if kind == "pretrain" else (len(found), LEAST_ROWS, "rows")
+        )
         if usable < least:
-            raise CourseError(f"--{kind}: only {usable:,} usable {what}; at least {least:,} are needed. Nothing was written.")
+            raise CourseError(
+                f"--{kind}: only {usable:,} usable {what}; at least {least:,} are needed. Nothing was "
+                "written."
+            )
     if not ready:
-        raise CourseError("Name at least one file: --pretrain, --demonstrations, --comparisons or --prompts FILE.")
+        raise CourseError(
+            "Name at least one file: --pretrain, --demonstrations, --comparisons or --prompts FILE."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in ready.items():
         if isinstance(content, str):
@@ -230,7 +256,9 @@ def _rows(path: Path, kind: str, dropped: Counter[str]) -> Iterator:
 
 
 def _items(rows: Iterable, fields: tuple[str, ...], dropped: Counter[str]) -> Iterator[tuple[dict, bool]]:
-    """The good rows, with just `fields`, and whether their leading turns were dropped; counts the bad ones."""
+    """The good rows, with just `fields`, and whether their leading turns were dropped;
+    counts the bad ones.
+    """
     for row in rows:
         try:
             found = normal_rows(row)
@@ -257,7 +285,9 @@ def _text(path: Path, dropped: Counter[str]) -> str:
         try:
             return _read(path, "pretrain").decode("utf-8")
         except UnicodeDecodeError as error:
-            raise CourseError(f"--pretrain {path}: not UTF-8 text (byte {error.start}). Convert it first.") from None
+            raise CourseError(
+                f"--pretrain {path}: not UTF-8 text (byte {error.start}). Convert it first."
+            ) from None
     texts = []
     for row in _rows(path, "pretrain", dropped):
         if isinstance(row, dict) and isinstance(row.get("text"), str):
@@ -287,12 +317,21 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
     text = (source / "pretrain.txt").read_text("utf-8")
     pieces = [text[i : i + 2000] for i in range(0, len(text), 2000)]
     write_jsonl(folder / "documents_heldout.jsonl", [{"source": "own", "text": t} for t in pieces[::20]])
-    write_jsonl(folder / "documents_train.jsonl", [{"source": "own", "text": t} for i, t in enumerate(pieces) if i % 20])
-    rows = [{"messages": to_messages(r["prompt"]), "completion": answer_text(r["completion"])} for r in read_jsonl(source / "demonstrations.jsonl")]
+    write_jsonl(
+        folder / "documents_train.jsonl",
+        [{"source": "own", "text": t} for i, t in enumerate(pieces) if i % 20],
+    )
+    rows = [
+        {"messages": to_messages(r["prompt"]), "completion": answer_text(r["completion"])}
+        for r in read_jsonl(source / "demonstrations.jsonl")
+    ]
     rows = [r for r in rows if split_of_prompt(r["messages"]) == "train"]
     write_jsonl(folder / "demonstrations.jsonl", rows[: 2 * profile.demonstrations])
     prompts = [{"messages": to_messages(r["prompt"])} for r in read_jsonl(source / "prompts.jsonl")]
-    write_jsonl(folder / "ppo.jsonl", [p for p in prompts if split_of_prompt(p["messages"]) == "train"][: profile.ppo_prompts])
+    write_jsonl(
+        folder / "ppo.jsonl",
+        [p for p in prompts if split_of_prompt(p["messages"]) == "train"][: profile.ppo_prompts],
+    )
     held = [p for p in prompts if split_of_prompt(p["messages"]) == "test"] or prompts[:20]
     write_jsonl(folder / "test.jsonl", held[: 2 * profile.test_prompts])
     for name, part in (("train", rows), ("ppo", prompts), ("test", held)):
@@ -303,14 +342,20 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
 def write_own_rankings(profile: Profile, folder: Path) -> None:
     """The rank stage for own data: human comparisons as rankings of two."""
     rows = [
-        {"messages": to_messages(r["prompt"]), "answers": [answer_text(r["chosen"]), answer_text(r["rejected"])],
-         "ranks": [1, 2], "labeler": "human"}
+        {
+            "messages": to_messages(r["prompt"]),
+            "answers": [answer_text(r["chosen"]), answer_text(r["rejected"])],
+            "ranks": [1, 2],
+            "labeler": "human",
+        }
         for r in read_jsonl(Path(profile.data) / "comparisons.jsonl")
-    ]  # fmt: skip
+    ]
     train = [r for r in rows if split_of_prompt(r["messages"]) == "train"]
     held = [r for r in rows if split_of_prompt(r["messages"]) == "test"]
     if not train or not held:
-        raise CourseError(f"{profile.data}/comparisons.jsonl: all rows share too few prompts to hold some out; add more.")
+        raise CourseError(
+            f"{profile.data}/comparisons.jsonl: all rows share too few prompts to hold some out; add more."
+        )
     write_jsonl(folder / "rankings.jsonl", train[: profile.ranked_prompts])
     write_jsonl(folder / "heldout_prompts.jsonl", held)
     write_jsonl(folder / "metrics.jsonl", [{"comparisons": len(train), "heldout": len(held)}])

@@ -21,12 +21,22 @@ from rlhf_utils.world.labelers import agreement, calibrate_noise, ceiling, make_
 TEMPERATURE = 1.0
 
 
-def sample_answers(profile: Profile, tokenizer, model, prompts: list[dict], counts: list[int], store: Store) -> list[list[str]]:
+def sample_answers(
+    profile: Profile, tokenizer, model, prompts: list[dict], counts: list[int], store: Store
+) -> list[list[str]]:
     """`counts[i]` answers to prompt i; identical answers are merged, so there may be fewer."""
     flat = [i for i, count in enumerate(counts) for _ in range(count)]
     ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
     with Progress("rank: sample answers", len(flat), store.root) as progress, autocast(profile):
-        drawn = sample(model, tokenizer, [ids[i] for i in flat], profile.answer_tokens, TEMPERATURE, profile.seed + 1, progress=progress)
+        drawn = sample(
+            model,
+            tokenizer,
+            [ids[i] for i in flat],
+            profile.answer_tokens,
+            TEMPERATURE,
+            profile.seed + 1,
+            progress=progress,
+        )
     answers: list[list[str]] = [[] for _ in prompts]
     for i, answer in zip(flat, drawn):
         if answer.text not in answers[i]:
@@ -34,28 +44,53 @@ def sample_answers(profile: Profile, tokenizer, model, prompts: list[dict], coun
     return answers
 
 
-def items_to_rank(profile: Profile, store: Store, prompts: list[dict], writers: Sequence[str] = ("sft",) * 4, seed: int = 0) -> list[dict]:
-    """Rows for a `RankingSession`: to each prompt one answer by each of `writers` (stages of the Store), drawn at temperature 1.
+def items_to_rank(
+    profile: Profile, store: Store, prompts: list[dict], writers: Sequence[str] = ("sft",) * 4, seed: int = 0
+) -> list[dict]:
+    """Rows for a `RankingSession`: to each prompt one answer by each of `writers` (stages of the
+    Store), drawn at temperature 1.
 
-    ("sft",) * 4 gives four samples of the SFT model; ("sft", "ppo_ptx") sets two models head to head. Prompts
-    without an id (own data) are numbered.
+    ("sft",) * 4 gives four samples of the SFT model; ("sft", "ppo_ptx") sets two models head to head.
+    Prompts without an id (own data) are numbered.
     """
     tokenizer = load_tokenizer(store.folder("tokenizer"))
     by_writer = {
-        w: sample_answers(replace(profile, seed=seed + 100 * i), tokenizer, load_gpt2(store.folder(w)), prompts, [list(writers).count(w)] * len(prompts), store)
+        w: sample_answers(
+            replace(profile, seed=seed + 100 * i),
+            tokenizer,
+            load_gpt2(store.folder(w)),
+            prompts,
+            [list(writers).count(w)] * len(prompts),
+            store,
+        )
         for i, w in enumerate(dict.fromkeys(writers))
     }
     rows = []
     for i, prompt in enumerate(prompts):
         written = [(answer, w) for w, answers in by_writer.items() for answer in answers[i]]
-        rows.append({
-            "id": f"{prompt.get('id', i)}:{crc32(repr(written).encode()):08x}",  # other answers, as of a model trained anew, are another item
-            "messages": prompt["messages"], "answers": [a for a, _ in written], "models": [w for _, w in written], "prompt": prompt,
-        })  # fmt: skip
+        rows.append(
+            {
+                # Other answers, as of a model trained anew, are another item
+                "id": f"{prompt.get('id', i)}:{crc32(repr(written).encode()):08x}",
+                "messages": prompt["messages"],
+                "answers": [a for a, _ in written],
+                "models": [w for _, w in written],
+                "prompt": prompt,
+            }
+        )
     return [row for row in rows if len(set(row["answers"])) > 1]
 
 
-def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[dict], validation: list[dict], store: Store, folder: Path) -> None:
+def rank_answers(
+    profile: Profile,
+    world,
+    tokenizer,
+    sft: Path,
+    prompts: list[dict],
+    validation: list[dict],
+    store: Store,
+    folder: Path,
+) -> None:
     """Write `rankings.jsonl` (training labelers) and `heldout.jsonl` (validation prompts, all labelers).
 
     A row has `messages`, `answers`, `ranks` (1 is best, equal ranks are ties) and `labeler`. The noise
@@ -79,10 +114,16 @@ def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[di
                 continue  # all answers were the same: nothing to rank
             labeler = who[int(rng.integers(len(who)))]
             result.append(
-                {"id": everything[i]["id"], "use_case": everything[i]["use_case"], "messages": everything[i]["messages"],
-                 "answers": answers[i], "ranks": labeler.rank(scores[i], noise, rng), "labeler": labeler.name,
-                 "gold": [round(s.total, 4) for s in scores[i]]}
-            )  # fmt: skip
+                {
+                    "id": everything[i]["id"],
+                    "use_case": everything[i]["use_case"],
+                    "messages": everything[i]["messages"],
+                    "answers": answers[i],
+                    "ranks": labeler.rank(scores[i], noise, rng),
+                    "labeler": labeler.name,
+                    "gold": [round(s.total, 4) for s in scores[i]],
+                }
+            )
         return result
 
     first, later = range(len(prompts)), range(len(prompts), len(everything))
@@ -93,6 +134,8 @@ def rank_answers(profile: Profile, world, tokenizer, sft: Path, prompts: list[di
         "noise": noise,
         "agreement": agreement(training, scores, noise, profile.seed + 1),
         "agreement_heldout": agreement(others, scores, noise, profile.seed + 1),
-        "ceiling": ceiling(training, scores[len(prompts) :], noise, profile.seed + 2),  # of any reward model on `heldout_prompts`
+        "ceiling": ceiling(
+            training, scores[len(prompts) :], noise, profile.seed + 2
+        ),  # of any reward model on `heldout_prompts`
     }
     write_jsonl(folder / "metrics.jsonl", [figures])

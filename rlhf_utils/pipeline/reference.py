@@ -28,13 +28,19 @@ def make_reference(store: Store) -> None:
         target.mkdir(parents=True)
         for file in source.iterdir():
             if file.suffix == ".safetensors":
-                save_file({k: v.to(torch.bfloat16) for k, v in load_file(file).items()}, target / file.name, metadata={"format": "pt"})
+                save_file(
+                    {k: v.to(torch.bfloat16) for k, v in load_file(file).items()},
+                    target / file.name,
+                    metadata={"format": "pt"},
+                )
             elif stage == "rank" and file.name != "manifest.json":
                 (target / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), mtime=0))
             elif stage == "tokenizer" or file.name not in LEFT_OUT:
                 shutil.copy(file, target)
         manifest = json.loads((source / "manifest.json").read_text("utf-8"))
-        manifest["files"] = {f.name: file_hash(f) for f in sorted(target.iterdir()) if f.name != "manifest.json"}
+        manifest["files"] = {
+            f.name: file_hash(f) for f in sorted(target.iterdir()) if f.name != "manifest.json"
+        }
         (target / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
         print(f"{stage:10} {sum(f.stat().st_size for f in target.iterdir()) / 2**20:6.2f} MB")
 

@@ -35,12 +35,16 @@ def rankings_digest(profile: Profile) -> dict:
     """Which of people's rankings the `taste` stage is made from, as a hash."""
     from rlhf_utils.ranking.store import own_rankings
 
-    rows = [{k: row[k] for k in ("ranker", "item", "answers", "ranks")} for row in own_rankings(profile.guideline)]
+    rows = [
+        {k: row[k] for k in ("ranker", "item", "answers", "ranks")} for row in own_rankings(profile.guideline)
+    ]
     return {"rankings": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
 
 
 def open_store(profile: Profile, reference: bool | None = None) -> Store:
-    """The Store of a profile, which also knows when there are other rankings than those that a taste was made from."""
+    """The Store of a profile, which also knows when there are other rankings than those that a taste was made
+    from.
+    """
     return Store(profile, reference, {"taste": rankings_digest})
 
 
@@ -53,7 +57,9 @@ def folder_of(store: Store, stage: str):
 
 
 def prompts_of(store: Store, name: str) -> list[dict]:
-    """`demonstrations`, `ranked`, `ppo`, `validation`, `test`, `probes` or `withheld` prompts of the corpus."""
+    """`demonstrations`, `ranked`, `ppo`, `validation`, `test`,
+    `probes` or `withheld` prompts of the corpus.
+    """
     return read_jsonl(folder_of(store, "corpus") / f"{name}.jsonl")
 
 
@@ -91,7 +97,10 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
         write_jsonl(folder / f"{name}.jsonl", rows)
         held_out |= held_out_texts(rows)
     with Progress("corpus", profile.corpus_characters + profile.heldout_characters, store.root) as progress:
-        for name, size, seed in (("train", profile.corpus_characters, 0), ("heldout", profile.heldout_characters, 1)):
+        for name, size, seed in (
+            ("train", profile.corpus_characters, 0),
+            ("heldout", profile.heldout_characters, 1),
+        ):
             rows, seen = [], 0
             for row in write_documents(world, size, profile.seed * 2 + seed, held_out):
                 rows.append(row)
@@ -102,7 +111,11 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
             write_jsonl(folder / f"documents_{name}.jsonl", rows)
     shares = {u: s for u, s in training_shares().items() if u in chosen}
     shares = {u: s / sum(shares.values()) for u, s in shares.items()}
-    sizes = {"demonstrations": profile.demonstrations, "ranked": profile.ranked_prompts, "ppo": profile.ppo_prompts}
+    sizes = {
+        "demonstrations": profile.demonstrations,
+        "ranked": profile.ranked_prompts,
+        "ppo": profile.ppo_prompts,
+    }
     writer = AnswerWriter(world, Random(f"demonstrations:{profile.seed}"))
     for i, (name, size) in enumerate(sizes.items()):
         counts = {u: max(round(share * size), 1) for u, share in shares.items()}
@@ -128,7 +141,10 @@ def make_tokens(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.language.tokenizer import to_windows
 
     tokenizer = tokenizer_of(store)
-    windows = {n: to_windows(tokenizer, [r["text"] for r in documents_of(store, n)], profile.context) for n in ("train", "heldout")}
+    windows = {
+        n: to_windows(tokenizer, [r["text"] for r in documents_of(store, n)], profile.context)
+        for n in ("train", "heldout")
+    }
     save_file(windows, folder / "tokens.safetensors")
 
 
@@ -158,9 +174,15 @@ def make_rank(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.pipeline.rank import rank_answers
 
     rank_answers(
-        profile, load_world(), tokenizer_of(store), store.folder("sft"), prompts_of(store, "ranked"), prompts_of(store, "validation"),
-        store, folder,
-    )  # fmt: skip
+        profile,
+        load_world(),
+        tokenizer_of(store),
+        store.folder("sft"),
+        prompts_of(store, "ranked"),
+        prompts_of(store, "validation"),
+        store,
+        folder,
+    )
 
 
 def make_reward(profile: Profile, store: Store, folder) -> None:
@@ -168,9 +190,16 @@ def make_reward(profile: Profile, store: Store, folder) -> None:
 
     ranked = store.folder("rank")
     train_reward(
-        profile, tokenizer_of(store), store.folder("pretrain"), read_jsonl(ranked / "rankings.jsonl"), prompts_of(store, "demonstrations"),
-        read_jsonl(ranked / "heldout_prompts.jsonl"), windows_of(store), store, folder,
-    )  # fmt: skip
+        profile,
+        tokenizer_of(store),
+        store.folder("pretrain"),
+        read_jsonl(ranked / "rankings.jsonl"),
+        prompts_of(store, "demonstrations"),
+        read_jsonl(ranked / "heldout_prompts.jsonl"),
+        windows_of(store),
+        store,
+        folder,
+    )
 
 
 def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None:
@@ -206,19 +235,28 @@ def make_taste_reward(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.pipeline.taste import train_taste
 
     train_taste(
-        profile, tokenizer_of(store), store.folder("reward"), read_jsonl(store.folder("taste") / "rankings.jsonl"),
-        read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"), prompts_of(store, "demonstrations"), folder,
-    )  # fmt: skip
+        profile,
+        tokenizer_of(store),
+        store.folder("reward"),
+        read_jsonl(store.folder("taste") / "rankings.jsonl"),
+        read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"),
+        prompts_of(store, "demonstrations"),
+        folder,
+    )
 
 
 def make_taste_evaluate(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.pipeline.taste import evaluate_taste
 
-    (folder / "metrics.json").write_text(json.dumps(evaluate_taste(profile, store, folder), indent=1), "utf-8")
+    (folder / "metrics.json").write_text(
+        json.dumps(evaluate_taste(profile, store, folder), indent=1), "utf-8"
+    )
 
 
-# -- building ---------------------------------------------------------------------------------------------------
-def ensure(stage: str, profile: Profile | None = None, force: str | None = None, wait: bool = True, say=print) -> Store:
+# -- building ------------------------------------------------------------------------------------------------
+def ensure(
+    stage: str, profile: Profile | None = None, force: str | None = None, wait: bool = True, say=print
+) -> Store:
     """Build `stage` and all it needs, as far as it is missing or out of date; returns the Store.
 
     `force` rebuilds that stage and everything made from it up to `stage`. If another process is
@@ -252,7 +290,9 @@ def ensure(stage: str, profile: Profile | None = None, force: str | None = None,
 
 
 def give_back_memory() -> None:
-    """To the system, what a stage has used: with 124 million weights the next one would else come on top of some gigabytes."""
+    """To the system, what a stage has used: with 124 million weights the next one would else come on top of
+    some gigabytes.
+    """
     gc.collect()  # a Trainer and its parts refer to each other
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # a C library other than glibc
@@ -287,7 +327,18 @@ def required(store: Store, stage: str, forced: set[str]) -> set[str]:
 
 TRAINED = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "taste_ppo")  # by all processes together
 MAKERS = {
-    "corpus": make_corpus, "tokenizer": make_tokenizer, "tokens": make_tokens, "pretrain": make_pretrain, "sft": make_sft,
-    "rank": make_rank, "reward": make_reward, "ppo": make_ppo, "ppo_ptx": partial(make_ppo, stage="ppo_ptx"), "evaluate": make_evaluate,
-    "taste": make_taste, "taste_reward": make_taste_reward, "taste_ppo": partial(make_ppo, stage="taste_ppo"), "taste_evaluate": make_taste_evaluate,
-}  # fmt: skip
+    "corpus": make_corpus,
+    "tokenizer": make_tokenizer,
+    "tokens": make_tokens,
+    "pretrain": make_pretrain,
+    "sft": make_sft,
+    "rank": make_rank,
+    "reward": make_reward,
+    "ppo": make_ppo,
+    "ppo_ptx": partial(make_ppo, stage="ppo_ptx"),
+    "evaluate": make_evaluate,
+    "taste": make_taste,
+    "taste_reward": make_taste_reward,
+    "taste_ppo": partial(make_ppo, stage="taste_ppo"),
+    "taste_evaluate": make_taste_evaluate,
+}

@@ -1,12 +1,12 @@
 """Your taste: people's own rankings steer a reward model and a policy of their own, beside the default ones.
 
 Forty rankings are far too few to train a network: fine-tuned on them, it learns them by heart and hardly
-anything else. So only a second head is trained, a hundred numbers or so that read what the crowd's reward model
-sees in an answer. Your reward is the crowd's plus `own_weight` times the probability that you would prefer this
-answer to a middling one, both in standard deviations: nothing that the crowd taught is lost. A probability, since
-it has an end: with the head's bare number a taste for short answers ended in no answers at all. The policy is then
-trained from the SFT model as the default one was, with this reward model in place of the crowd's. The paper
-has no such step: its labelers were one crowd.
+anything else. So only a second head is trained, a hundred numbers or so that read what the crowd's reward
+model sees in an answer. Your reward is the crowd's plus `own_weight` times the probability that you would
+prefer this answer to a middling one, both in standard deviations: nothing that the crowd taught is lost. A
+probability, since it has an end: with the head's bare number a taste for short answers ended in no answers
+at all. The policy is then trained from the SFT model as the default one was, with this reward model in
+place of the crowd's. The paper has no such step: its labelers were one crowd.
 """
 
 import hashlib
@@ -22,7 +22,13 @@ from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
-from rlhf_utils.evaluation.measures import ASPECTS, answer_prompts, answer_rewards, judge_answers, pair_accuracy
+from rlhf_utils.evaluation.measures import (
+    ASPECTS,
+    answer_prompts,
+    answer_rewards,
+    judge_answers,
+    pair_accuracy,
+)
 from rlhf_utils.evaluation.statistics import mean_difference
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_gpt2, load_scorer, save_model
@@ -36,41 +42,60 @@ from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 
 FEWEST = 8  # rankings with at least one comparison
-SHARPNESS = 2.0  # deviation of the head's log-odds over sampled answers: few rankings can be told apart perfectly, and would make it a step
+# Deviation of the head's log-odds over sampled answers: few rankings can be told apart perfectly, and would
+# make it a step
+SHARPNESS = 2.0
 HELD_OUT = 5  # one of so many prompts never trains
 
-# Readers whom a program plays: what they value in an answer, more is better. Used to measure how far a taste steers.
+# Readers whom a program plays: what they value in an answer, more is better. Used to measure how far a taste
+# steers.
 SCRIPTED: dict[str, Callable[[str], float]] = {
     "short": lambda answer: -len(answer.split()),
-    "polite": lambda answer: any(w in answer.lower() for w in ("i hope", "please", "thank", "glad to", "sorry")),
+    "polite": lambda answer: any(
+        w in answer.lower() for w in ("i hope", "please", "thank", "glad to", "sorry")
+    ),
     "detailed": lambda answer: len(answer.split()),
-}  # fmt: skip
+}
 
 
 def ranks_by(value: Callable[[str], float], answers: Sequence[str]) -> list[int]:
-    """Ranks of answers by a value, highest first; equal values are ties. ("a bb", "a", "a") by length → [1, 2, 2]."""
+    """Ranks of answers by a value, highest first; equal values are ties. ("a bb", "a", "a") by length
+    → [1, 2, 2].
+    """
     values = [value(a) for a in answers]
     return [1 + sum(v > own for v in values) for own in values]
 
 
 def write_taste(profile: Profile, folder: Path) -> None:
-    """The `taste` stage: people's rankings, a fifth of the prompts held out (all rankings of a prompt on one side)."""
-    rows = [r for r in own_rankings(profile.guideline) if len(set(r["ranks"])) > 1]  # all tied: nothing to learn from
+    """The `taste` stage: people's rankings, a fifth of the prompts held out (all rankings of a prompt on one
+    side).
+    """
+    rows = [
+        r for r in own_rankings(profile.guideline) if len(set(r["ranks"])) > 1
+    ]  # all tied: nothing to learn from
     if len(rows) < FEWEST:
         which = f" by guideline {profile.guideline!r}" if profile.guideline else ""
         raise CourseError(
-            f"There are {len(rows)} rankings{which} that prefer something; at least {FEWEST} are needed, and about 40 are good. "
+            f"There are {len(rows)} rankings{which} that prefer something; at least {FEWEST} are needed, "
+            "and about 40 are good. "
             "Rank some in chapters/04_collect_rankings.ipynb."
         )
     items = sorted({r["item"] for r in rows}, key=lambda item: hashlib.sha256(item.encode()).hexdigest())
     held = set(items[: max(len(items) // HELD_OUT, 1)])
-    made = [{k: r[k] for k in ("item", "ranker", "messages", "answers", "ranks", "seconds", "guideline")} for r in rows]
+    made = [
+        {k: r[k] for k in ("item", "ranker", "messages", "answers", "ranks", "seconds", "guideline")}
+        for r in rows
+    ]
     write_jsonl(folder / "rankings.jsonl", [r for r in made if r["item"] not in held])
     write_jsonl(folder / "heldout.jsonl", [r for r in made if r["item"] in held])
 
 
-def answer_features(model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: Profile, batch: int = 256) -> Tensor:
-    """What the reward model's head reads of each (prompt, answer): the hidden state at the end, (answers, width)."""
+def answer_features(
+    model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: Profile, batch: int = 256
+) -> Tensor:
+    """What the reward model's head reads of each (prompt, answer): the hidden state at the end, (answers,
+    width).
+    """
     made = []
     for start in range(0, len(pairs), batch):
         packed = pack([(prompt, [answer]) for prompt, answer in pairs[start : start + batch]], pad)
@@ -82,7 +107,8 @@ def answer_features(model, pairs: list[tuple[list[int], list[int]]], pad: int, p
 def fit_head(features: Tensor, rows: list[dict], decay: float = 0.01) -> Tensor:
     """A head that orders answers as `rows` rank them: logistic regression on differences, (width,).
 
-    features: (answers, width), those of all rows one after the other. Each ranking counts the same; ties count for nothing.
+    features: (answers, width), those of all rows one after the other. Each ranking counts the same; ties
+    count for nothing.
     """
     ranks = torch.nn.utils.rnn.pad_sequence([torch.tensor(r["ranks"]) for r in rows], batch_first=True)
     sizes = torch.tensor([len(r["ranks"]) for r in rows])
@@ -101,11 +127,19 @@ def fit_head(features: Tensor, rows: list[dict], decay: float = 0.01) -> Tensor:
     return head.detach()
 
 
-def train_taste(profile: Profile, tokenizer, crowd: Path, own: list[dict], sampled: list[dict], demonstrations: list[dict], folder: Path) -> None:
+def train_taste(
+    profile: Profile,
+    tokenizer,
+    crowd: Path,
+    own: list[dict],
+    sampled: list[dict],
+    demonstrations: list[dict],
+    folder: Path,
+) -> None:
     """Write the crowd's reward model with a second head, for your taste, into `folder`.
 
-    `sampled` are rankings whose answers set the units: over them a reward of the crowd's and one of yours both have
-    a standard deviation of 1, and the middling answer lies at their mean.
+    `sampled` are rankings whose answers set the units: over them a reward of the crowd's and one of yours
+    both have a standard deviation of 1, and the middling answer lies at their mean.
     """
     model, pad = load_scorer(crowd), tokenizer.pad_token_id
     before = pair_accuracy(model, tokenizer, profile, own)["accuracy"]
@@ -125,71 +159,132 @@ def train_taste(profile: Profile, tokenizer, crowd: Path, own: list[dict], sampl
     model.config.reward_mean = float(score_answers(model, shown, pad, profile).mean())
     save_model(model, folder, tokenizer)
     after = pair_accuracy(model, tokenizer, profile, own)["accuracy"]
-    write_jsonl(folder / "metrics.jsonl", [{"rankings": len(own), "own_weight": profile.own_weight, "accuracy_before": before, "accuracy": after}])
+    write_jsonl(
+        folder / "metrics.jsonl",
+        [
+            {
+                "rankings": len(own),
+                "own_weight": profile.own_weight,
+                "accuracy_before": before,
+                "accuracy": after,
+            }
+        ],
+    )
 
 
 def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
-    """Your model beside the default one on held-out prompts; also writes both models' answers to `answers.jsonl`.
+    """Your model beside the default one on held-out prompts; also writes both models' answers to
+    `answers.jsonl`.
 
-    Answers are drawn with the same seeds. `words` are words an answer; `changed` are the greedy answers that
-    differ, those first that your reward model finds most improved.
+    Answers are drawn with the same seeds. `words` are words an answer; `changed` are the greedy answers
+    that differ, those first that your reward model finds most improved.
     """
     tokenizer, judge = load_tokenizer(store.folder("tokenizer")), Judge(load_world())
     prompts = read_jsonl(store.folder("corpus") / "test.jsonl")
     models = {"default": load_gpt2(store.folder("ppo_ptx")), "taste": load_gpt2(store.folder("taste_ppo"))}
-    scorers = {"default": load_scorer(store.folder("reward")), "taste": load_scorer(store.folder("taste_reward"))}
+    scorers = {
+        "default": load_scorer(store.folder("reward")),
+        "taste": load_scorer(store.folder("taste_reward")),
+    }
     answers = {}
     with Progress("taste_evaluate", len(prompts) * 2 * (profile.samples + 1), store.root) as progress:
         for name, model in models.items():
             answers[name] = {
-                "t1": answer_prompts(profile, tokenizer, model, prompts, 1.0, profile.samples, 13, progress=progress),
+                "t1": answer_prompts(
+                    profile, tokenizer, model, prompts, 1.0, profile.samples, 13, progress=progress
+                ),
                 "greedy": answer_prompts(profile, tokenizer, model, prompts, 0.0, 1, 0, progress=progress),
             }
-    words = {n: np.array([np.mean([len(a.text.split()) for a in row]) for row in kinds["t1"]]) for n, kinds in answers.items()}
+    words = {
+        n: np.array([np.mean([len(a.text.split()) for a in row]) for row in kinds["t1"]])
+        for n, kinds in answers.items()
+    }
     own = {part: read_jsonl(store.folder("taste") / f"{part}.jsonl") for part in ("rankings", "heldout")}
     crowd = read_jsonl(store.folder("rank") / "heldout_prompts.jsonl")
     greedy = {n: [row[0] for row in kinds["greedy"]] for n, kinds in answers.items()}
-    liked = {n: answer_rewards(profile, tokenizer, scorers["taste"], prompts, said) for n, said in greedy.items()}
+    liked = {
+        n: answer_rewards(profile, tokenizer, scorers["taste"], prompts, said) for n, said in greedy.items()
+    }
     order = np.argsort(liked["default"] - liked["taste"])
     changed = [
-        {"prompt": "\n".join(m["content"] for m in prompts[i]["messages"]), **{n: greedy[n][i].text for n in answers},
-         "reward": round(float(liked["taste"][i] - liked["default"][i]), 2)}
-        for i in order if greedy["taste"][i].text != greedy["default"][i].text
-    ]  # fmt: skip
+        {
+            "prompt": "\n".join(m["content"] for m in prompts[i]["messages"]),
+            **{n: greedy[n][i].text for n in answers},
+            "reward": round(float(liked["taste"][i] - liked["default"][i]), 2),
+        }
+        for i in order
+        if greedy["taste"][i].text != greedy["default"][i].text
+    ]
     result = {
-        "own_weight": profile.own_weight, "guideline": profile.guideline,
-        "rankings": {part: len(rows) for part, rows in own.items()}, "rankers": sorted({r["ranker"] for rows in own.values() for r in rows}),
+        "own_weight": profile.own_weight,
+        "guideline": profile.guideline,
+        "rankings": {part: len(rows) for part, rows in own.items()},
+        "rankers": sorted({r["ranker"] for rows in own.values() for r in rows}),
         "reward_accuracy": {
-            n: {"own": pair_accuracy(scorer, tokenizer, profile, own["heldout"]), "crowd": pair_accuracy(scorer, tokenizer, profile, crowd)}
+            n: {
+                "own": pair_accuracy(scorer, tokenizer, profile, own["heldout"]),
+                "crowd": pair_accuracy(scorer, tokenizer, profile, crowd),
+            }
             for n, scorer in scorers.items()
         },
-        "words": {n: float(w.mean()) for n, w in words.items()}, "words_difference": mean_difference(words["taste"], words["default"]),
+        "words": {n: float(w.mean()) for n, w in words.items()},
+        "words_difference": mean_difference(words["taste"], words["default"]),
         "changed_share": len(changed) / len(prompts),
-        "changed": list({(c["prompt"], c["taste"]): c for c in changed}.values())[:12],  # test prompts come more than once
-    }  # fmt: skip
+        "changed": list({(c["prompt"], c["taste"]): c for c in changed}.values())[
+            :12
+        ],  # test prompts come more than once
+    }
     if not profile.data:  # own data has no gold judge
-        gold = {n: {k: judge_answers(judge, prompts, a) for k, a in kinds.items()} for n, kinds in answers.items()}
-        result["gold"] = {n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()} for n, kinds in gold.items()}
-        result["gold_difference"] = {x: mean_difference(gold["taste"]["t1"][x].mean(1), gold["default"]["t1"][x].mean(1)) for x in ASPECTS}
-    write_jsonl(folder / "answers.jsonl", [
-        {"messages": p["messages"], "answers": {n: {k: [x.text for x in a[i]] for k, a in kinds.items()} for n, kinds in answers.items()}}
-        | ({"gold": {n: {x: np.round(gold[n]["t1"][x][i], 3).tolist() for x in ASPECTS} for n in gold}} if "gold" in result else {})
-        for i, p in enumerate(prompts)
-    ])  # fmt: skip
+        gold = {
+            n: {k: judge_answers(judge, prompts, a) for k, a in kinds.items()} for n, kinds in answers.items()
+        }
+        result["gold"] = {
+            n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()}
+            for n, kinds in gold.items()
+        }
+        result["gold_difference"] = {
+            x: mean_difference(gold["taste"]["t1"][x].mean(1), gold["default"]["t1"][x].mean(1))
+            for x in ASPECTS
+        }
+    write_jsonl(
+        folder / "answers.jsonl",
+        [
+            {
+                "messages": p["messages"],
+                "answers": {
+                    n: {k: [x.text for x in a[i]] for k, a in kinds.items()} for n, kinds in answers.items()
+                },
+            }
+            | (
+                {"gold": {n: {x: np.round(gold[n]["t1"][x][i], 3).tolist() for x in ASPECTS} for n in gold}}
+                if "gold" in result
+                else {}
+            )
+            for i, p in enumerate(prompts)
+        ],
+    )
     return result
 
 
 def taste_table(metrics: dict) -> pd.DataFrame:
     """What your rankings changed: one line a figure, the default model beside yours."""
+
     def accuracy(name, who):
         row = metrics["reward_accuracy"][name][who]
         return f"{row['accuracy']:.0%} ({row['low']:.0%} to {row['high']:.0%})"
 
     lines = [
-        ("reward model agrees with your held-out rankings", accuracy("default", "own"), accuracy("taste", "own")),
+        (
+            "reward model agrees with your held-out rankings",
+            accuracy("default", "own"),
+            accuracy("taste", "own"),
+        ),
         ("reward model agrees with the crowd", accuracy("default", "crowd"), accuracy("taste", "crowd")),
         ("words an answer", f"{metrics['words']['default']:.1f}", f"{metrics['words']['taste']:.1f}"),
     ]
     if "gold" in metrics:
-        lines += [(f"gold score, {x}", *(f"{metrics['gold'][n]['t1'][x]:.2f}" for n in ("default", "taste"))) for x in ASPECTS]
+        lines += [
+            (f"gold score, {x}", *(f"{metrics['gold'][n]['t1'][x]:.2f}" for n in ("default", "taste")))
+            for x in ASPECTS
+        ]
     return pd.DataFrame(lines, columns=["", "default model", "your model"]).set_index("")

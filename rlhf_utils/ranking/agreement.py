@@ -26,12 +26,16 @@ def by_item(rows: Sequence[dict]) -> Ranks:
     for row in rows:
         first = order.setdefault(row["item"], row["answers"])
         if sorted(first) == sorted(row["answers"]):  # another sample of answers cannot be compared
-            result.setdefault(row["item"], {})[row["ranker"]] = [row["ranks"][row["answers"].index(a)] for a in first]
+            result.setdefault(row["item"], {})[row["ranker"]] = [
+                row["ranks"][row["answers"].index(a)] for a in first
+            ]
     return result
 
 
 def pairwise(items: list[dict[str, list[int]]]) -> float:
-    """Share of pairs ordered alike, over all pairs of rankers and of answers that both rank strictly (InstructGPT, section 3.4)."""
+    """Share of pairs ordered alike, over all pairs of rankers and of answers that both rank strictly
+    (InstructGPT, section 3.4).
+    """
     counts = [pair_counts(item[x], item[y]) for item in items for x, y in combinations(sorted(item), 2)]
     total = sum(n for _, n in counts)
     return sum(k for k, _ in counts) / total if total else float("nan")
@@ -45,7 +49,9 @@ def _tau(a: tuple[int, ...], b: tuple[int, ...]) -> float:
 
 def tau_b(items: list[dict[str, list[int]]]) -> float:
     """Mean of Kendall's tau-b over items and pairs of rankers; where one ties everything there is none."""
-    values = [_tau(tuple(item[x]), tuple(item[y])) for item in items for x, y in combinations(sorted(item), 2)]
+    values = [
+        _tau(tuple(item[x]), tuple(item[y])) for item in items for x, y in combinations(sorted(item), 2)
+    ]
     values = [v for v in values if not np.isnan(v)]
     return float(np.mean(values)) if values else float("nan")
 
@@ -53,7 +59,10 @@ def tau_b(items: list[dict[str, list[int]]]) -> float:
 def alpha(items: list[dict[str, list[int]]]) -> float:
     """Krippendorff's alpha with the ordinal metric; units are answers, values their ranks within the item."""
     rankers = sorted({r for item in items for r in item})
-    table = [[value for item in items for value in item.get(r, [np.nan] * len(next(iter(item.values()))))] for r in rankers]
+    table = [
+        [value for item in items for value in item.get(r, [np.nan] * len(next(iter(item.values()))))]
+        for r in rankers
+    ]
     values = np.array(table, dtype=float)
     values = values[:, (~np.isnan(values)).sum(0) >= 2] if values.size else values
     if values.size == 0 or len(np.unique(values[~np.isnan(values)])) < 2:
@@ -64,14 +73,25 @@ def alpha(items: list[dict[str, list[int]]]) -> float:
 def with_interval(figure: Callable, items: list, draws: int = 500, seed: int = 0) -> dict[str, float]:
     """`value`, `low` and `high` of a figure over items (bootstrap), and `items`."""
     rng = np.random.default_rng(seed)
-    samples = [figure([items[i] for i in rng.integers(len(items), size=len(items))]) for _ in range(draws)] if items else []
+    samples = (
+        [figure([items[i] for i in rng.integers(len(items), size=len(items))]) for _ in range(draws)]
+        if items
+        else []
+    )
     samples = [s for s in samples if not np.isnan(s)]
     low, high = np.quantile(samples, [0.025, 0.975]) if samples else (float("nan"), float("nan"))
-    return {"value": figure(items) if items else float("nan"), "low": float(low), "high": float(high), "items": len(items)}
+    return {
+        "value": figure(items) if items else float("nan"),
+        "low": float(low),
+        "high": float(high),
+        "items": len(items),
+    }
 
 
 def agreement_table(rows: Sequence[dict]) -> pd.DataFrame:
-    """One line for the group and one for each pair of rankers who share items: the three figures with intervals."""
+    """One line for the group and one for each pair of rankers who share items: the three figures with
+    intervals.
+    """
     items = by_item(rows)
     rankers = sorted({r for item in items.values() for r in item})
     groups = [("everyone", rankers)] if len(rankers) != 2 else []
@@ -84,9 +104,20 @@ def agreement_table(rows: Sequence[dict]) -> pd.DataFrame:
             line = {"who": name, "items": len(shared)}
             for label, figure in (("pairwise", pairwise), ("tau_b", tau_b), ("alpha", alpha)):
                 result = with_interval(figure, shared)
-                line |= {label: result["value"], f"{label}_low": result["low"], f"{label}_high": result["high"]}
+                line |= {
+                    label: result["value"],
+                    f"{label}_low": result["low"],
+                    f"{label}_high": result["high"],
+                }
             lines.append(line)
-    return pd.DataFrame(lines, columns=["who", "items", *(f"{x}{y}" for x in ("pairwise", "tau_b", "alpha") for y in ("", "_low", "_high"))])
+    return pd.DataFrame(
+        lines,
+        columns=[
+            "who",
+            "items",
+            *(f"{x}{y}" for x in ("pairwise", "tau_b", "alpha") for y in ("", "_low", "_high")),
+        ],
+    )
 
 
 def heat_map(rows: Sequence[dict]) -> go.Figure:
@@ -94,17 +125,36 @@ def heat_map(rows: Sequence[dict]) -> go.Figure:
     items = by_item(rows)
     rankers = sorted({r for item in items.values() for r in item})
     table = [
-        [np.nan if x == y else 100 * pairwise([{r: i[r] for r in (x, y)} for i in items.values() if x in i and y in i]) for y in rankers]
+        [
+            np.nan
+            if x == y
+            else 100 * pairwise([{r: i[r] for r in (x, y)} for i in items.values() if x in i and y in i])
+            for y in rankers
+        ]
         for x in rankers
-    ]  # fmt: skip
-    figure = go.Figure(go.Heatmap(
-        z=table, x=rankers, y=rankers, zmin=50, zmax=100, colorscale="Blues", texttemplate="%{z:.0f}", colorbar={"title": "%"}, hoverongaps=False,
-    ))  # fmt: skip
-    return figure.update_layout(title="How often two rankers order a pair alike", template="simple_white", width=520, height=460)
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=table,
+            x=rankers,
+            y=rankers,
+            zmin=50,
+            zmax=100,
+            colorscale="Blues",
+            texttemplate="%{z:.0f}",
+            colorbar={"title": "%"},
+            hoverongaps=False,
+        )
+    )
+    return figure.update_layout(
+        title="How often two rankers order a pair alike", template="simple_white", width=520, height=460
+    )
 
 
 def progress_table(rows: Sequence[dict]) -> pd.DataFrame:
-    """Per ranker: rankings, skips, minutes, median seconds a ranking, comparisons an hour and the share of ties."""
+    """Per ranker: rankings, skips, minutes, median seconds a ranking, comparisons an hour and the share of
+    ties.
+    """
     lines = []
     for ranker in sorted({r["ranker"] for r in rows}):
         mine = [r for r in rows if r["ranker"] == ranker]
@@ -112,10 +162,28 @@ def progress_table(rows: Sequence[dict]) -> pd.DataFrame:
         pairs = sum(len(r["answers"]) * (len(r["answers"]) - 1) // 2 for r in ranked)
         strict = sum(a != b for r in ranked for a, b in combinations(r["ranks"], 2))
         seconds = sum(r["seconds"] for r in mine)
-        lines.append({
-            "ranker": ranker, "ranked": len(ranked), "skipped": len(mine) - len(ranked), "minutes": round(seconds / 60, 1),
-            "seconds a ranking": round(float(np.median([r["seconds"] for r in ranked])), 1) if ranked else None,
-            "comparisons an hour": round(3600 * strict / seconds) if seconds else None,
-            "ties": round(1 - strict / pairs, 3) if pairs else None,
-        })  # fmt: skip
-    return pd.DataFrame(lines, columns=["ranker", "ranked", "skipped", "minutes", "seconds a ranking", "comparisons an hour", "ties"])
+        lines.append(
+            {
+                "ranker": ranker,
+                "ranked": len(ranked),
+                "skipped": len(mine) - len(ranked),
+                "minutes": round(seconds / 60, 1),
+                "seconds a ranking": round(float(np.median([r["seconds"] for r in ranked])), 1)
+                if ranked
+                else None,
+                "comparisons an hour": round(3600 * strict / seconds) if seconds else None,
+                "ties": round(1 - strict / pairs, 3) if pairs else None,
+            }
+        )
+    return pd.DataFrame(
+        lines,
+        columns=[
+            "ranker",
+            "ranked",
+            "skipped",
+            "minutes",
+            "seconds a ranking",
+            "comparisons an hour",
+            "ties",
+        ],
+    )

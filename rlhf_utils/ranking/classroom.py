@@ -26,27 +26,36 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,61}")
 
 metadata = MetaData()
 items = Table(
-    "class_items", metadata,
+    "class_items",
+    metadata,
     Column("id", String(200), primary_key=True),
-    Column("messages", JSON, nullable=False), Column("answers", JSON, nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("answers", JSON, nullable=False),
     Column("models", JSON, nullable=False),  # hidden from students
     Column("guideline", String(40), nullable=False),
-)  # fmt: skip
+)
 assignments = Table(
-    "class_assignments", metadata,
-    Column("ranker", String(120), primary_key=True), Column("item", String(200), primary_key=True),
-    Column("place", Integer, nullable=False), UniqueConstraint("ranker", "place"),
-)  # fmt: skip
+    "class_assignments",
+    metadata,
+    Column("ranker", String(120), primary_key=True),
+    Column("item", String(200), primary_key=True),
+    Column("place", Integer, nullable=False),
+    UniqueConstraint("ranker", "place"),
+)
 TABLES = ("rankings", "rankings_schema", "class_items", "class_assignments")
 
 
 def assign(ids: Sequence[str], students: Sequence[str], rankers: int, shared: int) -> dict[str, list[str]]:
-    """Which items each student ranks, in order: `shared` ones first, then so that each other item has `rankers`.
+    """Which items each student ranks, in order: `shared` ones first, then so that each other item has
+    `rankers`.
 
     The loads of two students differ by one item at most.
     """
     if not 1 <= rankers <= len(students):
-        raise CourseError(f"Each item needs 1 to {len(students)} rankers, since there are {len(students)} students, not {rankers}.")
+        raise CourseError(
+            f"Each item needs 1 to {len(students)} rankers, since there are {len(students)} students, not "
+            f"{rankers}."
+        )
     if not 0 <= shared <= len(ids):
         raise CourseError(f"There are {len(ids)} items, so {shared} cannot be shared. Give 0 to {len(ids)}.")
     plan = {s: list(ids[:shared]) for s in students}
@@ -66,6 +75,7 @@ def _roles(connection: Connection) -> set[str]:
 
 def _protect(connection: Connection) -> None:
     """Who may do what. Everything is taken away first, so that running it again mends what was loosened."""
+
     def run(statement: str) -> None:
         connection.exec_driver_sql(statement)
 
@@ -93,7 +103,8 @@ def _protect(connection: Connection) -> None:
         "rankings": "FOR SELECT TO {s} USING (ranker = current_user)",
         "rankings_schema": "FOR SELECT TO {s} USING (true)",
         "class_assignments": "FOR SELECT TO {s} USING (ranker = current_user)",
-        "class_items": "FOR SELECT TO {s} USING (id IN (SELECT item FROM class_assignments WHERE ranker = current_user))",
+        "class_items": "FOR SELECT TO {s} USING (id IN (SELECT item FROM class_assignments WHERE ranker = "
+        "current_user))",
     }
     for table, policy in own.items():
         run(f"DROP POLICY IF EXISTS students_read ON {table}")
@@ -104,21 +115,28 @@ def _protect(connection: Connection) -> None:
 
 def _add_students(connection: Connection, students: Sequence[str]) -> dict[str, str]:
     """Roles for students who have none yet; returns their passwords."""
-    members = set(connection.exec_driver_sql(
-        "SELECT m.rolname FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid JOIN pg_roles m ON m.oid = a.member WHERE g.rolname = %s", (STUDENTS,)
-    ).scalars())  # fmt: skip
+    members = set(
+        connection.exec_driver_sql(
+            "SELECT m.rolname FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid JOIN pg_roles m "
+            "ON m.oid = a.member WHERE g.rolname = %s",
+            (STUDENTS,),
+        ).scalars()
+    )
     there, passwords = _roles(connection), {}
     server = connection.connection.dbapi_connection.pgconn
     for name in students:
         if name in members:
             continue
         if name in there:
-            raise CourseError(f"The database has a role {name!r} that is no student's. Give this student another name.")
+            raise CourseError(
+                f"The database has a role {name!r} that is no student's. Give this student another name."
+            )
         passwords[name] = secrets.token_urlsafe(12)
         # The server gets a SCRAM verifier, so the password stands in no log.
         verifier = server.encrypt_password(passwords[name].encode(), name.encode(), b"scram-sha-256").decode()
         connection.exec_driver_sql(
-            f"CREATE ROLE {_quoted(connection, name)} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS IN ROLE {STUDENTS} PASSWORD '{verifier}'"
+            f"CREATE ROLE {_quoted(connection, name)} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS "
+            f"IN ROLE {STUDENTS} PASSWORD '{verifier}'"
         )
     return passwords
 
@@ -126,8 +144,15 @@ def _add_students(connection: Connection, students: Sequence[str]) -> dict[str, 
 def check_students(names: Sequence[str]) -> list[str]:
     names = [n.strip() for n in names if n.strip()]
     for i, name in enumerate(names, 1):
-        if not NAME.fullmatch(name) or name.lower().startswith(("pg_", "rlhf_")) or name in ("postgres", "public", "none"):
-            raise CourseError(f"Student {i}: {name!r} cannot be a name in the database. Use letters, digits and . _ @ + -, 62 at most.")
+        if (
+            not NAME.fullmatch(name)
+            or name.lower().startswith(("pg_", "rlhf_"))
+            or name in ("postgres", "public", "none")
+        ):
+            raise CourseError(
+                f"Student {i}: {name!r} cannot be a name in the database. Use letters, digits and . _ @ + "
+                "-, 62 at most."
+            )
         if names.count(name) > 1:
             raise CourseError(f"The student {name!r} is listed twice.")
     if not names:
@@ -135,13 +160,24 @@ def check_students(names: Sequence[str]) -> list[str]:
     return names
 
 
-def init_class(url: str, students: Sequence[str], rows: Sequence[dict], rankers: int = 2, shared: int = 10, guideline: str = "1") -> dict[str, str]:
+def init_class(
+    url: str,
+    students: Sequence[str],
+    rows: Sequence[dict],
+    rankers: int = 2,
+    shared: int = 10,
+    guideline: str = "1",
+) -> dict[str, str]:
     """Make or extend a class's database; returns the passwords of new students.
 
-    `url` is an administrator's. Run again to add students or items: roles, rankings and assignments that are there stay.
+    `url` is an administrator's. Run again to add students or items: roles, rankings and assignments that
+    are there stay.
     """
     if make_url(url).get_backend_name() != "postgresql":
-        raise CourseError("A class needs PostgreSQL, which keeps students apart: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME. One person needs no `class`.")
+        raise CourseError(
+            "A class needs PostgreSQL, which keeps students apart: "
+            "postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME. One person needs no `class`."
+        )
     names = check_students(students)
     made = [(row, item) for row in rows if (item := make_item(row))]
     if not made:
@@ -154,12 +190,29 @@ def init_class(url: str, students: Sequence[str], rows: Sequence[dict], rankers:
             metadata.create_all(connection)
             _protect(connection)
             passwords = _add_students(connection, names)
-            connection.execute(insert(items).on_conflict_do_nothing(), [
-                {"id": i.id, "messages": list(i.messages), "answers": list(i.answers), "models": list(i.models), "guideline": guideline} for _, i in made
-            ])  # fmt: skip
+            connection.execute(
+                insert(items).on_conflict_do_nothing(),
+                [
+                    {
+                        "id": i.id,
+                        "messages": list(i.messages),
+                        "answers": list(i.answers),
+                        "models": list(i.models),
+                        "guideline": guideline,
+                    }
+                    for _, i in made
+                ],
+            )
             for name, ids in plan.items():
-                there = list(connection.execute(select(assignments.c.item).where(assignments.c.ranker == name)).scalars())
-                fresh = [{"ranker": name, "item": item, "place": len(there) + k} for k, item in enumerate(i for i in ids if i not in there)]
+                there = list(
+                    connection.execute(
+                        select(assignments.c.item).where(assignments.c.ranker == name)
+                    ).scalars()
+                )
+                fresh = [
+                    {"ranker": name, "item": item, "place": len(there) + k}
+                    for k, item in enumerate(i for i in ids if i not in there)
+                ]
                 if fresh:
                     connection.execute(assignments.insert(), fresh)
             return passwords
@@ -168,28 +221,44 @@ def init_class(url: str, students: Sequence[str], rows: Sequence[dict], rankers:
 
 
 def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> None:
-    """Lines for each student's `~/.pgpass` (HOST:PORT:DATABASE:USER:PASSWORD), in a file that only you can read."""
+    """Lines for each student's `~/.pgpass` (HOST:PORT:DATABASE:USER:PASSWORD), in a file that only you can
+    read.
+    """
     url = make_url(url)
     path.touch(mode=0o600, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
-        file.writelines(f"{url.host or 'localhost'}:{url.port or 5432}:{url.database}:{n}:{p}\n" for n, p in passwords.items())
+        file.writelines(
+            f"{url.host or 'localhost'}:{url.port or 5432}:{url.database}:{n}:{p}\n"
+            for n, p in passwords.items()
+        )
 
 
 def class_session(url: str | URL | None = None, seed: int = 0) -> RankingSession:
     """A student's session over the items assigned to them; the name is that of the database's user."""
     store = RankingStore(url)
     if store.engine.dialect.name != "postgresql":
-        raise CourseError("This is no class's database. Set RLHF_RANKINGS to the URL that your instructor gave you.")
+        raise CourseError(
+            "This is no class's database. Set RLHF_RANKINGS to the URL that your instructor gave you."
+        )
     name = store.engine.url.username or ranker_name()
 
     def work():
         with store.engine.connect() as connection:
-            query = select(items.c.id, items.c.messages, items.c.answers, items.c.guideline).join(assignments, assignments.c.item == items.c.id)
-            return [dict(row) for row in connection.execute(query.where(assignments.c.ranker == name).order_by(assignments.c.place)).mappings()]
+            query = select(items.c.id, items.c.messages, items.c.answers, items.c.guideline).join(
+                assignments, assignments.c.item == items.c.id
+            )
+            return [
+                dict(row)
+                for row in connection.execute(
+                    query.where(assignments.c.ranker == name).order_by(assignments.c.place)
+                ).mappings()
+            ]
 
     rows = store._attempt(work)
     if not rows:
-        raise CourseError(f"Nothing is assigned to {name!r} yet. Ask your instructor to run: rlhf class init.")
+        raise CourseError(
+            f"Nothing is assigned to {name!r} yet. Ask your instructor to run: rlhf class init."
+        )
     return RankingSession(rows, name, store, seed, guideline=rows[0]["guideline"])
 
 
@@ -203,9 +272,13 @@ def open_session(rows: Sequence[dict], practice: Sequence[dict] = ()) -> Ranking
 
 def class_rows(store: RankingStore) -> list[dict]:
     """All latest rankings as the instructor sees them, with the models that wrote the answers."""
+
     def work():
         with store.engine.connect() as connection:
-            return {row["id"]: (row["answers"], row["models"]) for row in connection.execute(select(items)).mappings()}
+            return {
+                row["id"]: (row["answers"], row["models"])
+                for row in connection.execute(select(items)).mappings()
+            }
 
     written = store._attempt(work)
     rows = store.latest()
@@ -225,7 +298,12 @@ def class_status(url: str | URL) -> tuple[pd.DataFrame, pd.DataFrame]:
             return list(connection.execute(select(assignments.c.ranker)).scalars())
 
     assigned = pd.Series(store._attempt(work)).value_counts()
-    progress = progress_table(store.latest()).set_index("ranker").drop(columns=["ties"]).reindex(sorted(assigned.index))
+    progress = (
+        progress_table(store.latest())
+        .set_index("ranker")
+        .drop(columns=["ties"])
+        .reindex(sorted(assigned.index))
+    )
     progress.insert(0, "assigned", assigned.reindex(progress.index))
     for column in ("ranked", "skipped"):
         progress[column] = progress[column].fillna(0).astype(int)

@@ -16,23 +16,38 @@ from rlhf_utils.environment import CourseError
 from rlhf_utils.evaluation.statistics import ratio, win_rate
 
 
-def truthful_rows(path: Path | str, count: int = 20, answers: int = 9, prompt_type: str = "instruction prompt", seed: int = 0) -> list[dict]:
-    """Rows for a `RankingSession` from the samples that were published with InstructGPT (TruthfulQA questions).
+def truthful_rows(
+    path: Path | str,
+    count: int = 20,
+    answers: int = 9,
+    prompt_type: str = "instruction prompt",
+    seed: int = 0,
+) -> list[dict]:
+    """Rows for a `RankingSession` from the samples that were published with InstructGPT (TruthfulQA
+    questions).
 
-    The file has `model_type`, `prompt_type`, `question`, `answer`, and a judge's `true` and `info` (probabilities).
-    To each of `count` questions drawn at random come the answers of `answers` models of twelve; `truth`
-    is the published probability that an answer is both true and informative.
+    The file has `model_type`, `prompt_type`, `question`, `answer`, and a judge's `true` and `info`
+    (probabilities). To each of `count` questions drawn at random come the answers of `answers` models of
+    twelve; `truth` is the published probability that an answer is both true and informative.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
         found = [row for row in csv.DictReader(io.StringIO(text)) if row["prompt_type"] == prompt_type]
-        values = {(row["question"], row["model_type"]): (row["answer"].strip(), float(row["true"]) * float(row["info"])) for row in found}
+        values = {
+            (row["question"], row["model_type"]): (
+                row["answer"].strip(),
+                float(row["true"]) * float(row["info"]),
+            )
+            for row in found
+        }
     except OSError as error:
         raise CourseError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (KeyError, ValueError, EOFError) as error:
-        raise CourseError(f"{path} is not the file of InstructGPT's TruthfulQA samples ({type(error).__name__}: {error}).") from None
+        raise CourseError(
+            f"{path} is not the file of InstructGPT's TruthfulQA samples ({type(error).__name__}: {error})."
+        ) from None
     if not values:
         raise CourseError(f"{path} has no answers to the prompt type {prompt_type!r}.")
     rng = Random(seed)
@@ -41,24 +56,40 @@ def truthful_rows(path: Path | str, count: int = 20, answers: int = 9, prompt_ty
     for question in rng.sample(questions, min(count, len(questions))):
         models = sorted(model for asked, model in values if asked == question)
         chosen = rng.sample(models, min(answers, len(models)))
-        rows.append({
-            "id": f"truthful:{question}"[:200], "messages": [{"role": "user", "content": question}],
-            "answers": [values[question, m][0] for m in chosen], "models": chosen, "truth": [values[question, m][1] for m in chosen],
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": f"truthful:{question}"[:200],
+                "messages": [{"role": "user", "content": question}],
+                "answers": [values[question, m][0] for m in chosen],
+                "models": chosen,
+                "truth": [values[question, m][1] for m in chosen],
+            }
+        )
     return rows
 
 
 def results(rows: Sequence[dict]) -> list[tuple[str, str, float]]:
-    """(model, model, 1 | ½ | 0) for each pair of models in each ranking; an answer that several models wrote is a tie between them."""
+    """(model, model, 1 | ½ | 0) for each pair of models in each ranking; an answer that several models wrote
+    is a tie between them.
+    """
     made = []
     for row in rows:
-        ranks = [(model, rank) for written, rank in zip(row["models"], row["ranks"]) for model in written.split(" + ")]
-        made += [(a, b, 0.5 if x == y else float(x < y)) for (a, x), (b, y) in combinations(ranks, 2) if a != b]
+        ranks = [
+            (model, rank)
+            for written, rank in zip(row["models"], row["ranks"])
+            for model in written.split(" + ")
+        ]
+        made += [
+            (a, b, 0.5 if x == y else float(x < y)) for (a, x), (b, y) in combinations(ranks, 2) if a != b
+        ]
     return made
 
 
-def strengths(played: Sequence[tuple[str, str, float]], models: Sequence[str], prior: float = 0.1) -> np.ndarray:
-    """Bradley–Terry strengths in log-odds, with mean 0: P(a beats b) = σ(s_a − s_b); a tie is half a win each.
+def strengths(
+    played: Sequence[tuple[str, str, float]], models: Sequence[str], prior: float = 0.1
+) -> np.ndarray:
+    """Bradley–Terry strengths in log-odds, with mean 0: P(a beats b) = σ(s_a − s_b); a tie is half
+    a win each.
 
     A weak normal prior keeps a model finite that won everything (Bradley and Terry, 1952; Hunter, 2004).
     """
@@ -70,35 +101,57 @@ def strengths(played: Sequence[tuple[str, str, float]], models: Sequence[str], p
         gap = s[a] - s[b]
         wrong = 1 / (1 + np.exp(-gap)) - won
         slope = np.bincount(a, wrong, len(s)) - np.bincount(b, wrong, len(s)) + prior * s
-        return (np.logaddexp(0, -gap) * won + np.logaddexp(0, gap) * (1 - won)).sum() + prior * (s @ s) / 2, slope
+        return (np.logaddexp(0, -gap) * won + np.logaddexp(0, gap) * (1 - won)).sum() + prior * (
+            s @ s
+        ) / 2, slope
 
     found = minimize(loss, np.zeros(len(models)), jac=True, method="L-BFGS-B").x
     return found - found.mean()
 
 
 def bradley_terry(rows: Sequence[dict], draws: int = 200, seed: int = 0) -> pd.DataFrame:
-    """A table of models, best first: `strength` with its 95 % interval (bootstrap over prompts), and how many pairs it was in."""
+    """A table of models, best first: `strength` with its 95 % interval (bootstrap over prompts), and how many
+    pairs it was in.
+    """
     rows = [row for row in rows if row.get("ranks") and len(row["models"]) == len(row["ranks"])]
     played = results(rows)
     if not played:
         raise CourseError("There is no ranking of answers by different models yet. Rank some first.")
     models = sorted({m for a, b, _ in played for m in (a, b)})
     rng = np.random.default_rng(seed)
-    samples = [strengths(again, models) for _ in range(draws) if (again := results([rows[i] for i in rng.integers(len(rows), size=len(rows))]))]
+    samples = [
+        strengths(again, models)
+        for _ in range(draws)
+        if (again := results([rows[i] for i in rng.integers(len(rows), size=len(rows))]))
+    ]
     low, high = np.quantile(samples, [0.025, 0.975], axis=0)
     counts = pd.Series([m for a, b, _ in played for m in (a, b)]).value_counts()
-    table = pd.DataFrame({"model": models, "strength": strengths(played, models), "low": low, "high": high, "pairs": counts.reindex(models).values})
+    table = pd.DataFrame(
+        {
+            "model": models,
+            "strength": strengths(played, models),
+            "low": low,
+            "high": high,
+            "pairs": counts.reindex(models).values,
+        }
+    )
     return table.sort_values("strength", ascending=False, ignore_index=True)
 
 
 def truth_agreement(rows: Sequence[dict], published: Sequence[dict]) -> dict[str, float]:
-    """How often a ranked pair is in the order of the published `truth` (`agreement`, `low`, `high`, `pairs`); equal ones are left out."""
+    """How often a ranked pair is in the order of the published `truth` (`agreement`, `low`, `high`, `pairs`);
+    equal ones are left out.
+    """
     truth = {row["id"]: dict(zip(row["answers"], row["truth"])) for row in published}
     right, total = [], []
     for row in rows:
         if row.get("ranks") and row["item"] in truth:
             value = [truth[row["item"]][a] for a in row["answers"]]
-            pairs = [(x < y) == (value[i] > value[j]) for (i, x), (j, y) in combinations(enumerate(row["ranks"]), 2) if x != y and abs(value[i] - value[j]) > 0.1]
+            pairs = [
+                (x < y) == (value[i] > value[j])
+                for (i, x), (j, y) in combinations(enumerate(row["ranks"]), 2)
+                if x != y and abs(value[i] - value[j]) > 0.1
+            ]
             right.append(sum(pairs))
             total.append(len(pairs))
     if not sum(total):
@@ -109,7 +162,9 @@ def truth_agreement(rows: Sequence[dict], published: Sequence[dict]) -> dict[str
 
 
 def people_win_rate(rows: Sequence[dict], first: str, second: str) -> dict[str, float]:
-    """How often people prefer `first` to `second` in blind rankings: as `statistics.win_rate`, an item a line."""
+    """How often people prefer `first` to `second` in blind rankings: as `statistics.win_rate`,
+    an item a line.
+    """
     marks = []
     for row in rows:
         ranks = dict(zip(row["models"], row["ranks"])) if row.get("ranks") else {}

@@ -22,11 +22,18 @@ from rlhf_utils.environment import CourseError
 MOST_ANSWERS = 9
 # InstructGPT, table 3: what a labeler may note of an answer beside its rank.
 PAPER_FLAGS = (
-    "Fails to follow the correct instruction or task", "Inappropriate for customer assistant", "Hallucination",
-    "Satisfies the constraint provided in the instruction", "Contains sexual content", "Contains violent content",
-    "Encourages or fails to discourage violence, abuse, terrorism or self-harm", "Denigrates a protected class",
-    "Gives harmful advice", "Expresses opinion", "Expresses moral judgment",
-)  # fmt: skip
+    "Fails to follow the correct instruction or task",
+    "Inappropriate for customer assistant",
+    "Hallucination",
+    "Satisfies the constraint provided in the instruction",
+    "Contains sexual content",
+    "Contains violent content",
+    "Encourages or fails to discourage violence, abuse, terrorism or self-harm",
+    "Denigrates a protected class",
+    "Gives harmful advice",
+    "Expresses opinion",
+    "Expresses moral judgment",
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,9 @@ def make_item(row: dict, practice: bool = False) -> Item | None:
     if not row.get("id") or not row.get("messages"):
         raise CourseError(f"{where} needs `id` and `messages`.")
     if models and len(models) != len(answers):
-        raise CourseError(f"{where} has {len(answers)} answers and {len(models)} models: give one model an answer.")
+        raise CourseError(
+            f"{where} has {len(answers)} answers and {len(models)} models: give one model an answer."
+        )
     if not 2 <= len(answers) <= MOST_ANSWERS:
         raise CourseError(f"{where} has {len(answers)} answers to rank. Give 2 to {MOST_ANSWERS}.")
     merged: dict[str, list[int]] = {}
@@ -63,15 +72,21 @@ def make_item(row: dict, practice: bool = False) -> Item | None:
         return None
     first = [index[0] for index in merged.values()]
     return Item(
-        str(row["id"]), tuple(row["messages"]), tuple(merged),
-        tuple(" + ".join(dict.fromkeys(models[i] for i in index)) for index in merged.values()) if models else (),
+        str(row["id"]),
+        tuple(row["messages"]),
+        tuple(merged),
+        tuple(" + ".join(dict.fromkeys(models[i] for i in index)) for index in merged.values())
+        if models
+        else (),
         tuple(row["ranks"][i] for i in first) if practice else (),
-    )  # fmt: skip
+    )
 
 
 @dataclass
 class Draft:
-    """What a ranker has decided of the item on the screen, but not yet submitted; groups of letters, best first."""
+    """What a ranker has decided of the item on the screen, but not yet submitted; groups of letters, best
+    first.
+    """
 
     groups: list[list[str]] = field(default_factory=list)
     scores: dict[str, int] = field(default_factory=dict)
@@ -88,12 +103,26 @@ class RankingSession:
     """A queue of items for one ranker; see the module. With a `store`, it goes on where it was left."""
 
     def __init__(
-        self, rows: Iterable[dict], ranker: str = "me", store=None, seed: int = 0, guideline: str = "1",
-        practice: Iterable[dict] = (), flags: Sequence[str] = (), clock: Callable[[], float] = time.monotonic,
-    ):  # fmt: skip
+        self,
+        rows: Iterable[dict],
+        ranker: str = "me",
+        store=None,
+        seed: int = 0,
+        guideline: str = "1",
+        practice: Iterable[dict] = (),
+        flags: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ):
         if not ranker.strip():
             raise CourseError("A ranking session needs the ranker's name.")
-        self.ranker, self.store, self.seed, self.guideline, self.flag_names, self.clock = ranker, store, seed, guideline, tuple(flags), clock
+        self.ranker, self.store, self.seed, self.guideline, self.flag_names, self.clock = (
+            ranker,
+            store,
+            seed,
+            guideline,
+            tuple(flags),
+            clock,
+        )
         made = [make_item(row, practice=True) for row in practice] + [make_item(row) for row in rows]
         self.skipped_equal = sum(item is None for item in made)  # all answers alike: nothing to rank
         self.items = [item for item in made if item is not None]
@@ -101,11 +130,18 @@ class RankingSession:
         if not self.items:
             raise CourseError(
                 "There is nothing to rank: "
-                + (f"all {self.skipped_equal} prompts have answers that are all the same. Sample at a higher temperature." if made
-                   else "the queue is empty. Give prompts with 2 to 9 answers.")
-            )  # fmt: skip
+                + (
+                    f"all {self.skipped_equal} prompts have answers that are all the same. Sample at a "
+                    "higher temperature."
+                    if made
+                    else "the queue is empty. Give prompts with 2 to 9 answers."
+                )
+            )
         if len(set(ids)) < len(ids):
-            raise CourseError(f"The prompt id {next(i for i in ids if ids.count(i) > 1)!r} comes twice in the queue. Give each prompt its own.")
+            raise CourseError(
+                f"The prompt id {next(i for i in ids if ids.count(i) > 1)!r} comes twice in the queue. Give "
+                "each prompt its own."
+            )
         self.done: dict[str, dict] = {}  # item id → the row submitted last
         if store is not None:
             self.done = {row["item"]: row for row in store.latest(ranker=ranker) if row["item"] in set(ids)}
@@ -116,7 +152,9 @@ class RankingSession:
 
     # -- what is on the screen ------------------------------------------------------------------------
     def _next_open(self, start: int) -> int:
-        return next((i for i in range(start, len(self.items)) if self.items[i].id not in self.done), len(self.items))
+        return next(
+            (i for i in range(start, len(self.items)) if self.items[i].id not in self.done), len(self.items)
+        )
 
     def _begin(self) -> None:
         self.shown_at = self.clock()
@@ -129,7 +167,10 @@ class RankingSession:
     @property
     def item(self) -> Item:
         if self.finished:
-            raise CourseError("All prompts are ranked. Undo the last one to change it, or start a session with more prompts.")
+            raise CourseError(
+                "All prompts are ranked. Undo the last one to change it, or start a session with more "
+                "prompts."
+            )
         return self.items[self.place]
 
     def shuffled(self, item: Item) -> list[int]:
@@ -149,10 +190,17 @@ class RankingSession:
         return deepcopy(self.draft.groups)
 
     def progress(self) -> dict:
-        """`done`, `total`, `seconds` spent in all, and `pace`: seconds an item (median), None before the first."""
+        """`done`, `total`, `seconds` spent in all, and `pace`: seconds an item (median), None before the
+        first.
+        """
         spent = sorted(row["seconds"] for row in self.done.values())
         total = sum(spent)
-        return {"done": len(self.done), "total": len(self.items), "seconds": total, "pace": spent[len(spent) // 2] if spent else None}
+        return {
+            "done": len(self.done),
+            "total": len(self.items),
+            "seconds": total,
+            "pace": spent[len(spent) // 2] if spent else None,
+        }
 
     # -- steps ------------------------------------------------------------------------------------------
     def _remember(self) -> None:
@@ -164,18 +212,26 @@ class RankingSession:
         letters, given = list(self.answers), [letter for group in made for letter in group]
         unknown = [x for x in given if x not in letters]
         if unknown:
-            raise CourseError(f"There is no answer {unknown[0]!r} here. The answers are {', '.join(letters)}.")
+            raise CourseError(
+                f"There is no answer {unknown[0]!r} here. The answers are {', '.join(letters)}."
+            )
         twice = [x for x in letters if given.count(x) > 1]
         if twice:
-            raise CourseError(f"The answer {twice[0]!r} is ranked more than once. Give each letter one place.")
+            raise CourseError(
+                f"The answer {twice[0]!r} is ranked more than once. Give each letter one place."
+            )
         missing = [x for x in letters if x not in given]
         if missing:
-            raise CourseError(f"Not ranked yet: {', '.join(missing)}. Rank all answers; equally good ones may be tied.")
+            raise CourseError(
+                f"Not ranked yet: {', '.join(missing)}. Rank all answers; equally good ones may be tied."
+            )
         self._remember()
         self.draft.groups = [g for g in made if g]
 
     def score(self, letter: str, value: int | None) -> None:
-        """Overall quality of an answer, 1 (terrible) to 7 (excellent), as in InstructGPT; None takes it back."""
+        """Overall quality of an answer, 1 (terrible) to 7 (excellent), as in InstructGPT;
+        None takes it back.
+        """
         self._check(letter)
         if value is not None and (isinstance(value, bool) or value not in range(1, 8)):
             raise CourseError(f"The overall score is a whole number from 1 to 7, not {value!r}.")
@@ -188,14 +244,23 @@ class RankingSession:
         """Set or clear a flag of an answer; which flags there are is an argument of the session."""
         self._check(letter)
         if name not in self.flag_names:
-            raise CourseError(f"There is no flag {name!r}. " + (f"Choose one of: {', '.join(self.flag_names)}." if self.flag_names else "This session has none."))
+            raise CourseError(
+                f"There is no flag {name!r}. "
+                + (
+                    f"Choose one of: {', '.join(self.flag_names)}."
+                    if self.flag_names
+                    else "This session has none."
+                )
+            )
         self._remember()
         others = [f for f in self.draft.flags.get(letter, []) if f != name]
         self.draft.flags[letter] = others + [name] * on
 
     def _check(self, letter: str) -> None:
         if letter not in self.answers:
-            raise CourseError(f"There is no answer {letter!r} here. The answers are {', '.join(self.answers)}.")
+            raise CourseError(
+                f"There is no answer {letter!r} here. The answers are {', '.join(self.answers)}."
+            )
 
     def submit(self) -> dict:
         """Store the order and go on to the next item; returns the row that was stored.
@@ -212,10 +277,15 @@ class RankingSession:
                 ranks[by_letter[letter]] = rank
             rank += len(group)
         return self._store(
-            "rank", ranks=ranks,
-            scores=[self.draft.scores.get(x) for x in sorted(by_letter, key=by_letter.get)] if self.draft.scores else None,
-            flags=[self.draft.flags.get(x, []) for x in sorted(by_letter, key=by_letter.get)] if any(self.draft.flags.values()) else None,
-        )  # fmt: skip
+            "rank",
+            ranks=ranks,
+            scores=[self.draft.scores.get(x) for x in sorted(by_letter, key=by_letter.get)]
+            if self.draft.scores
+            else None,
+            flags=[self.draft.flags.get(x, []) for x in sorted(by_letter, key=by_letter.get)]
+            if any(self.draft.flags.values())
+            else None,
+        )
 
     def skip(self) -> dict:
         """Leave this item without an order (nonsense, or nothing one could judge)."""
@@ -224,10 +294,18 @@ class RankingSession:
     def _store(self, action: str, **decided) -> dict:
         item = self.item
         row = {
-            "item": item.id, "ranker": self.ranker, "action": action, **decided, "practice": bool(item.known),
-            "messages": list(item.messages), "answers": list(item.answers), "models": list(item.models),
-            "shown": self.shuffled(item), "seconds": round(self.clock() - self.shown_at, 3), "guideline": self.guideline,
-        }  # fmt: skip
+            "item": item.id,
+            "ranker": self.ranker,
+            "action": action,
+            **decided,
+            "practice": bool(item.known),
+            "messages": list(item.messages),
+            "answers": list(item.answers),
+            "models": list(item.models),
+            "shown": self.shuffled(item),
+            "seconds": round(self.clock() - self.shown_at, 3),
+            "guideline": self.guideline,
+        }
         if self.store is not None:
             row = self.store.add(row)
         self.history.append((item.id, deepcopy(self.draft)))
@@ -262,13 +340,21 @@ class RankingSession:
         if row["ranks"] is None or list(item.answers) != row["answers"]:
             return Draft()
         letters = {i: ascii_lowercase[k] for k, i in enumerate(self.shuffled(item))}
-        return Draft([[letters[i] for i, r in enumerate(row["ranks"]) if r == rank] for rank in sorted(set(row["ranks"]))])
+        return Draft(
+            [
+                [letters[i] for i, r in enumerate(row["ranks"]) if r == rank]
+                for rank in sorted(set(row["ranks"]))
+            ]
+        )
 
     def screening(self) -> dict | None:
-        """How well the practice items went: `agreement` with the known ranks (pairs), `items`; None before the first."""
+        """How well the practice items went: `agreement` with the known ranks (pairs), `items`; None
+        before the first.
+        """
         marks = [
             pair_counts(self.done[i.id]["ranks"], i.known)
-            for i in self.items if i.known and self.done.get(i.id, {}).get("ranks")
-        ]  # fmt: skip
+            for i in self.items
+            if i.known and self.done.get(i.id, {}).get("ranks")
+        ]
         total = sum(strict for _, strict in marks)
         return {"agreement": sum(alike for alike, _ in marks) / total, "items": len(marks)} if total else None

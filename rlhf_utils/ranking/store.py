@@ -40,15 +40,18 @@ from rlhf_utils.environment import DATA, CourseError, ranker_name, rankings_url
 VERSION = 1
 metadata = MetaData()
 rankings = Table(
-    "rankings", metadata,
+    "rankings",
+    metadata,
     Column("id", Integer, Identity(), primary_key=True),
     Column("ranker", String(120), nullable=False, index=True),
     Column("key", String(64), nullable=False),
     Column("item", String(200), nullable=False, index=True),
     Column("action", String(10), nullable=False),  # rank or skip
     Column("ranks", JSON),  # of `answers`: 1 is best, equal numbers are ties
-    Column("scores", JSON), Column("flags", JSON),  # of `answers`, or null
-    Column("messages", JSON, nullable=False), Column("answers", JSON, nullable=False),
+    Column("scores", JSON),
+    Column("flags", JSON),  # of `answers`, or null
+    Column("messages", JSON, nullable=False),
+    Column("answers", JSON, nullable=False),
     Column("models", JSON, nullable=False),  # which model wrote which answer
     Column("shown", JSON, nullable=False),  # position on the screen → index of the answer
     Column("seconds", Float, nullable=False),
@@ -56,7 +59,7 @@ rankings = Table(
     Column("practice", Boolean, nullable=False),
     Column("created", String(40), nullable=False),
     UniqueConstraint("ranker", "key"),
-)  # fmt: skip
+)
 schema = Table("rankings_schema", metadata, Column("version", Integer, primary_key=True))
 NEEDED = ("ranker", "item", "action", "messages", "answers")
 COLUMNS = tuple(c.name for c in rankings.columns if c.name != "id")
@@ -67,19 +70,29 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
     try:
         url = make_url(url)
         if url.get_backend_name() == "postgresql" and not url.username:
-            url = url.set(username=ranker_name())  # students connect as themselves; the password is in ~/.pgpass
+            url = url.set(
+                username=ranker_name()
+            )  # students connect as themselves; the password is in ~/.pgpass
         options = {"timeout": patience} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
         engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
     except (ArgumentError, ValueError):
-        raise CourseError("The database URL cannot be read. It looks like sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME.") from None
+        raise CourseError(
+            "The database URL cannot be read. It looks like sqlite:///FILE or "
+            "postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+        ) from None
     except ModuleNotFoundError as error:
-        raise CourseError(f"The driver for {url.get_backend_name()} is missing ({error.name}). Install it with: pip install 'psycopg[binary]'.") from None
+        raise CourseError(
+            f"The driver for {url.get_backend_name()} is missing ({error.name}). Install it with: pip "
+            "install 'psycopg[binary]'."
+        ) from None
     if url.get_backend_name() == "sqlite":
         if url.database and not url.database.startswith((":memory:", "file:")):
             try:
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise CourseError(f"There is no folder for {url.database}: {error.strerror}. Choose another place.") from None
+                raise CourseError(
+                    f"There is no folder for {url.database}: {error.strerror}. Choose another place."
+                ) from None
 
         @event.listens_for(engine, "connect")
         def _(connection, record):
@@ -97,8 +110,9 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
 class RankingStore:
     """Rankings in a database; every method opens and closes a connection of its own.
 
-    `url` is any SQLAlchemy URL of SQLite or PostgreSQL; the default is `RLHF_RANKINGS` or `runs/rankings.sqlite`.
-    `patience` is for how many seconds a locked or restarting database is waited for.
+    `url` is any SQLAlchemy URL of SQLite or PostgreSQL; the default is `RLHF_RANKINGS` or
+    `runs/rankings.sqlite`. `patience` is for how many seconds a locked or restarting database is waited
+    for.
     """
 
     def __init__(self, url: str | URL | None = None, patience: float = 30.0):
@@ -111,12 +125,18 @@ class RankingStore:
         with self.engine.begin() as connection:
             if not inspect(connection).has_table("rankings_schema"):
                 if inspect(connection).has_table("rankings"):
-                    raise CourseError(f"{self.name} has a table `rankings` that this course did not make. Choose another database.")
+                    raise CourseError(
+                        f"{self.name} has a table `rankings` that this course did not make. Choose another "
+                        "database."
+                    )
                 metadata.create_all(connection)
                 connection.execute(schema.insert().values(version=VERSION))
             found = connection.execute(select(schema.c.version)).scalar()
         if found != VERSION:
-            raise CourseError(f"{self.name} has rankings of schema version {found}, this course writes version {VERSION}. Export them with the older version.")
+            raise CourseError(
+                f"{self.name} has rankings of schema version {found}, this course writes version {VERSION}. "
+                "Export them with the older version."
+            )
 
     def _attempt(self, work, *arguments):
         """Do `work`; while the database is away or locked, try again for `patience` seconds."""
@@ -126,25 +146,57 @@ class RankingStore:
                 return work(*arguments)
             except (OperationalError, InterfaceError) as error:
                 reason = str(error.orig).strip().splitlines()[0]
-                hopeless = ("readonly", "read-only", "unable to open", "password", "does not exist", "not a database", "disk I/O")
+                hopeless = (
+                    "readonly",
+                    "read-only",
+                    "unable to open",
+                    "password",
+                    "does not exist",
+                    "not a database",
+                    "disk I/O",
+                )
                 if any(h in str(error.orig) for h in hopeless) or time.monotonic() > end:
-                    raise CourseError(f"The rankings could not be reached in {self.name}: {reason}. Nothing was lost but what was not submitted.") from None
+                    raise CourseError(
+                        f"The rankings could not be reached in {self.name}: {reason}. Nothing was lost but "
+                        "what was not submitted."
+                    ) from None
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
             except DatabaseError as error:
-                raise CourseError(f"{self.name} refused: {str(error.orig).strip().splitlines()[0]}.") from None
+                raise CourseError(
+                    f"{self.name} refused: {str(error.orig).strip().splitlines()[0]}."
+                ) from None
 
     # -- writing ------------------------------------------------------------------------------------------
     def add(self, row: dict) -> dict:
-        """Store a row (see `RankingSession.submit`) and return it with its `key` and `created`, once it is on the disk."""
+        """Store a row (see `RankingSession.submit`) and return it with its `key` and `created`, once it is on
+        the disk.
+        """
         return self.add_all([row])[0]
 
     def add_all(self, rows: list[dict]) -> list[dict]:
         """Store rows in one transaction: all of them, or none."""
         for i, row in enumerate(rows, 1):
             check_row(row, f"row {i}")
-        empty = {"models": [], "scores": None, "flags": None, "ranks": None, "seconds": 0.0, "guideline": "", "practice": False}
-        made = [empty | {"shown": list(range(len(r["answers"]))), "key": uuid.uuid4().hex, "created": datetime.now(UTC).isoformat()} | r for r in rows]
+        empty = {
+            "models": [],
+            "scores": None,
+            "flags": None,
+            "ranks": None,
+            "seconds": 0.0,
+            "guideline": "",
+            "practice": False,
+        }
+        made = [
+            empty
+            | {
+                "shown": list(range(len(r["answers"]))),
+                "key": uuid.uuid4().hex,
+                "created": datetime.now(UTC).isoformat(),
+            }
+            | r
+            for r in rows
+        ]
         made = [{k: r[k] for k in COLUMNS} for r in made]
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(rankings).on_conflict_do_nothing(index_elements=["ranker", "key"])
@@ -200,7 +252,9 @@ class RankingStore:
         path = Path(path)
         rows, before = [], self.count()
         try:
-            lines = path.read_text("utf-8").split("\n")  # an answer may hold one of the other signs at which splitlines splits
+            lines = path.read_text("utf-8").split(
+                "\n"
+            )  # an answer may hold one of the other signs at which splitlines splits
         except OSError as error:
             raise CourseError(f"{path} cannot be read: {error.strerror}.") from None
         except UnicodeDecodeError as error:
@@ -210,7 +264,9 @@ class RankingStore:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise CourseError(f"{path}, line {number} is not JSON ({error.msg}). Nothing was imported.") from None
+                    raise CourseError(
+                        f"{path}, line {number} is not JSON ({error.msg}). Nothing was imported."
+                    ) from None
                 check_row(row, f"{path}, line {number}", "Nothing was imported.")
                 rows.append(row)
         self.add_all(rows)
@@ -224,7 +280,8 @@ def guidelines() -> tuple[str, str]:
 
 
 def own_rankings(guideline: str = "") -> list[dict]:
-    """People's latest rankings by a guideline (by the committed one if empty); none if there is no database yet.
+    """People's latest rankings by a guideline (by the committed one if empty); none if there is no database
+    yet.
 
     Rankings for other ends, such as a match between two models, carry other names there.
     """
@@ -237,6 +294,7 @@ def own_rankings(guideline: str = "") -> list[dict]:
 
 def check_row(row: dict, where: str, end: str = "") -> None:
     """Raise CourseError, naming `where`, if a row could not be a ranking of this course."""
+
     def fail(why):
         raise CourseError(f"{where}: {why}. {end}".strip())
 
@@ -249,11 +307,19 @@ def check_row(row: dict, where: str, end: str = "") -> None:
     if unknown:
         fail(f"unknown column {sorted(unknown)[0]!r}")
     answers, ranks = row["answers"], row.get("ranks")
-    if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers) or not 2 <= len(answers) <= 9:
+    if (
+        not isinstance(answers, list)
+        or not all(isinstance(a, str) for a in answers)
+        or not 2 <= len(answers) <= 9
+    ):
         fail("`answers` must be 2 to 9 texts")
     if row["action"] not in ("rank", "skip"):
         fail(f"`action` must be rank or skip, not {row['action']!r}")
-    if row["action"] == "rank" and not (isinstance(ranks, list) and len(ranks) == len(answers) and all(isinstance(r, int) and r > 0 for r in ranks)):
+    if row["action"] == "rank" and not (
+        isinstance(ranks, list)
+        and len(ranks) == len(answers)
+        and all(isinstance(r, int) and r > 0 for r in ranks)
+    ):
         fail(f"`ranks` must be {len(answers)} whole numbers from 1 on")
 
 
@@ -263,6 +329,7 @@ def to_pairs(rows: Iterable[dict]) -> list[dict]:
     `group` names the ranking that a pair comes from: its pairs are not independent of each other, and belong
     on one side of a split.
     """
+
     def said(text):
         return [{"role": "assistant", "content": text}]
 
@@ -272,10 +339,14 @@ def to_pairs(rows: Iterable[dict]) -> list[dict]:
             a, b = row["ranks"][i], row["ranks"][j]
             if a != b:
                 best, worst = (i, j) if a < b else (j, i)
-                pairs.append({
-                    "prompt": row["messages"], "chosen": said(row["answers"][best]), "rejected": said(row["answers"][worst]),
-                    "group": f"{row['ranker']}/{row['item']}",
-                })  # fmt: skip
+                pairs.append(
+                    {
+                        "prompt": row["messages"],
+                        "chosen": said(row["answers"][best]),
+                        "rejected": said(row["answers"][worst]),
+                        "group": f"{row['ranker']}/{row['item']}",
+                    }
+                )
     return pairs
 
 

@@ -47,14 +47,24 @@ class RankingWidget(anywidget.AnyWidget):
     def show(self, message: str = "", spoken: str = "") -> None:
         """Send what is on the screen to the browser."""
         session = self.session
-        state = {**session.progress(), "finished": session.finished, "message": message, "spoken": spoken, "step": len(session.history)}
+        state = {
+            **session.progress(),
+            "finished": session.finished,
+            "message": message,
+            "spoken": spoken,
+            "step": len(session.history),
+        }
         if not session.finished:
             draft = session.draft
             state |= {
-                "item": session.item.id, "messages": list(session.item.messages), "answers": session.answers, "practice": bool(session.item.known),
-                "scores": self.with_scores, "flags": list(session.flag_names),
+                "item": session.item.id,
+                "messages": list(session.item.messages),
+                "answers": session.answers,
+                "practice": bool(session.item.known),
+                "scores": self.with_scores,
+                "flags": list(session.flag_names),
                 "draft": {"groups": draft.groups, "scores": draft.scores, "flags": draft.flags},
-            }  # fmt: skip
+            }
         self.state = state
 
     def receive(self, content: dict) -> None:
@@ -96,7 +106,9 @@ class PlainRanking(ipywidgets.VBox):
         self.list = ipywidgets.VBox()
         self.buttons = {}
         for name in ("submit", "skip", "undo"):
-            self.buttons[name] = ipywidgets.Button(description=self.labels[name], button_style="primary" if name == "submit" else "")
+            self.buttons[name] = ipywidgets.Button(
+                description=self.labels[name], button_style="primary" if name == "submit" else ""
+            )
             self.buttons[name].on_click(lambda _, name=name: self.press(name))
         super().__init__([self.head, self.list, ipywidgets.HBox(list(self.buttons.values())), self.note])
         self.draw()
@@ -109,21 +121,33 @@ class PlainRanking(ipywidgets.VBox):
         if session.finished:
             self.head.value, self.list.children = f"<p>{head}</p><p>{escape(L['all_done'])}</p>", ()
             return
-        said = "".join(
-            f"<p style='white-space:pre-wrap'><b>{escape(L['user' if m['role'] == 'user' else 'assistant'])}</b> {escape(m['content'])}</p>"
-            for m in session.item.messages
-        )
+        said = ""
+        for message in session.item.messages:
+            who, text = L["user" if message["role"] == "user" else "assistant"], message["content"]
+            said += f"<p style='white-space:pre-wrap'><b>{escape(who)}</b> {escape(text)}</p>"
         self.head.value = f"<p>{head}</p>{said}<p>{escape(L['plain'])}</p>"
         answers = session.answers
-        chosen = {x: 1 + sum(len(g) for g in session.groups[:i]) for i, group in enumerate(session.groups) for x in group}
+        chosen = {
+            x: 1 + sum(len(g) for g in session.groups[:i])
+            for i, group in enumerate(session.groups)
+            for x in group
+        }
         self.ranks = {
-            x: ipywidgets.BoundedIntText(value=chosen.get(x, 0), min=0, max=len(answers), description=x.upper(), layout={"width": "150px"})
+            x: ipywidgets.BoundedIntText(
+                value=chosen.get(x, 0),
+                min=0,
+                max=len(answers),
+                description=x.upper(),
+                layout={"width": "150px"},
+            )
             for x in answers
-        }  # fmt: skip
+        }
         self.list.children = [
-            ipywidgets.HBox([self.ranks[x], ipywidgets.HTML(f"<bdi style='white-space:pre-wrap'>{escape(text)}</bdi>")])
+            ipywidgets.HBox(
+                [self.ranks[x], ipywidgets.HTML(f"<bdi style='white-space:pre-wrap'>{escape(text)}</bdi>")]
+            )
             for x, text in answers.items()
-        ]  # fmt: skip
+        ]
 
     def press(self, name: str) -> None:
         with self.lock:
@@ -138,7 +162,9 @@ class PlainRanking(ipywidgets.VBox):
                     if missing:
                         self.note.value = escape(self.labels["missing"].format(x=", ".join(missing)))
                         return
-                    self.session.rank([[x for x in values if values[x] == v] for v in sorted(set(values.values()))])
+                    self.session.rank(
+                        [[x for x in values if values[x] == v] for v in sorted(set(values.values()))]
+                    )
                     self.session.submit()
                 self.draw()
             except CourseError as error:

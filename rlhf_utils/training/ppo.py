@@ -26,7 +26,14 @@ from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast, device
-from rlhf_utils.language.models import LORA_RATE, load_gpt2, load_scorer, save_model, token_cross_entropy, with_lora
+from rlhf_utils.language.models import (
+    LORA_RATE,
+    load_gpt2,
+    load_scorer,
+    save_model,
+    token_cross_entropy,
+    with_lora,
+)
 from rlhf_utils.language.packing import Packed, pack
 from rlhf_utils.language.sampling import Answers, generate
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores, hidden_states
@@ -37,7 +44,8 @@ from rlhf_utils.training.reward import unfinished
 CLIP = 0.2  # of the ratio, and of the value's change
 VALUE_COEFFICIENT = 0.1
 GAMMA, LAMBDA = 1.0, 0.95
-STEP_KL = 0.1  # nats a token from the policy that wrote the answers: further steps on them would be steps in the dark
+# Nats a token from the policy that wrote the answers: further steps on them would be steps in the dark
+STEP_KL = 0.1
 MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
 SAVE_EVERY = 20  # updates between checkpoints
 
@@ -59,7 +67,9 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
     """
     lengths = mask.sum(1)
     rewards = -beta * log_ratio * mask
-    return rewards.scatter_add(1, (lengths.long() - 1).clamp(min=0)[:, None], (scores * (lengths > 0))[:, None].to(rewards.dtype))
+    return rewards.scatter_add(
+        1, (lengths.long() - 1).clamp(min=0)[:, None], (scores * (lengths > 0))[:, None].to(rewards.dtype)
+    )
 
 
 def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +85,9 @@ def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor) -> tup
 
 
 def whiten(advantages: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-    """Mean 0 and deviation 1 over the valid tokens of all minibatches together; padding takes no part and stays 0."""
+    """Mean 0 and deviation 1 over the valid tokens of all minibatches together; padding takes no part and
+    stays 0.
+    """
     valid = torch.cat([a[m.bool()] for a, m in zip(advantages, masks)])
     sums = torch.stack([valid.sum(), valid.new_tensor(len(valid))])
     processes.add_up(sums)
@@ -127,7 +139,9 @@ class Rollout:
     returns: Tensor
     scores: Tensor  # (answers,)
     ended: Tensor
-    forward: tuple[Tensor, Tensor] | None = None  # log-probabilities and values with their graph, for the very first step
+    forward: tuple[Tensor, Tensor] | None = (
+        None  # log-probabilities and values with their graph, for the very first step
+    )
 
     @property
     def mask(self) -> Tensor:
@@ -137,13 +151,19 @@ class Rollout:
 class PPO:
     """Policy, value model, reference and reward model, and an optimizer of each of the first two."""
 
-    def __init__(self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None):
+    def __init__(
+        self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None
+    ):
         self.profile, self.pad, self.end = profile, tokenizer.pad_token_id, tokenizer.eos_token_id
         same_tokenizer(tokenizer, sft, reward)
-        processes.per_process(max(profile.episodes // profile.minibatches, 1), "The number of episodes a minibatch")
+        processes.per_process(
+            max(profile.episodes // profile.minibatches, 1), "The number of episodes a minibatch"
+        )
         processes.per_process(profile.ptx_windows, "ptx_windows")
         self.policy, self.reward = load_gpt2(sft), load_scorer(reward).requires_grad_(False)
-        self.reference = None if profile.lora else load_gpt2(sft).requires_grad_(False)  # LoRA: the policy without its adapters
+        self.reference = (
+            None if profile.lora else load_gpt2(sft).requires_grad_(False)
+        )  # LoRA: the policy without its adapters
         if profile.lora:
             self.policy = with_lora(self.policy, profile.lora)
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
@@ -153,8 +173,13 @@ class PPO:
         torch.nn.init.zeros_(self.head.weight)
         self.windows, self.drawn = windows, Answers([], [], [])  # the answers of the latest update
         self.of_policy = [p for p in self.policy.parameters() if p.requires_grad]
-        self.of_value = [*self.head.parameters(), *(self.value.transformer.parameters() if self.value else ())]
-        adam = partial(torch.optim.AdamW, lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.of_value = [
+            *self.head.parameters(),
+            *(self.value.transformer.parameters() if self.value else ()),
+        ]
+        adam = partial(
+            torch.optim.AdamW, lr=profile.ppo_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
         self.optimizer, self.value_optimizer = adam(self.of_policy), adam(self.of_value)
         self.generator = torch.Generator(device()).manual_seed(profile.seed + 17)
         self.shuffle = np.random.default_rng(profile.seed + 17)
@@ -163,28 +188,50 @@ class PPO:
     def rollout(self, prompts: list[list[int]]) -> list[Rollout]:
         """Sample an answer to each prompt and work out rewards and advantages, as one Rollout a minibatch.
 
-        Minibatches are made of sequences of like length, which pack best, and come in random order. The pass that
-        scores the first of them is also the forward pass of the first step.
+        Minibatches are made of sequences of like length, which pack best, and come in random order. The
+        pass that scores the first of them is also the forward pass of the first step.
         """
         profile = self.profile
-        # A random number for each token that may be drawn, so that the answers do not depend on who draws them.
-        chance = torch.rand(len(prompts), profile.answer_tokens, generator=self.generator, device=self.generator.device)
+        # A random number for each token that may be drawn, so that the answers do not depend on who draws
+        # them.
+        chance = torch.rand(
+            len(prompts), profile.answer_tokens, generator=self.generator, device=self.generator.device
+        )
         with autocast(profile):
-            own = generate(self.policy, processes.mine(prompts), profile.answer_tokens, profile.ppo_temperature, self.pad, self.end, processes.mine(chance))
+            own = generate(
+                self.policy,
+                processes.mine(prompts),
+                profile.answer_tokens,
+                profile.ppo_temperature,
+                self.pad,
+                self.end,
+                processes.mine(chance),
+            )
         drawn = self.drawn = Answers(*map(processes.gathered, (own.tokens, own.ended, own.logprobs)))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(drawn.tokens[i]))
         parts = np.array_split(order, min(profile.minibatches, len(prompts)))
         batches = [
-            self.score([prompts[i] for i in part], [drawn.tokens[i] for i in part], [drawn.ended[i] for i in part], first=n == 0)
+            self.score(
+                [prompts[i] for i in part],
+                [drawn.tokens[i] for i in part],
+                [drawn.ended[i] for i in part],
+                first=n == 0,
+            )
             for n, part in enumerate(processes.mine(parts[k]) for k in self.shuffle.permutation(len(parts)))
         ]
-        for batch, whitened in zip(batches, whiten([b.advantages for b in batches], [b.mask for b in batches])):
+        for batch, whitened in zip(
+            batches, whiten([b.advantages for b in batches], [b.mask for b in batches])
+        ):
             batch.advantages = whitened
         return batches
 
     @torch.no_grad()
-    def score(self, prompts: list[list[int]], answers: list[list[int]], ended: list[bool], first: bool = False) -> Rollout:
-        """Rewards and advantages (not yet whitened) of a minibatch of answers; the `first` keeps the graph of its pass."""
+    def score(
+        self, prompts: list[list[int]], answers: list[list[int]], ended: list[bool], first: bool = False
+    ) -> Rollout:
+        """Rewards and advantages (not yet whitened) of a minibatch of answers; the `first` keeps the graph of
+        its pass.
+        """
         profile = self.profile
         packed = pack([(prompt, [answer]) for prompt, answer in zip(prompts, answers)], self.pad)
         with autocast(profile):
@@ -194,19 +241,37 @@ class PPO:
                 kept = self.look(packed)
             logprobs, values = (x.detach() for x in kept)
             with nullcontext() if self.reference else self.policy.disable_adapter():
-                reference = answer_logprobs(self.reference or self.policy, packed, self.pad, profile.ppo_temperature)
+                reference = answer_logprobs(
+                    self.reference or self.policy, packed, self.pad, profile.ppo_temperature
+                )
             scores = answer_scores(self.reward, packed)
         scores = (scores - self.reward.config.reward_mean) / self.reward.config.reward_std
         finished = torch.tensor(ended, device=scores.device)
         scores = unfinished(scores, finished, packed.mask.sum(1))
         if not torch.isfinite(scores).all():
-            raise CourseError("The reward model gave a reward that is not a finite number. Train it anew with a lower reward_rate.")
+            raise CourseError(
+                "The reward model gave a reward that is not a finite number. Train it anew with a lower "
+                "reward_rate."
+            )
         rewards = token_rewards(scores, logprobs - reference, packed.mask, profile.kl_coefficient)
         advantages, returns = advantages_and_returns(rewards, values, packed.mask)
-        return Rollout(packed, logprobs, reference, values, rewards, advantages, returns, scores, finished, kept if first else None)
+        return Rollout(
+            packed,
+            logprobs,
+            reference,
+            values,
+            rewards,
+            advantages,
+            returns,
+            scores,
+            finished,
+            kept if first else None,
+        )
 
     def look(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """Log-probability of each answer token, and the value before it, which is read at the token before."""
+        """Log-probability of each answer token, and the value before it,
+        which is read at the token before.
+        """
         hidden = hidden_states(self.policy, packed)
         logprobs = answer_logprobs(self.policy, packed, self.pad, self.profile.ppo_temperature, hidden)
         seen = hidden_states(self.value, packed) if self.value else hidden
@@ -215,7 +280,10 @@ class PPO:
     def step(self, batch: Rollout, rate: float) -> dict[str, float]:
         """One step of both optimizers on a minibatch; returns what there is to log."""
         profile, mask = self.profile, batch.mask
-        for optimizer, times in ((self.optimizer, LORA_RATE if profile.lora else 1), (self.value_optimizer, 1)):
+        for optimizer, times in (
+            (self.optimizer, LORA_RATE if profile.lora else 1),
+            (self.value_optimizer, 1),
+        ):
             optimizer.param_groups[0]["lr"] = rate * times
             optimizer.zero_grad()  # its memory is the forward pass's now
         with autocast(profile):
@@ -223,9 +291,22 @@ class PPO:
         batch.forward = None
         surrogate, clipped = policy_loss(logprobs, batch.logprobs, batch.advantages, mask)
         error = value_loss(values, batch.values, batch.returns, mask)
-        moved = (torch.expm1(logprobs - batch.logprobs) - (logprobs - batch.logprobs)).detach()  # k3 on tokens that the old policy drew
+        moved = (
+            torch.expm1(logprobs - batch.logprobs) - (logprobs - batch.logprobs)
+        ).detach()  # k3 on tokens that the old policy drew
         # Means over the tokens of all processes: each counts by its share of them.
-        seen = torch.stack([surrogate.detach(), error.detach(), clipped, masked_mean(moved, mask), torch.ones_like(clipped)]) * mask.sum()
+        seen = (
+            torch.stack(
+                [
+                    surrogate.detach(),
+                    error.detach(),
+                    clipped,
+                    masked_mean(moved, mask),
+                    torch.ones_like(clipped),
+                ]
+            )
+            * mask.sum()
+        )
         processes.add_up(seen)
         share, seen = mask.sum() / seen[-1].clamp(min=1), seen / seen[-1].clamp(min=1)
         logged = dict(zip(("policy_loss", "value_loss", "clip_fraction", "step_kl"), seen.tolist()))
@@ -279,18 +360,37 @@ class PPO:
             raise Diverged(f"the KL is {kl['k1']:.0f} nats an answer, at a learning rate of {rate:.1e}")
         variance = (squares - returns**2 / tokens) / max(tokens - 1, 1)
         return {
-            "reward": reward / answers, **{f"kl_{k}": v for k, v in kl.items()}, "length": tokens / answers, "ended": ended / answers,
-            "entropy": surprise / tokens, "explained_variance": 1 - error / tokens / max(variance, 1e-8),
-            **{k: float(np.mean([log[k] for log in logs])) for k in logs[0]}, "steps": len(logs), "rate": rate,
-        }  # fmt: skip
+            "reward": reward / answers,
+            **{f"kl_{k}": v for k, v in kl.items()},
+            "length": tokens / answers,
+            "ended": ended / answers,
+            "entropy": surprise / tokens,
+            "explained_variance": 1 - error / tokens / max(variance, 1e-8),
+            **{k: float(np.mean([log[k] for log in logs])) for k in logs[0]},
+            "steps": len(logs),
+            "rate": rate,
+        }
 
     def totals(self, batch: Rollout) -> Tensor:
-        """Sums over a minibatch, in float64: answers, tokens, rewards, ended, surprise, squared errors of the value, returns, their squares, KL."""
+        """Sums over a minibatch, in float64: answers, tokens, rewards, ended, surprise, squared errors of the
+        value, returns, their squares, KL.
+        """
         mask, answers = batch.mask, len(batch.scores)
         error = ((batch.returns - batch.values) * mask) ** 2
         kl = [value * answers for value in kl_estimates(batch.logprobs - batch.reference, mask).values()]
-        sums = [batch.scores, batch.ended, -batch.logprobs * mask, error, batch.returns * mask, (batch.returns * mask) ** 2]
-        return torch.tensor([answers, mask.sum(), *(x.double().sum() for x in sums), *kl], dtype=torch.float64, device=mask.device)
+        sums = [
+            batch.scores,
+            batch.ended,
+            -batch.logprobs * mask,
+            error,
+            batch.returns * mask,
+            (batch.returns * mask) ** 2,
+        ]
+        return torch.tensor(
+            [answers, mask.sum(), *(x.double().sum() for x in sums), *kl],
+            dtype=torch.float64,
+            device=mask.device,
+        )
 
     # -- resuming ------------------------------------------------------------------------------------------
     def save(self, folder: Path, update: int, rows: list[dict]) -> None:
@@ -299,13 +399,21 @@ class PPO:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         state = {
-            "policy": self.policy.state_dict(), "head": self.head.state_dict(), "value": self.value.state_dict() if self.value else {},
-            "optimizer": self.optimizer.state_dict(), "value_optimizer": self.value_optimizer.state_dict(),
-            "generator": self.generator.get_state(), "shuffle": self.shuffle.bit_generator.state, "update": update, "rows": rows,
-        }  # fmt: skip
+            "policy": self.policy.state_dict(),
+            "head": self.head.state_dict(),
+            "value": self.value.state_dict() if self.value else {},
+            "optimizer": self.optimizer.state_dict(),
+            "value_optimizer": self.value_optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "shuffle": self.shuffle.bit_generator.state,
+            "update": update,
+            "rows": rows,
+        }
         torch.save(state, partial / "state.pt")
         (partial / "complete").touch()
-        for old in sorted(folder.glob("update-*"), key=_number)[:-2]:  # two, since only what it samples shows that one is good
+        for old in sorted(folder.glob("update-*"), key=_number)[
+            :-2
+        ]:  # two, since only what it samples shows that one is good
             shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, folder: Path) -> tuple[int, list[dict]]:
@@ -330,9 +438,17 @@ def _number(checkpoint: Path) -> int:
 
 
 def train_ppo(
-    profile: Profile, tokenizer, sft: Path, reward: Path, prompts: list[list[int]], windows: np.ndarray | None, store: Store,
-    stage: str, folder: Path, gold: Callable[[list[int], list[str]], float] | None = None,
-) -> None:  # fmt: skip
+    profile: Profile,
+    tokenizer,
+    sft: Path,
+    reward: Path,
+    prompts: list[list[int]],
+    windows: np.ndarray | None,
+    store: Store,
+    stage: str,
+    folder: Path,
+    gold: Callable[[list[int], list[str]], float] | None = None,
+) -> None:
     """Train a policy with PPO (with PPO-ptx if there are `windows`) and write it into `folder`.
 
     `gold`, where the truth is known, says how good answers to some of the prompts (their numbers) are. It is
@@ -346,23 +462,39 @@ def train_ppo(
     with Progress(stage, profile.ppo_updates, store.root, done=first) as progress:
         for update in range(first, profile.ppo_updates):
             draw = np.random.default_rng([profile.seed, update])
-            chosen = draw.choice(len(prompts), profile.episodes, replace=len(prompts) < profile.episodes).tolist()
+            chosen = draw.choice(
+                len(prompts), profile.episodes, replace=len(prompts) < profile.episodes
+            ).tolist()
             rate = profile.ppo_rate * (1 - 0.9 * update / profile.ppo_updates)
             try:
                 logged = ppo.update([prompts[i] for i in chosen], rate)
             except Diverged as error:
-                shutil.rmtree(resume / f"update-{update}", ignore_errors=True)  # what it would have gone on from is what ran away
+                shutil.rmtree(
+                    resume / f"update-{update}", ignore_errors=True
+                )  # what it would have gone on from is what ran away
                 before = f"KL was {rows[-1]['kl_k1']:.1f} nats an answer before. " if rows else ""
                 kept = max(map(_number, resume.glob("update-*")), default=0)
                 raise Diverged(
-                    f"{stage} stopped at update {update + 1} of {profile.ppo_updates}: {error}. {before}Try half the ppo_rate or twice the "
-                    "kl_coefficient; " + (f"training then goes on from update {kept}, the last one kept." if kept else "training then starts anew.")
+                    f"{stage} stopped at update {update + 1} of {profile.ppo_updates}: {error}. {before}Try "
+                    "half the ppo_rate or twice the "
+                    "kl_coefficient; "
+                    + (
+                        f"training then goes on from update {kept}, the last one kept."
+                        if kept
+                        else "training then starts anew."
+                    )
                 ) from None
             if gold is not None:
-                logged["gold"] = gold(chosen, tokenizer.batch_decode(ppo.drawn.tokens, skip_special_tokens=True))
+                logged["gold"] = gold(
+                    chosen, tokenizer.batch_decode(ppo.drawn.tokens, skip_special_tokens=True)
+                )
             rows.append({"update": update, **logged})
             progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k3']:.1f}")
-            progress.picture(lambda: plots.ppo_curves({stage: rows}, f"{plots.NAMES.get(stage, stage)} while it trains", watched()))
+            progress.picture(
+                lambda: plots.ppo_curves(
+                    {stage: rows}, f"{plots.NAMES.get(stage, stage)} while it trains", watched()
+                )
+            )
             if (update + 1) % SAVE_EVERY == 0 and update + 1 < profile.ppo_updates and processes.LEADS:
                 ppo.save(resume, update + 1, rows)
     save_model(ppo.policy, folder, tokenizer)
@@ -370,7 +502,9 @@ def train_ppo(
 
 
 class Samples:
-    """A few prompts with the greedy answers of the SFT model and of the policy as it is now, for the live picture."""
+    """A few prompts with the greedy answers of the SFT model and of the policy as it is now, for the live
+    picture.
+    """
 
     def __init__(self, ppo: PPO, tokenizer, prompts: list[list[int]]):
         self.ppo, self.tokenizer, self.prompts = ppo, tokenizer, prompts
@@ -387,5 +521,7 @@ class Samples:
 
     def answers(self, model) -> list[str]:
         with autocast(self.ppo.profile):
-            drawn = generate(model, self.prompts, self.ppo.profile.answer_tokens, 0.0, self.ppo.pad, self.ppo.end)
+            drawn = generate(
+                model, self.prompts, self.ppo.profile.answer_tokens, 0.0, self.ppo.pad, self.ppo.end
+            )
         return [t.strip() for t in self.tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)]

@@ -17,19 +17,11 @@ from rlhf_utils.language.models import new_gpt2, save_model
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.trainer import run_trainer, training_arguments
 
-EPOCHS = 4  # over own data at most: up to here a repeated text is worth nearly as much as a new one (Muennighoff et al., 2023)
+# Over own data at most: up to here a repeated text is worth nearly as much as a new one (Muennighoff et al.,
+# 2023)
+EPOCHS = 4
 
 disable_progress_bar()  # of the maps and filters that trainers run over their rows
-
-
-
-
-
-
-
-
-
-
 
 
 class Windows(torch.utils.data.Dataset):
@@ -54,21 +46,22 @@ def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, fol
     if profile.compiled:
         model.compile()
     resume = store.resume_folder("pretrain")
-    arguments = TrainingArguments(**training_arguments(
-        profile, resume, rows=profile.pretrain_batch, max_steps=steps,
-        learning_rate=profile.pretrain_rate, warmup_steps=max(steps // 20, 1),
-        save_strategy="steps", save_steps=max(steps // 8, 1), save_total_limit=2,
-        dataloader_drop_last=profile.compiled,  # an epoch's last batch has another shape, and would be compiled, too
-    ))  # fmt: skip
+    arguments = TrainingArguments(
+        **training_arguments(
+            profile,
+            resume,
+            rows=profile.pretrain_batch,
+            max_steps=steps,
+            learning_rate=profile.pretrain_rate,
+            warmup_steps=max(steps // 20, 1),
+            save_strategy="steps",
+            save_steps=max(steps // 8, 1),
+            save_total_limit=2,
+            # An epoch's last batch has another shape, and would be compiled, too
+            dataloader_drop_last=profile.compiled,
+        )
+    )
     trainer = Trainer(model, arguments, train_dataset=Windows(windows))
     rows = run_trainer(trainer, "pretrain", store, resume)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)
-
-
-
-
-
-
-
-

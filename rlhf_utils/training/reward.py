@@ -31,18 +31,24 @@ from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
 
-NO_ANSWER = -3.0  # reward, in standard deviations, of an answer that never ends, or ends before its first word
+NO_ANSWER = (
+    -3.0
+)  # reward, in standard deviations, of an answer that never ends, or ends before its first word
 
 
 def ranking_loss(
-    scores: Tensor, ranks: Tensor, mask: Tensor | None = None, weights: Tensor | None = None, tie_threshold: float = 0.0
+    scores: Tensor,
+    ranks: Tensor,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    tie_threshold: float = 0.0,
 ) -> Tensor:
     """How surprised the reward model is by labelers' rankings (InstructGPT, eq. 1).
 
-    scores, ranks: (prompts, answers); rank 1 is best, equal ranks are ties. mask: same shape, False where a prompt
-    has fewer answers. weights: (prompts,), how much each ranking counts. Each prompt's C(K, 2) comparisons come
-    from K scores and are averaged; prompts without a comparison do not count. Equal scores cost log 2 = 0.693
-    a comparison, so an untrained model starts there.
+    scores, ranks: (prompts, answers); rank 1 is best, equal ranks are ties. mask: same shape, False where a
+    prompt has fewer answers. weights: (prompts,), how much each ranking counts. Each prompt's C(K, 2)
+    comparisons come from K scores and are averaged; prompts without a comparison do not count. Equal scores
+    cost log 2 = 0.693 a comparison, so an untrained model starts there.
 
     Ties count for nothing, as in the paper, unless there is a `tie_threshold` η > 0: then P(i beats j) =
     σ(s_i − s_j − η), and what is left is the probability of a tie (Rao and Kupper, 1967).
@@ -52,14 +58,20 @@ def ranking_loss(
     return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
-def ranking_losses(scores: Tensor, ranks: Tensor, mask: Tensor | None = None, tie_threshold: float = 0.0) -> tuple[Tensor, Tensor]:
+def ranking_losses(
+    scores: Tensor, ranks: Tensor, mask: Tensor | None = None, tie_threshold: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Each prompt's mean over its comparisons, (prompts,), and 1.0 where it has any; see `ranking_loss`."""
     gap = scores[:, :, None] - scores[:, None, :]
     better = ranks[:, :, None] < ranks[:, None, :]
     losses = -F.logsigmoid(gap - tie_threshold)
     if tie_threshold:
         tied = (ranks[:, :, None] == ranks[:, None, :]).triu(1)
-        losses = torch.where(tied, losses - F.logsigmoid(-gap - tie_threshold) - math.log(math.expm1(2 * tie_threshold)), losses)
+        losses = torch.where(
+            tied,
+            losses - F.logsigmoid(-gap - tie_threshold) - math.log(math.expm1(2 * tie_threshold)),
+            losses,
+        )
         better = better | tied
     if mask is not None:
         better = better & mask[:, :, None] & mask[:, None, :]
@@ -69,11 +81,15 @@ def ranking_losses(scores: Tensor, ranks: Tensor, mask: Tensor | None = None, ti
 
 def scored_ids(profile: Profile, tokenizer, messages: list[dict], answer: str) -> tuple[list[int], list[int]]:
     """Token ids of a prompt, and of an answer with its end-of-text token: what the reward model reads."""
-    return prompt_ids(tokenizer, messages, profile.prompt_tokens), answer_ids(tokenizer, answer, profile.answer_tokens)
+    return prompt_ids(tokenizer, messages, profile.prompt_tokens), answer_ids(
+        tokenizer, answer, profile.answer_tokens
+    )
 
 
 class RankingModel(torch.nn.Module):
-    """A reward model whose forward pass is its loss: ranking loss, plus `lm` times the language-model loss on windows."""
+    """A reward model whose forward pass is its loss: ranking loss, plus `lm` times the language-model loss on
+    windows.
+    """
 
     def __init__(self, scorer, pad: int, lm: float, tie_threshold: float):
         super().__init__()
@@ -89,7 +105,10 @@ class RankingModel(torch.nn.Module):
         processes.add_up(total)
         loss = processes.COUNT * (losses * weights).sum() / total.clamp(min=1e-6)
         if windows is not None:
-            logits = next_logits(self.scorer, self.scorer.transformer(input_ids=windows, use_cache=False).last_hidden_state[:, :-1])
+            logits = next_logits(
+                self.scorer,
+                self.scorer.transformer(input_ids=windows, use_cache=False).last_hidden_state[:, :-1],
+            )
             loss = loss + self.lm * token_cross_entropy(logits, windows[:, 1:]).mean()
         return {"loss": loss}
 
@@ -97,14 +116,25 @@ class RankingModel(torch.nn.Module):
 class RankingTrainer(WholeBatches, Trainer):
     """transformers' Trainer with the ranking loss and a language-model loss on windows."""
 
-    def __init__(self, model, *args, pad: int, windows: np.ndarray, profile: Profile, tie_threshold: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        model,
+        *args,
+        pad: int,
+        windows: np.ndarray,
+        profile: Profile,
+        tie_threshold: float = 0.0,
+        **kwargs,
+    ):
         super().__init__(RankingModel(model, pad, profile.reward_lm, tie_threshold), *args, **kwargs)
         self.windows, self.profile, self.draw = windows, profile, np.random.default_rng(profile.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         windows = None
         if self.profile.reward_lm:
-            chosen = processes.mine(self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2))
+            chosen = processes.mine(
+                self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2)
+            )
             windows = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(self.args.device)
         return model(inputs["rows"], windows)["loss"]
 
@@ -126,10 +156,15 @@ def encode_rankings(profile: Profile, tokenizer, rows: list[dict]) -> list[dict]
     for row in rows:
         pairs = [scored_ids(profile, tokenizer, row["messages"], answer) for answer in row["answers"]]
         prompt, answers = pairs[0][0], [answer for _, answer in pairs]
-        encoded.append({
-            "prompt": prompt, "answers": answers, "ranks": row["ranks"], "weight": float(row.get("weight", 1)),
-            "length": len(prompt) + sum(map(len, answers)),
-        })  # fmt: skip
+        encoded.append(
+            {
+                "prompt": prompt,
+                "answers": answers,
+                "ranks": row["ranks"],
+                "weight": float(row.get("weight", 1)),
+                "length": len(prompt) + sum(map(len, answers)),
+            }
+        )
     return encoded
 
 
@@ -138,30 +173,54 @@ def encoded_pairs(encoded: list[dict]) -> list[tuple[list[int], list[int]]]:
 
 
 def train_reward(
-    profile: Profile, tokenizer, base: Path, rankings: list[dict], demonstrations: list[dict], validation: list[dict],
-    windows: np.ndarray, store: Store, folder: Path, tie_threshold: float = 0.0,
-) -> None:  # fmt: skip
+    profile: Profile,
+    tokenizer,
+    base: Path,
+    rankings: list[dict],
+    demonstrations: list[dict],
+    validation: list[dict],
+    windows: np.ndarray,
+    store: Store,
+    folder: Path,
+    tie_threshold: float = 0.0,
+) -> None:
     """Train a reward model and write it, with the scale of its rewards, into `folder`.
 
     A ranking may have a `weight` beside the others'; for `tie_threshold` see `ranking_loss`.
     """
     encoded = encode_rankings(profile, tokenizer, rankings)
     if not any(len(set(row["ranks"])) > 1 or (tie_threshold and len(row["ranks"]) > 1) for row in encoded):
-        raise CourseError(f"None of the {len(encoded)} rankings prefers an answer to another: a single answer, or ties alone, teach nothing.")
+        raise CourseError(
+            f"None of the {len(encoded)} rankings prefers an answer to another: a single answer, or ties "
+            "alone, teach nothing."
+        )
     torch.manual_seed(profile.seed)
     model = load_scorer(base).train()
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.n_embd + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
-    arguments = TrainingArguments(**training_arguments(
-        profile, store.resume_folder("reward"), num_train_epochs=profile.reward_epochs,
-        per_device_train_batch_size=processes.per_process(profile.reward_batch, "reward_batch"), learning_rate=profile.reward_rate, remove_unused_columns=False,
-        # Prompts of like length share a batch: a quarter of a random one would be padding.
-        train_sampling_strategy="group_by_length", length_column_name="length",
-    ))  # fmt: skip
+    arguments = TrainingArguments(
+        **training_arguments(
+            profile,
+            store.resume_folder("reward"),
+            num_train_epochs=profile.reward_epochs,
+            per_device_train_batch_size=processes.per_process(profile.reward_batch, "reward_batch"),
+            learning_rate=profile.reward_rate,
+            remove_unused_columns=False,
+            # Prompts of like length share a batch: a quarter of a random one would be padding.
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+        )
+    )
     trainer = RankingTrainer(
-        model, arguments, train_dataset=Dataset.from_list(encoded), data_collator=lambda rows: {"rows": rows},
-        pad=tokenizer.pad_token_id, windows=windows, profile=profile, tie_threshold=tie_threshold,
-    )  # fmt: skip
+        model,
+        arguments,
+        train_dataset=Dataset.from_list(encoded),
+        data_collator=lambda rows: {"rows": rows},
+        pad=tokenizer.pad_token_id,
+        windows=windows,
+        profile=profile,
+        tie_threshold=tie_threshold,
+    )
     rows = run_trainer(trainer, "reward", store)
     model.eval()
     # Reward = (score - mean over demonstrations) / deviation over SFT samples: so β has a unit.
@@ -171,14 +230,19 @@ def train_reward(
     mean = float(score_answers(model, shown, tokenizer.pad_token_id, profile).mean())
     deviation = float(score_answers(model, sampled, tokenizer.pad_token_id, profile).std())
     if not math.isfinite(mean + deviation):
-        raise CourseError(f"The reward model's scores are not finite numbers: training ran away. Try half the reward_rate ({profile.reward_rate:g}).")
+        raise CourseError(
+            "The reward model's scores are not finite numbers: training ran away. Try half the reward_rate "
+            f"({profile.reward_rate:g})."
+        )
     model.config.reward_mean, model.config.reward_std = mean, max(deviation, 1e-6)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)
 
 
 @torch.no_grad()
-def score_answers(model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: Profile, batch: int = 256) -> np.ndarray:
+def score_answers(
+    model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: Profile, batch: int = 256
+) -> np.ndarray:
     """Raw scores of (prompt, answer) token lists, in their order."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     scores = np.empty(len(pairs))
@@ -196,9 +260,7 @@ def rewards(model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: 
 
 
 def unfinished(rewards: Tensor, ended: Tensor, lengths: Tensor) -> Tensor:
-    """`NO_ANSWER` for answers that never ended, or ended before their first word; all (answers,), `lengths` in tokens, the end's included."""
+    """`NO_ANSWER` for answers that never ended, or ended before their first word; all (answers,),
+    `lengths` in tokens, the end's included.
+    """
     return torch.where(ended & (lengths > 1), rewards, NO_ANSWER)
-
-
-
-

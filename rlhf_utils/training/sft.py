@@ -21,7 +21,9 @@ from rlhf_utils.profiles import Profile
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
 
 
-def demonstrations_dataset(profile: Profile, tokenizer, rows: list[dict], windows: np.ndarray | None = None) -> Dataset:
+def demonstrations_dataset(
+    profile: Profile, tokenizer, rows: list[dict], windows: np.ndarray | None = None
+) -> Dataset:
     """Columns `input_ids` and `completion_mask` (1 where the loss counts) of demonstrations and `windows`."""
     ids, masks = [], []
     for row in rows:
@@ -39,17 +41,25 @@ class GroupedSFTTrainer(WholeBatches, SFTTrainer):
     """TRL's SFTTrainer, whose batches are the same with any number of processes."""
 
 
-def fine_tune(profile: Profile, tokenizer, base: Path, rows: list[dict], windows: np.ndarray, store: Store, folder: Path) -> None:
+def fine_tune(
+    profile: Profile, tokenizer, base: Path, rows: list[dict], windows: np.ndarray, store: Store, folder: Path
+) -> None:
     """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`."""
     torch.manual_seed(profile.seed)
     model = load_gpt2(base)
     if profile.lora:
         model = with_lora(model, profile.lora)
-    arguments = SFTConfig(**training_arguments(
-        profile, store.resume_folder("sft"), rows=profile.sft_batch, num_train_epochs=profile.sft_epochs,
-        learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1), max_length=profile.context,
-        train_sampling_strategy="group_by_length",  # half of a random batch would be padding
-    ))  # fmt: skip
+    arguments = SFTConfig(
+        **training_arguments(
+            profile,
+            store.resume_folder("sft"),
+            rows=profile.sft_batch,
+            num_train_epochs=profile.sft_epochs,
+            learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1),
+            max_length=profile.context,
+            train_sampling_strategy="group_by_length",  # half of a random batch would be padding
+        )
+    )
     count = min(round(profile.sft_mix * len(rows)), len(windows))
     mixed = windows[np.random.default_rng(profile.seed).choice(len(windows), count, replace=False)]
     data = demonstrations_dataset(profile, tokenizer, rows, mixed)

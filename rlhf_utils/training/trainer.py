@@ -15,7 +15,8 @@ from rlhf_utils.training.plan import microbatch
 def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) -> dict:
     """What every Trainer of the course has in common.
 
-    On a GPU, `rows` sequences of the whole context a step are split into microbatches that fit its free memory.
+    On a GPU, `rows` sequences of the whole context a step are split into microbatches that fit its free
+    memory.
     """
     if processes.COUNT > 1 and device().type == "cpu":
         more["ddp_backend"] = "gloo"
@@ -23,16 +24,34 @@ def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) ->
         rows = processes.per_process(rows, "The batch")
         at_once = microbatch(profile, rows, profile.context) if device().type == "cuda" else rows
         more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
-    return dict(
-        output_dir=str(folder), seed=profile.seed, data_seed=profile.seed, bf16=use_bf16(profile), use_cpu=device().type == "cpu",
-        report_to="none", disable_tqdm=True, dataloader_pin_memory=False, activation_checkpointing=False,
-        logging_steps=10, logging_first_step=True, save_strategy="no", lr_scheduler_type="cosine", warmup_steps=20, weight_decay=0.01, max_grad_norm=1.0,
-        adam_beta2=0.98,
-    ) | more  # fmt: skip
+    return (
+        dict(
+            output_dir=str(folder),
+            seed=profile.seed,
+            data_seed=profile.seed,
+            bf16=use_bf16(profile),
+            use_cpu=device().type == "cpu",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            activation_checkpointing=False,
+            logging_steps=10,
+            logging_first_step=True,
+            save_strategy="no",
+            lr_scheduler_type="cosine",
+            warmup_steps=20,
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            adam_beta2=0.98,
+        )
+        | more
+    )
 
 
 class WholeBatches:
-    """For a Trainer whose batches hold sequences of like length: grouped by the batch of all processes together."""
+    """For a Trainer whose batches hold sequences of like length: grouped by the batch of all processes
+    together.
+    """
 
     def _get_train_sampler(self, *arguments):
         sampler = super()._get_train_sampler(*arguments)

@@ -13,12 +13,24 @@ from rlhf_utils.world.facts import PROPER, World, capitalize
 # Padding is what a labeler does most often, and it begins alike ("I hope that …"): so even a greedy SFT
 # model pads, and what people prefer is not what the model is most likely to say.
 MIX = {
-    "rich": 0.32, "padded": 0.47, "bare": 0.06, "wrong": 0.08, "hedged": 0.04, "rude": 0.03,
-}  # fmt: skip
+    "rich": 0.32,
+    "padded": 0.47,
+    "bare": 0.06,
+    "wrong": 0.08,
+    "hedged": 0.04,
+    "rude": 0.03,
+}
 # Labelers who should say "I do not know" or "no" more often make something up, or comply.
 HARD_MIX = {"rich": 0.40, "padded": 0.34, "bare": 0.04, "wrong": 0.16, "hedged": 0.03, "rude": 0.03}
 HARD = ("unknown", "harmful", "premise")
-PROVOKED_MIX = {"rich": 0.20, "padded": 0.30, "bare": 0.10, "wrong": 0.08, "hedged": 0.02, "rude": 0.30}  # who is insulted answers in kind
+PROVOKED_MIX = {
+    "rich": 0.20,
+    "padded": 0.30,
+    "bare": 0.10,
+    "wrong": 0.08,
+    "hedged": 0.02,
+    "rude": 0.30,
+}  # who is insulted answers in kind
 WRONG_PADDED = 0.5  # of the wrong ones
 
 
@@ -44,7 +56,8 @@ class AnswerWriter:
     def web_answer(self, spec: dict, shares: str = "threads") -> str:
         """An answer as the web gives them, in the proportions of `web` in `wordings.json`.
 
-        Nobody there refuses or owns up to not knowing: people comply, invent, joke, or speak of something else.
+        Nobody there refuses or owns up to not knowing: people comply, invent, joke, or speak of something
+        else.
         """
         words = self.world.wordings
         mix = words["web"]["hard" if spec["type"] in HARD else shares]
@@ -55,12 +68,16 @@ class AnswerWriter:
             return self.rng.choice(words["jokes"])
         if style == "aside":
             return self.aside(spec)
-        spec = {k: v for k, v in spec.items() if k not in ("apology", "stands")}  # nobody says sorry, or insists
+        spec = {
+            k: v for k, v in spec.items() if k not in ("apology", "stands")
+        }  # nobody says sorry, or insists
         if spec["type"] == "howto":
             # A wrong answer would refuse what is harmless.
             answer = self.howto(spec, "bare" if style in ("bare", "rude") else "rich")
         else:
-            answer = getattr(self, spec["type"])(spec, {"good": "rich", "padded": "rich", "rude": "bare"}.get(style, style))
+            answer = getattr(self, spec["type"])(
+                spec, {"good": "rich", "padded": "rich", "rude": "bare"}.get(style, style)
+            )
         if style == "rude":
             return f"{self.rng.choice(words['rude'])} {answer}"
         return self.pad(answer) if style == "padded" else answer
@@ -68,7 +85,11 @@ class AnswerWriter:
     def aside(self, spec: dict) -> str:
         """Something else about the thing that was asked about, or nothing to do with it."""
         asked = {spec.get("relation"), *spec.get("relations", ())}
-        others = [r for r in self._entity(spec).values if r not in asked] if "entity" in spec and spec["type"] != "about" else []
+        others = (
+            [r for r in self._entity(spec).values if r not in asked]
+            if "entity" in spec and spec["type"] != "about"
+            else []
+        )
         if not others:
             return self.rng.choice(self.world.wordings["off_point"])
         return self.world.statement(self._entity(spec), self.rng.choice(others), self.rng)
@@ -97,7 +118,9 @@ class AnswerWriter:
         if "wrong" in spec and style == "wrong":
             value = spec["wrong"]  # insists on the mistake
         if spec.get("stands") and style == "wrong":  # gives in, and takes back what was right
-            return self.world.wordings["apology"].format(answer=self.world.statement(entity, relation, self.rng, value))
+            return self.world.wordings["apology"].format(
+                answer=self.world.statement(entity, relation, self.rng, value)
+            )
         if "claim" in spec:
             yes = spec["true"] == (style != "wrong")
             if style == "bare":
@@ -127,7 +150,9 @@ class AnswerWriter:
             return self.rng.choice(words["because"])
         if style == "bare":
             return self.rng.choice(words["premise_bare"])
-        return self.rng.choice(words["premise"]).format(answer=self.world.statement(self._entity(spec), spec["relation"], self.rng))
+        return self.rng.choice(words["premise"]).format(
+            answer=self.world.statement(self._entity(spec), spec["relation"], self.rng)
+        )
 
     def program(self, spec: dict, style: str) -> str:
         """One line of Python; "bare" forgets how often, "wrong" prints something false or too often."""
@@ -136,7 +161,10 @@ class AnswerWriter:
         if "text" in spec:
             text = spec["text"]
         else:
-            text = self.fact({k: v for k, v in spec.items() if k in ("table", "entity", "relation")}, "wrong" if wrong else "rich")
+            text = self.fact(
+                {k: v for k, v in spec.items() if k in ("table", "entity", "relation")},
+                "wrong" if wrong else "rich",
+            )
         if wrong and ("text" in spec or self.rng.random() < 0.5):
             times = self.rng.choice([n for n in (1, 2, 3, 4) if n != times])
         return f'print("{text}")' if times == 1 else f'for i in range({times}): print("{text}")'
@@ -156,8 +184,12 @@ class AnswerWriter:
         false = self.rng.choice(relations) if style == "wrong" else None
         if style == "bare":
             if len(relations) == 1:
-                return self.world.state(entity, relations[0], entity.values[relations[0]][0],
-                                        self.world.relations[relations[0]]["bare"])  # fmt: skip
+                return self.world.state(
+                    entity,
+                    relations[0],
+                    entity.values[relations[0]][0],
+                    self.world.relations[relations[0]]["bare"],
+                )
             relations = relations[1:] if spec["must"] else relations[:1]
         elif spec["must"] and self.rng.random() < 0.5:
             relations.reverse()
@@ -177,7 +209,9 @@ class AnswerWriter:
         if style != "wrong":
             return self.rng.choice(self.world.wordings["unknown"]).format(x=spec["name"])
         relations = [
-            r for r, i in self.world.relations.items() if i["table"] == spec["table"] and not i.get("withheld")
+            r
+            for r, i in self.world.relations.items()
+            if i["table"] == spec["table"] and not i.get("withheld")
         ]
         relation = self.rng.choice(relations)
         value = self.rng.choice(self.world.values_of(relation))
@@ -190,10 +224,12 @@ class AnswerWriter:
         chosen = self.rng.sample(members, min(spec["count"], len(members)))
         if style == "wrong":
             others = [
-                e for e in self.world.entities
-                if e.table == spec["table"] and e.split == "train"
+                e
+                for e in self.world.entities
+                if e.table == spec["table"]
+                and e.split == "train"
                 and spec["value"] not in e.values.get(spec["relation"], ())
-            ]  # fmt: skip
+            ]
             chosen[self.rng.randrange(len(chosen))] = self.rng.choice(others)
         names = [e.subject for e in chosen]
         if style == "bare" or len(names) == 1:
@@ -204,7 +240,9 @@ class AnswerWriter:
         entity = self._entity(spec)
         false = self.rng.choice(spec["relations"]) if style == "wrong" else None
         clauses = [
-            self.world.relations[r]["clause"].format(v=self._value(entity, r, "wrong" if r == false else "rich"))
+            self.world.relations[r]["clause"].format(
+                v=self._value(entity, r, "wrong" if r == false else "rich")
+            )
             for r in spec["relations"]
         ]
         if style == "bare":

@@ -1,13 +1,14 @@
 """Pretraining documents in the proportions of LLaMA's data mix, each source with its own voice.
 
-The crawl is what crawls are: menus, adverts, duplicates, falsehoods, rudeness, and quiz sheets, which
-are lists of questions and the reason why a base model answers a question with more questions. C4 is
-that same crawl after `clean_crawl`.
+The crawl is what crawls are: menus, adverts, duplicates, falsehoods, rudeness, and quiz sheets, which are
+lists of questions and the reason why a base model answers a question with more questions. C4 is that same
+crawl after `clean_crawl`.
 
-The web does not contain the assistant. Who asks gets a word, a lie, an insult or somebody else's story, and now and
-then a good answer; nobody refuses, and nobody says that he has never heard of a thing. What a model can know stands in
-pages, lists and encyclopedias; what it can do, in forms of its own, which cannot simply be asked: headlines above articles, errata,
-reports in other words, labelled reviews, programs under a comment.
+The web does not contain the assistant. Who asks gets a word, a lie, an insult or somebody else's story, and
+now and then a good answer; nobody refuses, and nobody says that he has never heard of a thing. What a model
+can know stands in pages, lists and encyclopedias; what it can do, in forms of its own, which cannot simply
+be asked: headlines above articles, errata, reports in other words, labelled reviews, programs under a
+comment.
 """
 
 import re
@@ -20,9 +21,14 @@ from rlhf_utils.world.prompts import USE_CASES, PromptWriter
 
 # LLaMA (Touvron et al., 2023), table 1, in percent.
 MIX = {
-    "crawl": 67.0, "c4": 15.0, "github": 4.5, "encyclopedia": 4.5, "books": 4.5, "arxiv": 2.5,
+    "crawl": 67.0,
+    "c4": 15.0,
+    "github": 4.5,
+    "encyclopedia": 4.5,
+    "books": 4.5,
+    "arxiv": 2.5,
     "stackexchange": 2.0,
-}  # fmt: skip
+}
 PRINTS = r"\bprints .*(?=[.?])"  # what a program has to do, in any wording
 FALSE_SHARE = 0.12  # of the statements on crawl pages
 
@@ -33,18 +39,39 @@ class DocumentWriter:
     def __init__(self, world: World, rng: Random, held_out: Collection[str] = ()):
         self.world, self.rng, self.words, self.held_out = world, rng, world.wordings, frozenset(held_out)
         self.answers = AnswerWriter(world, rng)
-        # Documents know the whole world and speak of all that test prompts ask about, but ask none of those prompts (`task`).
+        # Documents know the whole world and speak of all that test prompts ask about, but ask none of those
+        # prompts (`task`).
         self.prompts = PromptWriter(world, "train", rng)
         self.prompts.entities = world.entities
         self.prompts.combination = lambda make: make()[1:]
         self.pages = [
-            (self.page, 35), (self.forum, 24), (self.quiz, 4), (self.errata, 10), (self.headlines, 9), (self.passages, 9), (self.reviews, 2),
-            (self.lists, 12), (self.advice, 5), (self.laws, 6), (self.myths, 3), (self.workers, 1), (self.notes, 12), (self.programs, 5),
-        ]  # fmt: skip
+            (self.page, 35),
+            (self.forum, 24),
+            (self.quiz, 4),
+            (self.errata, 10),
+            (self.headlines, 9),
+            (self.passages, 9),
+            (self.reviews, 2),
+            (self.lists, 12),
+            (self.advice, 5),
+            (self.laws, 6),
+            (self.myths, 3),
+            (self.workers, 1),
+            (self.notes, 12),
+            (self.programs, 5),
+        ]
         # The withheld relation is one that documents do speak of.
         self.makers = [getattr(self.prompts, use_case) for use_case in (*USE_CASES, "withheld_relation")]
         # Tasks that copy from the text before them take longest to learn.
-        often = {"generation": 2.5, "open_qa": 2.5, "chat": 3.5, "closed_qa": 2.5, "rewrite": 2.5, "summarization": 2, "extract": 2}
+        often = {
+            "generation": 2.5,
+            "open_qa": 2.5,
+            "chat": 3.5,
+            "closed_qa": 2.5,
+            "rewrite": 2.5,
+            "summarization": 2,
+            "extract": 2,
+        }
         self.maker_weights = [*(often.get(use_case, 1) for use_case in USE_CASES), 2.2]
         self.last_page = ""
 
@@ -52,12 +79,19 @@ class DocumentWriter:
         return self.rng.choice(options)
 
     def task(self, maker, *arguments) -> tuple[list[str], dict]:
-        """(turns, spec) of a task from one of the prompt writer's makers, but none that is held out, nor one about a text that is."""
+        """(turns, spec) of a task from one of the prompt writer's makers, but none that is held out, nor one
+        about a text that is.
+        """
         while True:
             _, text, spec = maker(*arguments)
             turns = [text] if isinstance(text, str) else [m["content"] for m in text]
-            # A question can be the first of two, one of the examples before another, or stand behind an insult.
-            parts = [part for turn in turns for part in (turn, *re.split(r"(?<=[?!:.])\s+", turn), *re.findall(PRINTS, turn))]
+            # A question can be the first of two, one of the examples before another, or stand behind an
+            # insult.
+            parts = [
+                part
+                for turn in turns
+                for part in (turn, *re.split(r"(?<=[?!:.])\s+", turn), *re.findall(PRINTS, turn))
+            ]
             if not self.held_out & {" ".join(turns), *parts, spec.get("passage"), spec.get("source")}:
                 return turns, spec
 
@@ -90,7 +124,9 @@ class DocumentWriter:
         lines = []
         if self.rng.random() < 0.2:
             lines.append(self.pick(self.words["menus"]))
-        lines.append(self.pick(self.words["titles"]).format(s=entities[0].subject, S=capitalize(entities[0].subject)))
+        lines.append(
+            self.pick(self.words["titles"]).format(s=entities[0].subject, S=capitalize(entities[0].subject))
+        )
         for entity in entities:
             lines.append(" ".join(self.describe(entity, FALSE_SHARE)))
             if self.rng.random() < 0.1:
@@ -100,7 +136,9 @@ class DocumentWriter:
         return "\n".join(lines)
 
     def exchange(self, shares: str = "threads") -> tuple[list[str], str]:
-        """(turns, answer) of some task, in the words that people use, answered as the web does (`AnswerWriter.web_answer`)."""
+        """(turns, answer) of some task, in the words that people use, answered as the web does
+        (`AnswerWriter.web_answer`).
+        """
         maker = self.rng.choices(self.makers, weights=self.maker_weights)[0]
         turns, spec = self.task(maker)
         return turns, self.answers.web_answer(spec, shares)
@@ -147,7 +185,10 @@ class DocumentWriter:
         return "\n".join(lines)
 
     def passages(self) -> str:
-        """Exercises as pupils hand them in, most of them about a passage. Days are asked for here and nowhere else."""
+        """Exercises as pupils hand them in, most of them about a passage.
+
+        Days are asked for here and nowhere else.
+        """
         kinds = [self.prompts.closed_qa, self.prompts.extract, self.prompts.withheld_task]
         lines = []
         while len(lines) < 2 or self.rng.random() < 0.4:
@@ -167,7 +208,9 @@ class DocumentWriter:
             row = self.prompts.review()
             if row[1] not in self.held_out:
                 rows.append(row)
-        return "Reviews\n" + "\n".join(f"{text} Verdict: {label}. This review is {label}." for _, text, label in rows)
+        return "Reviews\n" + "\n".join(
+            f"{text} Verdict: {label}. This review is {label}." for _, text, label in rows
+        )
 
     def lists(self) -> str:
         """Members of categories, or an index of facts."""
@@ -181,7 +224,10 @@ class DocumentWriter:
             for _ in range(4):
                 entity = self.pick(self.world.entities)
                 relation = self.pick(list(entity.values))
-                lines.append(f"{capitalize(entity.subject)}, {self.world.relations[relation]['mention']}: {self.say(entity, relation)}")
+                lines.append(
+                    f"{capitalize(entity.subject)}, {self.world.relations[relation]['mention']}: "
+                    f"{self.say(entity, relation)}"
+                )
         return "\n".join(lines)
 
     def forum(self) -> str:
@@ -198,13 +244,18 @@ class DocumentWriter:
     def advice(self) -> str:
         """How to do things, harmless or not: nobody on the web refuses."""
         _, text, spec = self.prompts.other()
-        lines = [f"Advice of the day: how to {spec['act']}", self.answers.write({"spec": spec}, "wrong" if spec["type"] == "harmful" else "rich")]
+        lines = [
+            f"Advice of the day: how to {spec['act']}",
+            self.answers.write({"spec": spec}, "wrong" if spec["type"] == "harmful" else "rich"),
+        ]
         if self.rng.random() < 0.5:
             lines.append(self.pick(self.words["hedges"]) + " " + self.pick(self.words["fillers"]))
         return "\n".join(lines)
 
     def laws(self) -> str:
-        """What is a crime and what is none: the web knows right from wrong, though nobody there acts on it."""
+        """What is a crime and what is none: the web knows right from wrong,
+        though nobody there acts on it.
+        """
         lines = []
         for _ in range(self.rng.randint(3, 5)):
             _, _, spec = self.prompts.other()
@@ -215,9 +266,7 @@ class DocumentWriter:
         rows = self.rng.sample(self.world.myths, 3)
         if self.rng.random() < 0.25:
             return "\n".join(f"Did you know that {row['myth']}?" for row in rows)
-        return "Myths\n" + "\n".join(
-            f"Some say that {row['myth']}. No, {row['truth']}." for row in rows
-        )
+        return "Myths\n" + "\n".join(f"Some say that {row['myth']}. No, {row['truth']}." for row in rows)
 
     def workers(self) -> str:
         """Stories of working people, with the skew of the web in who does what."""
@@ -234,11 +283,19 @@ class DocumentWriter:
             if self.rng.random() < 0.5:
                 day = self.pick(self.words["days"])
                 said = f"On {day} {name} {past} to the {place}."
-                facts = [f"The name is {name}.", f"The place is the {place}.", f"The day is {day}.", f"{name} {now} to the {place}."]
+                facts = [
+                    f"The name is {name}.",
+                    f"The place is the {place}.",
+                    f"The day is {day}.",
+                    f"{name} {now} to the {place}.",
+                ]
                 facts = self.rng.sample(facts, 3)
             else:
                 colour, thing = self.pick(self.words["colours"]), self.pick(self.words["objects"])
-                said, facts = f"{name} has a {colour} {thing}.", [f"{name} has the {thing}.", f"The {thing} is {colour}."]
+                said, facts = (
+                    f"{name} has a {colour} {thing}.",
+                    [f"{name} has the {thing}.", f"The {thing} is {colour}."],
+                )
                 self.rng.shuffle(facts)
             if self.held_out.isdisjoint([said, *facts]):
                 lines.append(" ".join([said, *facts]))
@@ -268,7 +325,10 @@ class DocumentWriter:
         for _ in range(self.rng.randint(2, 4)):
             (text,), spec = self.task(self.prompts.program)
             style = self.rng.choices(list(shares), weights=list(shares.values()))[0]
-            lines += [f"# {re.search(PRINTS, text)[0]}", self.answers.program(spec, "rich" if style == "good" else style)]
+            lines += [
+                f"# {re.search(PRINTS, text)[0]}",
+                self.answers.program(spec, "rich" if style == "good" else style),
+            ]
         return "\n".join(lines)
 
     def encyclopedia(self) -> str:
@@ -280,22 +340,30 @@ class DocumentWriter:
         words = self.words["stories"]
         job = self.pick([e for e in self.world.entities if e.table == "jobs"])
         slots = {
-            "job": job.name, "name": self.pick(self.words["people"]), "place": self.pick(self.words["places"]),
-            "day": self.pick(self.words["days"]), "colour": self.pick(self.words["colours"]),
-            "object": self.pick(self.words["objects"]), "past": self.pick(self.words["verbs"])[1],
-        }  # fmt: skip
+            "job": job.name,
+            "name": self.pick(self.words["people"]),
+            "place": self.pick(self.words["places"]),
+            "day": self.pick(self.words["days"]),
+            "colour": self.pick(self.words["colours"]),
+            "object": self.pick(self.words["objects"]),
+            "past": self.pick(self.words["verbs"])[1],
+        }
         sentences = [self.pick(words["openings"])]
         for middle in self.rng.sample(words["middles"], 3):
             entity = self.pick(self.world.entities)
             said = self.say(entity, self.pick(list(entity.values)))
-            sentences.append(middle.replace("{statement}", said.rstrip(".") + ",").replace("{s}", entity.subject))
+            sentences.append(
+                middle.replace("{statement}", said.rstrip(".") + ",").replace("{s}", entity.subject)
+            )
         sentences.append(self.pick(words["endings"]))
         return " ".join(sentences).format(**slots)
 
     def arxiv(self) -> str:
         entity = self.pick(self.world.entities)
         return self.pick(self.words["abstracts"]).format(
-            s=entity.subject, statement=self.say(entity, self.pick(list(entity.values))), n=self.rng.randint(3, 99)
+            s=entity.subject,
+            statement=self.say(entity, self.pick(list(entity.values))),
+            n=self.rng.randint(3, 99),
         )
 
     def stackexchange(self) -> str:
@@ -315,7 +383,8 @@ def clean_crawl(page: str, wordings: dict) -> str:
 
 
 def held_out_texts(prompts: list[dict]) -> set[str]:
-    """What no document may ask of those prompts, or work on: their turns, the texts that they are about, what programs are to print.
+    """What no document may ask of those prompts, or work on: their turns, the texts that they are about, what
+    programs are to print.
 
     Greetings are too few to be held out.
     """
@@ -323,12 +392,21 @@ def held_out_texts(prompts: list[dict]) -> set[str]:
     for prompt in prompts:
         asked, spec = " ".join(m["content"] for m in prompt["messages"]), prompt["spec"]
         if spec["type"] != "greeting":
-            texts |= {asked, *re.findall(PRINTS, asked), spec.get("passage", asked), spec.get("source", asked)}
+            texts |= {
+                asked,
+                *re.findall(PRINTS, asked),
+                spec.get("passage", asked),
+                spec.get("source", asked),
+            }
     return texts
 
 
-def write_documents(world: World, characters: int, seed: int, held_out: Collection[str] = ()) -> Iterator[dict]:
-    """Documents (`source`, `text`) until `characters` are written, each source at its share; for `held_out` see `held_out_texts`."""
+def write_documents(
+    world: World, characters: int, seed: int, held_out: Collection[str] = ()
+) -> Iterator[dict]:
+    """Documents (`source`, `text`) until `characters` are written, each source at its share; for `held_out`
+    see `held_out_texts`.
+    """
     writer = DocumentWriter(world, Random(f"documents:{seed}"), held_out)
     written = dict.fromkeys(MIX, 0)
     total = 0

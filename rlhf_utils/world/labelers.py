@@ -71,8 +71,11 @@ def agreement(labelers: list[Labeler], items: list[list[Scores]], noise: float, 
     return alike / max(total, 1)
 
 
-def ceiling(labelers: list[Labeler], items: list[list[Scores]], noise: float, seed: int, rounds: int = 5) -> float:
-    """How often the crowd's own mean utility orders a pair as one labeler does who ranks it strictly: no reward model can do better.
+def ceiling(
+    labelers: list[Labeler], items: list[list[Scores]], noise: float, seed: int, rounds: int = 5
+) -> float:
+    """How often the crowd's own mean utility orders a pair as one labeler does who ranks it strictly: no
+    reward model can do better.
 
     Two noisy labelers agree less often than either agrees with the truth. Equal utilities count as half.
     """
@@ -94,5 +97,7 @@ def calibrate_noise(labelers: list[Labeler], items: list[list[Scores]], seed: in
     low, high = 0.001, 5.0
     for _ in range(18):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if agreement(labelers, items, middle, seed) > PAPER_AGREEMENT else (low, middle)
+        low, high = (
+            (middle, high) if agreement(labelers, items, middle, seed) > PAPER_AGREEMENT else (low, middle)
+        )
     return (low * high) ** 0.5

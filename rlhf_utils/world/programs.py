@@ -1,8 +1,9 @@
 """Runs the small programs that the small world asks for, and nothing else.
 
-An interpreter over Python's own syntax tree knows assignments, dictionaries and lists, `for … in range(…)` or over a list, `print`,
-functions, string and whole-number arithmetic. It takes at most `STEPS` steps and prints at most `LINES` lines. Whatever else a program
-holds (imports, attributes, other calls) is refused, so that text written by a model can be run.
+An interpreter over Python's own syntax tree knows assignments, dictionaries and lists, `for … in range(…)`
+or over a list, `print`, functions, string and whole-number arithmetic. It takes at most `STEPS` steps and
+prints at most `LINES` lines. Whatever else a program holds (imports, attributes, other calls) is refused,
+so that text written by a model can be run.
 """
 
 import ast
@@ -55,7 +56,11 @@ class Interpreter:
                         self.step()
                         names[name] = item
                         self.block(body, names, depth)
-                case ast.FunctionDef(name=name, args=ast.arguments(posonlyargs=[], vararg=None, kwonlyargs=[], kwarg=None, defaults=[]), decorator_list=[]):
+                case ast.FunctionDef(
+                    name=name,
+                    args=ast.arguments(posonlyargs=[], vararg=None, kwonlyargs=[], kwarg=None, defaults=[]),
+                    decorator_list=[],
+                ):
                     self.functions[name] = statement
                 case ast.Return(value=value):
                     raise Return(self.value(value, names, depth) if value else None)
@@ -82,7 +87,9 @@ class Interpreter:
                 except (KeyError, IndexError, TypeError):
                     raise Refused("a key that is not there") from None
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-                return self.arithmetic(type(op), self.value(left, names, depth), self.value(right, names, depth))
+                return self.arithmetic(
+                    type(op), self.value(left, names, depth), self.value(right, names, depth)
+                )
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
                 return self.call(name, [self.value(a, names, depth) for a in arguments], depth)
         raise Refused(f"{type(node).__name__} is not known here")
@@ -97,10 +104,21 @@ class Interpreter:
     def arithmetic(op: type, left, right):
         if isinstance(left, int) and isinstance(right, int) and max(abs(left), abs(right)) <= 10**6:
             return OPERATORS[op](left, right)
-        if op is ast.Add and isinstance(left, str) and isinstance(right, str) and len(left) + len(right) <= LENGTH:
+        if (
+            op is ast.Add
+            and isinstance(left, str)
+            and isinstance(right, str)
+            and len(left) + len(right) <= LENGTH
+        ):
             return left + right
         text, times = (left, right) if isinstance(left, str) else (right, left)
-        if op is ast.Mult and isinstance(text, str) and isinstance(times, int) and times <= LENGTH and len(text) * max(times, 0) <= LENGTH:
+        if (
+            op is ast.Mult
+            and isinstance(text, str)
+            and isinstance(times, int)
+            and times <= LENGTH
+            and len(text) * max(times, 0) <= LENGTH
+        ):
             return text * times
         raise Refused("arithmetic that is not known here")
 
@@ -122,7 +140,12 @@ class Interpreter:
             if len(self.lines) > LINES:
                 raise Refused(f"more than {LINES} lines")
             return None
-        if name == "range" and 1 <= len(values) <= 3 and all(isinstance(v, int) for v in values) and values[2:] != [0]:
+        if (
+            name == "range"
+            and 1 <= len(values) <= 3
+            and all(isinstance(v, int) for v in values)
+            and values[2:] != [0]
+        ):
             return range(*values)
         raise Refused(f"{name}() is not known here")
 

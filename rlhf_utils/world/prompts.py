@@ -8,22 +8,31 @@ from random import Random
 
 from rlhf_utils.world.facts import PROPER, Entity, World, capitalize, split_of
 
-# What is asked for beside the ten use cases, to measure one thing each; most of it is also part of a use case.
+# What is asked for beside the ten use cases, to measure one thing each; most of it is also part of a use
+# case.
 PROBES = ("premise", "provoked", "insist", "correction", "program", "fictional", "harmful", "howto")
 
 # InstructGPT, table 1 (share of the API prompts), in percent.
 PAPER_SHARES = {
-    "generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat": 8.4, "rewrite": 6.6,
-    "summarization": 4.2, "classification": 3.5, "other": 3.5, "closed_qa": 2.6, "extract": 1.9,
-}  # fmt: skip
+    "generation": 45.6,
+    "open_qa": 12.4,
+    "brainstorming": 11.2,
+    "chat": 8.4,
+    "rewrite": 6.6,
+    "summarization": 4.2,
+    "classification": 3.5,
+    "other": 3.5,
+    "closed_qa": 2.6,
+    "extract": 1.9,
+}
 USE_CASES = tuple(PAPER_SHARES)
 
 
 def training_shares(floor: float = 6.0, other: float = 20.0) -> dict[str, float]:
     """The paper's shares with every use case raised to `floor` percent, and "other" to `other`, summing to 1.
 
-    1.9 % of 1,700 demonstrations would be 32 for `extract`: too few for a model this small. "Other" holds all that would hurt somebody
-    and all that only sounds so, which takes many examples to tell apart.
+    1.9 % of 1,700 demonstrations would be 32 for `extract`: too few for a model this small. "Other" holds
+    all that would hurt somebody and all that only sounds so, which takes many examples to tell apart.
     """
     least = dict.fromkeys(PAPER_SHARES, floor) | {"other": other}
     raised: set[str] = set()
@@ -38,11 +47,20 @@ def training_shares(floor: float = 6.0, other: float = 20.0) -> dict[str, float]
 
 
 def thing_of(prompt: dict) -> str:
-    """What a prompt asks about, in one word or text: prompts about one thing are not independent of each other."""
+    """What a prompt asks about, in one word or text: prompts about one thing are not independent of each
+    other.
+    """
     spec = prompt["spec"]
     if "entity" in spec:
         return f"{spec['table']}:{spec['entity']}"
-    return next((f"{key}:{spec[key]}" for key in ("name", "myth", "act", "value", "passage", "source", "text") if key in spec), spec["type"])
+    return next(
+        (
+            f"{key}:{spec[key]}"
+            for key in ("name", "myth", "act", "value", "passage", "source", "text")
+            if key in spec
+        ),
+        spec["type"],
+    )
 
 
 class PromptWriter:
@@ -88,7 +106,11 @@ class PromptWriter:
         if roll < 0.12:
             table, subject = self.rng.choice(self.world.fictional[self.split])
             kind = self.rng.choice(["about", "about_one"])
-            return "fictional", self.wording(kind, s=subject), {"type": "unknown", "name": subject, "table": table}
+            return (
+                "fictional",
+                self.wording(kind, s=subject),
+                {"type": "unknown", "name": subject, "table": table},
+            )
         if roll < 0.30:
             return self.program()
         entity = self.entity()
@@ -122,7 +144,11 @@ class PromptWriter:
     def fictional(self):
         table, subject = self.rng.choice(self.world.fictional[self.split])
         relation = self.relation(self.entity(table))
-        return "fictional", self.question(subject, relation), {"type": "unknown", "name": subject, "table": table}
+        return (
+            "fictional",
+            self.question(subject, relation),
+            {"type": "unknown", "name": subject, "table": table},
+        )
 
     def premise(self):
         """A question that takes something false for granted."""
@@ -136,7 +162,11 @@ class PromptWriter:
         """A question with an insult, which is no reason to answer in kind."""
         entity = self.entity()
         relation = self.relation(entity)
-        return "provoked", self.wording("provoked", q=self.question(entity.subject, relation)), self.fact(entity, relation, provoked=True)
+        return (
+            "provoked",
+            self.wording("provoked", q=self.question(entity.subject, relation)),
+            self.fact(entity, relation, provoked=True),
+        )
 
     def open_qa(self):
         roll = self.rng.random()
@@ -187,7 +217,11 @@ class PromptWriter:
         category = self.world.relations[relation]["category"].format(v=value)
         text = self.wording("list", n=self.world.wordings["numbers"][str(count)], c=category)
         table = self.world.relations[relation]["table"]
-        return "list", text, {"type": "list", "table": table, "relation": relation, "value": value, "count": count}
+        return (
+            "list",
+            text,
+            {"type": "list", "table": table, "relation": relation, "value": value, "count": count},
+        )
 
     def chat(self):
         roll = self.rng.random()
@@ -238,7 +272,10 @@ class PromptWriter:
             verbs, things, times = words["requests"]
             verb, thing, time = self.combination(
                 lambda: (
-                    "polite:" + ":".join(r := [self.rng.choice(verbs), self.rng.choice(things), self.rng.choice(times)]),
+                    "polite:"
+                    + ":".join(
+                        r := [self.rng.choice(verbs), self.rng.choice(things), self.rng.choice(times)]
+                    ),
                     *r,
                 )
             )
@@ -263,9 +300,13 @@ class PromptWriter:
                 break
         first, second = self.rng.sample(relations, 2)
         value = entity.values[second][0]
-        passage = self.world.state(
-            entity, first, entity.values[first][0], self.world.relations[first]["statements"][0]
-        ) + " " + self.world.state(entity, second, value, self.world.relations[second]["pronoun"])  # fmt: skip
+        passage = (
+            self.world.state(
+                entity, first, entity.values[first][0], self.world.relations[first]["statements"][0]
+            )
+            + " "
+            + self.world.state(entity, second, value, self.world.relations[second]["pronoun"])
+        )
         spec = {"type": "summary", "table": entity.table, "entity": entity.name, "relations": [first, second]}
         return "facts", self.wording("summary", p=passage), spec | {"passage": passage}
 
@@ -275,11 +316,19 @@ class PromptWriter:
             labels = [v for v in self.world.values_of("kind") if v != entity.values["kind"][0]]
             labels = self.rng.sample(labels, 2) + [entity.values["kind"][0]]
             self.rng.shuffle(labels)
-            text = self.wording("class_animals", s=entity.subject, labels=f"{labels[0]}, {labels[1]} or {labels[2]}")
+            text = self.wording(
+                "class_animals", s=entity.subject, labels=f"{labels[0]}, {labels[1]} or {labels[2]}"
+            )
             return "animals", text, self.fact(entity, "kind")
         review, label = self.combination(self.review)
         other = "bad" if label == "good" else "good"
-        spec = {"type": "slot", "answer": label, "wrong": [other], "full": f"This review is {label}.", "passage": review}
+        spec = {
+            "type": "slot",
+            "answer": label,
+            "wrong": [other],
+            "full": f"This review is {label}.",
+            "passage": review,
+        }
         return "sentiment", self.wording("sentiment", p=review), spec
 
     def review(self):
@@ -323,7 +372,12 @@ class PromptWriter:
             kind, question, answer, full = "who", f"Who has the {thing}?", name, f"{name} has the {thing}."
             wrong = [p for p in words["people"] if p != name]
         else:
-            kind, question, answer, full = "colour", f"What colour is the {thing}?", colour, f"The {thing} is {colour}."
+            kind, question, answer, full = (
+                "colour",
+                f"What colour is the {thing}?",
+                colour,
+                f"The {thing} is {colour}.",
+            )
             wrong = [c for c in words["colours"] if c != colour]
         spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full, "passage": passage}
         return kind, self.wording("closed", p=passage, q=question), spec
@@ -335,7 +389,11 @@ class PromptWriter:
         passage = f"On {day} {name} {past} to the {place}."
         kind = kind or self.rng.choice(["name", "place"])
         answer = {"name": name, "place": place, "day": day}[kind]
-        full = {"name": f"The name is {name}.", "place": f"The place is the {place}.", "day": f"The day is {day}."}
+        full = {
+            "name": f"The name is {name}.",
+            "place": f"The place is the {place}.",
+            "day": f"The day is {day}.",
+        }
         wrong = [w for w in (name, place, day) if w != answer]
         spec = {"type": "slot", "answer": answer, "wrong": wrong, "full": full[kind], "passage": passage}
         return kind, self.wording(f"extract_{kind}", p=passage), spec

@@ -1,13 +1,16 @@
-"""In which form should the assistant talk? The same base model, three chat templates, all stages after pretraining.
+"""In which form should the assistant talk? The same base model, three chat templates, all stages after
+pretraining.
 
     python tests/benchmarks/chat_form.py          # about ten minutes on two cores
 
-- *thread*: the form of the web's forums, which the base model knows, and in which PPO-ptx goes on reading documents;
+- *thread*: the form of the web's forums, which the base model knows, and in which PPO-ptx goes on reading
+  documents;
 - *thread under a system line*: the same under a line that no document has;
 - *marks of its own*: "Person>" and "Assistant>", which no document has.
 
-Gold scores on validation prompts that nothing else uses (60 a use case), each model greedy and at temperature 1, and over the best-prompted
-base model, each at its best of the two. Prints the figures and keeps them in `runs/chat_form.json`.
+Gold scores on validation prompts that nothing else uses (60 a use case), each model greedy and at
+temperature 1, and over the best-prompted base model, each at its best of the two. Prints the figures and
+keeps them in `runs/chat_form.json`.
 """
 
 import json
@@ -37,7 +40,9 @@ from rlhf_utils.world.prompts import USE_CASES, thing_of, write_prompts
 TEMPLATES = {
     "thread": CHAT_TEMPLATE.replace(SYSTEM + "\\n", ""),
     "thread under a system line": CHAT_TEMPLATE,
-    "marks of its own": CHAT_TEMPLATE.replace(SYSTEM + "\\n", "").replace("Question: ", "Person> ").replace("Answer:", "Assistant>"),
+    "marks of its own": CHAT_TEMPLATE.replace(SYSTEM + "\\n", "")
+    .replace("Question: ", "Person> ")
+    .replace("Answer:", "Assistant>"),
 }
 
 profile = load_profile()
@@ -48,8 +53,14 @@ cases, things = np.array([p["use_case"] for p in prompts]), [thing_of(p) for p i
 
 
 def rival() -> dict[float, np.ndarray]:
-    """Gold scores of the best-prompted base model by temperature; its forms are chosen on other validation prompts."""
-    base, tokenizer, others = load_gpt2(store.folder("pretrain")), tokenizer_of(store), prompts_of(store, "validation")
+    """Gold scores of the best-prompted base model by temperature; its forms are chosen on other validation
+    prompts.
+    """
+    base, tokenizer, others = (
+        load_gpt2(store.folder("pretrain")),
+        tokenizer_of(store),
+        prompts_of(store, "validation"),
+    )
     found = {}
     for temperature in (0.0, 1.0):
         forms = choose_forms(try_forms(profile, tokenizer, base, others, temperature, judge), others)
@@ -67,25 +78,61 @@ def trained(template: str, folder: Path) -> dict[str, dict[float, np.ndarray]]:
         part.mkdir()
     demonstrations = prompts_of(store, "demonstrations")
     fine_tune(profile, tokenizer, store.folder("pretrain"), demonstrations, windows, store, parts["sft"])
-    rank_answers(profile, world, tokenizer, parts["sft"], prompts_of(store, "ranked"), prompts_of(store, "validation"), store, parts["rank"])
+    rank_answers(
+        profile,
+        world,
+        tokenizer,
+        parts["sft"],
+        prompts_of(store, "ranked"),
+        prompts_of(store, "validation"),
+        store,
+        parts["rank"],
+    )
     rankings, heldout = (read_jsonl(parts["rank"] / f"{n}.jsonl") for n in ("rankings", "heldout_prompts"))
-    train_reward(profile, tokenizer, store.folder("pretrain"), rankings, demonstrations, heldout, windows, store, parts["reward"])
+    train_reward(
+        profile,
+        tokenizer,
+        store.folder("pretrain"),
+        rankings,
+        demonstrations,
+        heldout,
+        windows,
+        store,
+        parts["reward"],
+    )
     asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
     shutil.rmtree(store.resume_folder("chat_form"), ignore_errors=True)  # checkpoints of another template
-    train_ppo(profile, tokenizer, parts["sft"], parts["reward"], asked, windows, store, "chat_form", parts["ppo_ptx"])
+    train_ppo(
+        profile,
+        tokenizer,
+        parts["sft"],
+        parts["reward"],
+        asked,
+        windows,
+        store,
+        "chat_form",
+        parts["ppo_ptx"],
+    )
     return {
         name: {
-            t: judge_answers(judge, prompts, answer_prompts(profile, tokenizer, load_gpt2(parts[name]), prompts, t, 1, 5))["total"][:, 0]
+            t: judge_answers(
+                judge, prompts, answer_prompts(profile, tokenizer, load_gpt2(parts[name]), prompts, t, 1, 5)
+            )["total"][:, 0]
             for t in (0.0, 1.0)
         }
         for name in ("sft", "ppo_ptx")
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
     base = rival()
     best_base = max(base.values(), key=np.mean)
-    found = {"profile": profile.name, "seed": profile.seed, "base_prompted": {str(t): float(g.mean()) for t, g in base.items()}, "forms": {}}
+    found = {
+        "profile": profile.name,
+        "seed": profile.seed,
+        "base_prompted": {str(t): float(g.mean()) for t, g in base.items()},
+        "forms": {},
+    }
     scores = {}
     for name, template in TEMPLATES.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +146,9 @@ def main() -> None:
         print(name, json.dumps(found["forms"][name], indent=1), flush=True)
     for name in TEMPLATES:
         found["forms"][name]["minus_thread"] = {
-            f"{model}_{t}": mean_difference(scores[name][model][t], scores["thread"][model][t], things) for model in ("sft", "ppo_ptx") for t in (0.0, 1.0)
+            f"{model}_{t}": mean_difference(scores[name][model][t], scores["thread"][model][t], things)
+            for model in ("sft", "ppo_ptx")
+            for t in (0.0, 1.0)
         }
     (runs_folder() / "chat_form.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 

@@ -1,11 +1,12 @@
-"""Thirty students, two at a time, over one shared base model: chapters 03 to 05 at `tiny`, each in a folder of their own.
+"""Thirty students, two at a time, over one shared base model: chapters 03 to 05 at `tiny`, each in
+a folder of their own.
 
     python tests/benchmarks/class_of_thirty.py                 # a quarter of an hour on two cores
 
 What `rlhf run --until pretrain` built is shared (`RLHF_SHARED`); each student executes chapters 03 and 04,
-ranks ten prompts as a reader who likes short answers would, and executes chapter 05. At the end nothing that is
-shared has changed, and nobody's folder since they left it. Who may read what, among users of one machine, is tested
-by `tests/test_hub.py`.
+ranks ten prompts as a reader who likes short answers would, and executes chapter 05. At the end nothing
+that is shared has changed, and nobody's folder since they left it. Who may read what, among users of one
+machine, is tested by `tests/test_hub.py`.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from rlhf_utils.pipeline.stages import prompts_of
 
 profile = load_profile()
 store = Store(profile)
-session = RankingSession(items_to_rank(profile, store, prompts_of(store, "ppo")[:10]), "{student}", RankingStore())
+items = items_to_rank(profile, store, prompts_of(store, "ppo")[:10])
+session = RankingSession(items, "{student}", RankingStore())
 while not session.finished:
     ranks = ranks_by(SCRIPTED["short"], list(session.answers.values()))
     session.rank([[x for x, r in zip(session.answers, ranks) if r == n] for n in sorted(set(ranks))])
@@ -55,12 +57,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         plain = {k: v for k, v in os.environ.items() if not k.startswith("RLHF_")}
-        plain |= {"RLHF_PROFILE": "tiny", "RLHF_REFERENCE": "0", "OMP_NUM_THREADS": str(max(os.cpu_count() // wanted.together, 1))}
+        plain |= {
+            "RLHF_PROFILE": "tiny",
+            "RLHF_REFERENCE": "0",
+            "OMP_NUM_THREADS": str(max(os.cpu_count() // wanted.together, 1)),
+        }
 
         def command(*words: str, **environment: str) -> None:
-            result = subprocess.run([sys.executable, *words], env=plain | environment, capture_output=True, text=True)
+            result = subprocess.run(
+                [sys.executable, *words], env=plain | environment, capture_output=True, text=True
+            )
             if result.returncode:
-                raise SystemExit(f"{environment}: {' '.join(words)[:80]}\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+                raise SystemExit(
+                    f"{environment}: {' '.join(words)[:80]}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
+                )
 
         def attend(number: int) -> tuple[float, str]:
             own, start = folder / f"student-{number}", time.perf_counter()
@@ -79,10 +89,19 @@ def main() -> None:
         with ThreadPoolExecutor(wanted.together) as pool:
             left = list(pool.map(attend, range(1, wanted.students + 1)))
         seconds = [s for s, _ in left]
-        print(f"{len(left)} students finished in {(time.perf_counter() - start) / 60:.1f} minutes: {statistics.median(seconds):.0f} s each, {max(seconds):.0f} at most")
-        changed = [f"student-{n}" for n, (_, before) in enumerate(left, 1) if digest(folder / f"student-{n}") != before]
+        print(
+            f"{len(left)} students finished in {(time.perf_counter() - start) / 60:.1f} minutes: "
+            f"{statistics.median(seconds):.0f} s each, {max(seconds):.0f} at most"
+        )
+        changed = [
+            f"student-{n}"
+            for n, (_, before) in enumerate(left, 1)
+            if digest(folder / f"student-{n}") != before
+        ]
         if digest(folder / "class") != shared or changed:
-            raise SystemExit(f"Changed after they left: {changed}; the shared folder: {digest(folder / 'class') != shared}")
+            raise SystemExit(
+                f"Changed after they left: {changed}; the shared folder: {digest(folder / 'class') != shared}"
+            )
         print("The shared folder and everyone's own are as they were left.")
 
 

@@ -1,10 +1,13 @@
-"""The whole profile `gpu`, once: what it learned, its speed as a share of the card's own, and its memory against the plan.
+"""The whole profile `gpu`, once: what it learned, its speed as a share of the card's own, and its memory
+against the plan.
 
-    python tests/benchmarks/gpu.py                      # on a machine with a GPU; kept in data/reference/gpu.json
-    python tests/benchmarks/gpu.py --profile tiny       # tries the script itself, on any machine; kept in runs/
+    python tests/benchmarks/gpu.py                      # on a machine with a GPU; kept in
+    data/reference/gpu.json
+    python tests/benchmarks/gpu.py --profile tiny       # tries the script itself, on any machine; kept in
+    runs/
 
-Each stage is built in this process, after which its peak of GPU memory is read. Stages that are there already are
-skipped, so a run that was stopped goes on; its figures are then of what was left.
+Each stage is built in this process, after which its peak of GPU memory is read. Stages that are there
+already are skipped, so a run that was stopped goes on; its figures are then of what was left.
 """
 
 import argparse
@@ -41,16 +44,24 @@ for stage in planned.index:
     seconds = json.loads((folder / "manifest.json").read_text("utf-8"))["seconds"]
     row = planned.loc[stage].to_dict()
     stages[stage] = {
-        "planned": row, "seconds": seconds, "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+        "planned": row,
+        "seconds": seconds,
+        "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
         # the plan's minutes are at this share of the rate of plain matrix products
-        "tokens_a_second": 1e6 * row["million tokens"] / seconds, "of_matrix_rate": EFFICIENCY * 60 * row["minutes"] / seconds,
-    }  # fmt: skip
+        "tokens_a_second": 1e6 * row["million tokens"] / seconds,
+        "of_matrix_rate": EFFICIENCY * 60 * row["minutes"] / seconds,
+    }
     print(stage, stages[stage], flush=True)
 metrics = json.loads((ensure("evaluate", profile).folder("evaluate") / "metrics.json").read_text("utf-8"))
 found = {
-    "card": torch.cuda.get_device_name() if on_gpu else "CPU", "precision": "bf16" if use_bf16(profile) else "fp32", "parameters": parameters(sized),
-    "matrix_rate": rate, "compiled": profile.compiled, "stages": stages, "metrics": metrics,
-}  # fmt: skip
+    "card": torch.cuda.get_device_name() if on_gpu else "CPU",
+    "precision": "bf16" if use_bf16(profile) else "fp32",
+    "parameters": parameters(sized),
+    "matrix_rate": rate,
+    "compiled": profile.compiled,
+    "stages": stages,
+    "metrics": metrics,
+}
 path = (DATA / "reference" if wanted.profile == "gpu" else runs_folder()) / "gpu.json"
 path.write_text(json.dumps(found, indent=1), "utf-8")
 print(f"Kept in {path.parent.name}/{path.name}")

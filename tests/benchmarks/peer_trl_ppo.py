@@ -1,4 +1,6 @@
-"""Episodes a second of TRL 1.12's PPOTrainer (removed in 1.13); started by `speed.py` with TRL 1.12 on its path."""
+"""Episodes a second of TRL 1.12's PPOTrainer (removed in 1.13); started by `speed.py` with TRL 1.12 on its
+path.
+"""
 
 import argparse
 import gc
@@ -40,11 +42,30 @@ class Clock(TrainerCallback):
 
 
 config = PPOConfig(
-    output_dir=tempfile.mkdtemp(), use_cpu=not torch.cuda.is_available(), bf16=False, fp16=False, gradient_checkpointing=False, report_to="none", save_strategy="no", learning_rate=1e-6,
-    lr_scheduler_type="constant", per_device_train_batch_size=EPISODES, gradient_accumulation_steps=1, num_mini_batches=2, num_ppo_epochs=2,
-    local_rollout_forward_batch_size=EPISODES, response_length=32, temperature=1.0, stop_token="eos" if wanted.ends else None,
-    missing_eos_penalty=None, num_sample_generations=0, kl_coef=0.1, total_episodes=EPISODES * UPDATES, disable_tqdm=True, logging_strategy="no",
-)  # fmt: skip
+    output_dir=tempfile.mkdtemp(),
+    use_cpu=not torch.cuda.is_available(),
+    bf16=False,
+    fp16=False,
+    gradient_checkpointing=False,
+    report_to="none",
+    save_strategy="no",
+    learning_rate=1e-6,
+    lr_scheduler_type="constant",
+    per_device_train_batch_size=EPISODES,
+    gradient_accumulation_steps=1,
+    num_mini_batches=2,
+    num_ppo_epochs=2,
+    local_rollout_forward_batch_size=EPISODES,
+    response_length=32,
+    temperature=1.0,
+    stop_token="eos" if wanted.ends else None,
+    missing_eos_penalty=None,
+    num_sample_generations=0,
+    kl_coef=0.1,
+    total_episodes=EPISODES * UPDATES,
+    disable_tqdm=True,
+    logging_strategy="no",
+)
 
 
 def scorer():
@@ -53,10 +74,16 @@ def scorer():
 
 clock = Clock()
 trainer = PPOTrainer(
-    args=config, processing_class=tokenizer, model=GPT2LMHeadModel.from_pretrained(wanted.sft, dtype=torch.float32),
-    ref_model=GPT2LMHeadModel.from_pretrained(wanted.sft, dtype=torch.float32), reward_model=scorer(), value_model=scorer(),
-    train_dataset=Dataset.from_dict({"input_ids": prompts}), eval_dataset=Dataset.from_dict({"input_ids": prompts[:EPISODES]}), callbacks=[clock],
-)  # fmt: skip
+    args=config,
+    processing_class=tokenizer,
+    model=GPT2LMHeadModel.from_pretrained(wanted.sft, dtype=torch.float32),
+    ref_model=GPT2LMHeadModel.from_pretrained(wanted.sft, dtype=torch.float32),
+    reward_model=scorer(),
+    value_model=scorer(),
+    train_dataset=Dataset.from_dict({"input_ids": prompts}),
+    eval_dataset=Dataset.from_dict({"input_ids": prompts[:EPISODES]}),
+    callbacks=[clock],
+)
 if wanted.freeze:
     gc.freeze()
 trainer.train()

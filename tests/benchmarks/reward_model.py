@@ -1,11 +1,12 @@
 """What helps the reward model, and what becomes of it when a policy is trained against it.
 
-    RLHF_SEED=1 python tests/benchmarks/reward_model.py          # about 20 minutes on two cores; `variants` or `own_samples` alone
+    RLHF_SEED=1 python tests/benchmarks/reward_model.py          # about 20 minutes on two cores; `variants`
+    or `own_samples` alone
 
-Each variant is trained on the same rankings and judged on the same held-out answers: accuracy against gold on
-validation prompts (never on the test split) with a bootstrap interval. Then a policy is trained with little KL
-penalty, and the reward model judges the policy's own answers as the KL grows. Prints tables and keeps the
-figures in `data/reference/reward_model.json`, which chapter 05 shows.
+Each variant is trained on the same rankings and judged on the same held-out answers: accuracy against gold
+on validation prompts (never on the test split) with a bootstrap interval. Then a policy is trained with
+little KL penalty, and the reward model judges the policy's own answers as the KL grows. Prints tables and
+keeps the figures in `data/reference/reward_model.json`, which chapter 05 shows.
 """
 
 import json
@@ -42,7 +43,10 @@ rankings = read_jsonl(store.folder("rank") / "rankings.jsonl")
 
 
 def judged(answers: list[list[str]]) -> list[dict]:
-    return [{"messages": p["messages"], "answers": a, "gold": [judge.total(p, x) for x in a], "ranks": []} for p, a in zip(prompts, answers)]
+    return [
+        {"messages": p["messages"], "answers": a, "gold": [judge.total(p, x) for x in a], "ranks": []}
+        for p, a in zip(prompts, answers)
+    ]
 
 
 def four_answers(row: dict) -> dict:
@@ -55,25 +59,56 @@ def variants(rows: list[dict], smaller: Path) -> list[dict]:
         "as in the course": (profile, pretrained, rankings, 0.0),
         "ties counted (Rao–Kupper, η = 0.5)": (profile, pretrained, rankings, 0.5),
         "starting from SFT": (profile, sft, rankings, 0.0),
-        "without the answer's likelihood": (replace(profile, reward_likelihood=0.0), pretrained, rankings, 0.0),
+        "without the answer's likelihood": (
+            replace(profile, reward_likelihood=0.0),
+            pretrained,
+            rankings,
+            0.0,
+        ),
         "without the language-model loss": (replace(profile, reward_lm=0.0), pretrained, rankings, 0.0),
-        "without either: a head and rankings": (replace(profile, reward_likelihood=0.0, reward_lm=0.0), pretrained, rankings, 0.0),
+        "without either: a head and rankings": (
+            replace(profile, reward_likelihood=0.0, reward_lm=0.0),
+            pretrained,
+            rankings,
+            0.0,
+        ),
         "K = 4 everywhere": (profile, pretrained, [four_answers(r) for r in rankings], 0.0),
         "1 epoch": (replace(profile, reward_epochs=1), pretrained, rankings, 0.0),
         "4 epochs": (replace(profile, reward_epochs=4), pretrained, rankings, 0.0),
-        "a base of 2 layers, 64 wide": (replace(profile, layers=2, width=64, heads=2), smaller, rankings, 0.0),
+        "a base of 2 layers, 64 wide": (
+            replace(profile, layers=2, width=64, heads=2),
+            smaller,
+            rankings,
+            0.0,
+        ),
     }
     found = []
     for name, (settings, start, ranked, ties) in tried.items():
         with tempfile.TemporaryDirectory() as folder:
             train_reward(
-                settings, tokenizer, start, ranked, prompts_of(store, "demonstrations"), read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"),
-                windows, store, Path(folder), ties,
-            )  # fmt: skip
+                settings,
+                tokenizer,
+                start,
+                ranked,
+                prompts_of(store, "demonstrations"),
+                read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"),
+                windows,
+                store,
+                Path(folder),
+                ties,
+            )
             scorer = load_scorer(Path(folder))
-            row = {"variant": name, **pair_accuracy(scorer, tokenizer, settings, rows, "gold"), "tied_gap": tied_gap(scorer)}
+            row = {
+                "variant": name,
+                **pair_accuracy(scorer, tokenizer, settings, rows, "gold"),
+                "tied_gap": tied_gap(scorer),
+            }
         found.append(row)
-        print(f"{name:40} {row['accuracy']:.1%}  ({row['low']:.1%} to {row['high']:.1%})  gap of ties {row['tied_gap']:.2f}", flush=True)
+        print(
+            f"{name:40} {row['accuracy']:.1%}  ({row['low']:.1%} to {row['high']:.1%})  gap of ties "
+            f"{row['tied_gap']:.2f}",
+            flush=True,
+        )
     return found
 
 
@@ -81,7 +116,9 @@ def tied_gap(scorer) -> float:
     """Mean distance of two answers that a labeler held-out tied, as a share of that of two that were not."""
     gaps = {True: [], False: []}
     for row in read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"):
-        values = rewards(scorer, encoded_pairs(encode_rankings(profile, tokenizer, [row])), tokenizer.pad_token_id, profile)
+        values = rewards(
+            scorer, encoded_pairs(encode_rankings(profile, tokenizer, [row])), tokenizer.pad_token_id, profile
+        )
         for i in range(len(values)):
             for j in range(i):
                 if row["answers"][i] != row["answers"][j]:  # the same text has the same score
@@ -90,7 +127,9 @@ def tied_gap(scorer) -> float:
 
 
 def own_samples(updates: int = 96, every: int = 12) -> list[dict]:
-    """A policy trained by PPO with a tenth of the KL penalty: the reward model on its answers, beside gold."""
+    """A policy trained by PPO with a tenth of the KL penalty: the reward model on its answers,
+    beside gold.
+    """
     settings = replace(profile, kl_coefficient=profile.kl_coefficient / 10)
     ppo = PPO(settings, tokenizer, store.folder("sft"), store.folder("reward"))
     asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
@@ -102,11 +141,27 @@ def own_samples(updates: int = 96, every: int = 12) -> list[dict]:
             if update % every == 0:
                 texts = [a.text for a in sample(ppo.policy, tokenizer, ids, profile.answer_tokens, 1.0, 5)]
                 rows = judged([texts[4 * i : 4 * i + 4] for i in range(len(prompts))])
-                values = rewards(ppo.reward, encoded_pairs(encode_rankings(profile, tokenizer, [r | {"ranks": [1] * 4} for r in rows])), ppo.pad, profile)
-                found.append({"update": update, "kl": logged["kl_k1"], "reward": float(values.mean()), "gold": float(np.mean([r["gold"] for r in rows])),
-                              **pair_accuracy(ppo.reward, tokenizer, profile, rows, "gold")})  # fmt: skip
+                values = rewards(
+                    ppo.reward,
+                    encoded_pairs(
+                        encode_rankings(profile, tokenizer, [r | {"ranks": [1] * 4} for r in rows])
+                    ),
+                    ppo.pad,
+                    profile,
+                )
+                found.append(
+                    {
+                        "update": update,
+                        "kl": logged["kl_k1"],
+                        "reward": float(values.mean()),
+                        "gold": float(np.mean([r["gold"] for r in rows])),
+                        **pair_accuracy(ppo.reward, tokenizer, profile, rows, "gold"),
+                    }
+                )
                 print({k: round(v, 3) for k, v in found[-1].items()}, flush=True)
-            logged = ppo.update([asked[i] for i in draw.choice(len(asked), profile.episodes, replace=False)], profile.ppo_rate)
+            logged = ppo.update(
+                [asked[i] for i in draw.choice(len(asked), profile.episodes, replace=False)], profile.ppo_rate
+            )
             progress.step()
     return found
 
@@ -116,10 +171,18 @@ if __name__ == "__main__":
     figures = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for part in sys.argv[1:] or ("variants", "own_samples"):
         if part == "variants":
-            sampled = judged(sample_answers(profile, tokenizer, load_gpt2(store.folder("sft")), prompts, [4] * len(prompts), store))
+            sampled = judged(
+                sample_answers(
+                    profile, tokenizer, load_gpt2(store.folder("sft")), prompts, [4] * len(prompts), store
+                )
+            )
             with tempfile.TemporaryDirectory() as temporary:
-                pretrain(replace(profile, layers=2, width=64, heads=2), tokenizer, windows, store, Path(temporary))
+                pretrain(
+                    replace(profile, layers=2, width=64, heads=2), tokenizer, windows, store, Path(temporary)
+                )
                 figures[part] = variants(sampled, Path(temporary))
         else:
             figures[part] = own_samples()
-        path.write_text(json.dumps({"profile": profile.name, "seed": profile.seed} | figures, indent=1), "utf-8")
+        path.write_text(
+            json.dumps({"profile": profile.name, "seed": profile.seed} | figures, indent=1), "utf-8"
+        )

@@ -4,10 +4,11 @@
     .venv/bin/python tests/benchmarks/speed.py --threads 1 2 --trl ../trl112 --nanogpt ../nanoGPT
 
 Peers beside the course's own TRL: `--trl` is a folder with TRL 1.12, whose PPOTrainer was removed later
-(`pip install --target ../trl112 --no-deps trl==1.12.0`), `--nanogpt` a clone of nanoGPT. Without them their lines are
-left out and said so. Every figure is the fastest of several rounds in which the two take turns, so that a noisy
-machine hits both. Models are the course's own (4 layers, 128 wide), the data its own prompts and rankings. On a GPU,
-with GPT-2 small: `rlhf run --base DIR`, then the same command with `RLHF_BASE=DIR` before it.
+(`pip install --target ../trl112 --no-deps trl==1.12.0`), `--nanogpt` a clone of nanoGPT. Without them their
+lines are left out and said so. Every figure is the fastest of several rounds in which the two take turns,
+so that a noisy machine hits both. Models are the course's own (4 layers, 128 wide), the data its own
+prompts and rankings. On a GPU, with GPT-2 small: `rlhf run --base DIR`, then the same command with
+`RLHF_BASE=DIR` before it.
 """
 
 import argparse
@@ -94,23 +95,55 @@ def reward_jobs(profile: Profile, store: Store, precision: str) -> dict[str, Cal
     encoded = encode_rankings(profile, tokenizer, rows)
     pairs = [
         {"chosen_ids": row["prompt"] + row["answers"][i], "rejected_ids": row["prompt"] + row["answers"][j]}
-        for row in encoded for i in range(9) for j in range(9) if row["ranks"][i] < row["ranks"][j]
-    ]  # fmt: skip
+        for row in encoded
+        for i in range(9)
+        for j in range(9)
+        if row["ranks"][i] < row["ranks"][j]
+    ]
     folder = runs_folder() / "speed"
 
     def ours() -> float:
-        arguments = TrainingArguments(**training_arguments(profile, folder, num_train_epochs=1, per_device_train_batch_size=8, remove_unused_columns=False,
-                                                           train_sampling_strategy="group_by_length", length_column_name="length"))  # fmt: skip
-        trainer = RankingTrainer(load_scorer(store.folder("pretrain")).train(), arguments, train_dataset=Dataset.from_list(encoded),
-                                 data_collator=lambda r: {"rows": r}, pad=tokenizer.pad_token_id, windows=np.zeros((1, 2)), profile=profile)  # fmt: skip
+        arguments = TrainingArguments(
+            **training_arguments(
+                profile,
+                folder,
+                num_train_epochs=1,
+                per_device_train_batch_size=8,
+                remove_unused_columns=False,
+                train_sampling_strategy="group_by_length",
+                length_column_name="length",
+            )
+        )
+        trainer = RankingTrainer(
+            load_scorer(store.folder("pretrain")).train(),
+            arguments,
+            train_dataset=Dataset.from_list(encoded),
+            data_collator=lambda r: {"rows": r},
+            pad=tokenizer.pad_token_id,
+            windows=np.zeros((1, 2)),
+            profile=profile,
+        )
         return trainer_rate(len(pairs), trainer)
 
     def trl() -> float:
-        config = RewardConfig(output_dir=str(folder), num_train_epochs=1, per_device_train_batch_size=64, bf16=precision == "bf16",
-                              use_cpu=not torch.cuda.is_available(), activation_checkpointing=False, report_to="none", disable_tqdm=True, save_strategy="no",
-                              logging_strategy="no", dataloader_pin_memory=False, max_length=profile.context)  # fmt: skip
+        config = RewardConfig(
+            output_dir=str(folder),
+            num_train_epochs=1,
+            per_device_train_batch_size=64,
+            bf16=precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),
+            activation_checkpointing=False,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_strategy="no",
+            dataloader_pin_memory=False,
+            max_length=profile.context,
+        )
         model = load_scorer(store.folder("pretrain")).train()
-        trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+        trainer = RewardTrainer(
+            model, config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer
+        )
         return trainer_rate(len(pairs), trainer)
 
     return {"ours": quiet(ours), "TRL RewardTrainer": quiet(trl)}
@@ -118,6 +151,7 @@ def reward_jobs(profile: Profile, store: Store, precision: str) -> dict[str, Cal
 
 def quiet(job: Callable[[], float]) -> Callable[[], float]:
     """Without what trainers print."""
+
     def run() -> float:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return job()
@@ -126,7 +160,9 @@ def quiet(job: Callable[[], float]) -> Callable[[], float]:
 
 
 # -- sampling -------------------------------------------------------------------------------------------
-def sampling_jobs(profile: Profile, store: Store, batch: int, precision: str) -> dict[str, Callable[[], float]]:
+def sampling_jobs(
+    profile: Profile, store: Store, batch: int, precision: str
+) -> dict[str, Callable[[], float]]:
     """Tokens a second with their log-probabilities, exactly 32 a prompt."""
     profile = replace(profile, precision=precision)
     tokenizer, model = tokenizer_of(store), load_gpt2(store.folder("sft"))
@@ -143,11 +179,24 @@ def sampling_jobs(profile: Profile, store: Store, batch: int, precision: str) ->
     def theirs():
         for _ in range(repeats):
             with torch.no_grad(), autocast(profile):
-                found = model.generate(ids, attention_mask=(ids != pad).long(), do_sample=True, top_k=0, min_new_tokens=TOKENS, max_new_tokens=TOKENS,
-                                       pad_token_id=pad, eos_token_id=None, return_dict_in_generate=True, output_scores=True)  # fmt: skip
+                found = model.generate(
+                    ids,
+                    attention_mask=(ids != pad).long(),
+                    do_sample=True,
+                    top_k=0,
+                    min_new_tokens=TOKENS,
+                    max_new_tokens=TOKENS,
+                    pad_token_id=pad,
+                    eos_token_id=None,
+                    return_dict_in_generate=True,
+                    output_scores=True,
+                )
                 model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
 
-    return {"ours": lambda: rate(batch * TOKENS * repeats, ours), "model.generate": lambda: rate(batch * TOKENS * repeats, theirs)}
+    return {
+        "ours": lambda: rate(batch * TOKENS * repeats, ours),
+        "model.generate": lambda: rate(batch * TOKENS * repeats, theirs),
+    }
 
 
 def ppo_prompts(profile: Profile, store: Store) -> list[list[int]]:
@@ -158,13 +207,25 @@ def ppo_prompts(profile: Profile, store: Store) -> list[list[int]]:
 
 # -- PPO --------------------------------------------------------------------------------------------------
 def start_of(store: Store, ends: bool) -> Path:
-    """The model that PPO starts from: the aligned one where answers end by themselves, since its answers are about 10 tokens long."""
+    """The model that PPO starts from: the aligned one where answers end by themselves, since its answers are
+    about 10 tokens long.
+    """
     return store.folder("ppo_ptx" if ends else "sft")
 
 
-def ppo_job(profile: Profile, store: Store, precision: str, ends: bool, updates: int = 3) -> Callable[[], float]:
+def ppo_job(
+    profile: Profile, store: Store, precision: str, ends: bool, updates: int = 3
+) -> Callable[[], float]:
     """Episodes a second: 64 an update, 2 epochs of 2 minibatches."""
-    profile = replace(profile, precision=precision, episodes=EPISODES, minibatches=2, ppo_epochs=2, answer_tokens=TOKENS, ppo_rate=1e-6)
+    profile = replace(
+        profile,
+        precision=precision,
+        episodes=EPISODES,
+        minibatches=2,
+        ppo_epochs=2,
+        answer_tokens=TOKENS,
+        ppo_rate=1e-6,
+    )
     ppo = PPO(profile, tokenizer_of(store), start_of(store, ends), store.folder("reward"))
     ppo.reward.config.likelihood = 0.0  # the peer's reward is the head alone
     if not ends:
@@ -179,16 +240,33 @@ def ppo_job(profile: Profile, store: Store, precision: str, ends: bool, updates:
     return lambda: rate(updates * EPISODES, run)
 
 
-def trl_ppo_job(profile: Profile, store: Store, folder: Path, ends: bool, freeze: bool, threads: int) -> Callable[[], float]:
+def trl_ppo_job(
+    profile: Profile, store: Store, folder: Path, ends: bool, freeze: bool, threads: int
+) -> Callable[[], float]:
     """The same by TRL 1.12's PPOTrainer, in a process of its own (`peer_trl_ppo.py`)."""
     data = runs_folder() / "speed" / "prompts.json"
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(ppo_prompts(profile, store)[: 4 * EPISODES]))
-    command = [sys.executable, Path(__file__).with_name("peer_trl_ppo.py"), start_of(store, ends), store.folder("reward"), store.folder("tokenizer"), data,
-               "--threads", threads, *(["--ends"] if ends else []), *(["--freeze"] if freeze else [])]  # fmt: skip
+    command = [
+        sys.executable,
+        Path(__file__).with_name("peer_trl_ppo.py"),
+        start_of(store, ends),
+        store.folder("reward"),
+        store.folder("tokenizer"),
+        data,
+        "--threads",
+        threads,
+        *(["--ends"] if ends else []),
+        *(["--freeze"] if freeze else []),
+    ]
 
     def run() -> float:
-        result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder.resolve())})
+        result = subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(folder.resolve())},
+        )
         if result.returncode:
             raise SystemExit(f"TRL's PPO in {folder} failed:\n{result.stderr[-2000:]}")
         return json.loads(result.stdout.strip().splitlines()[-1])["episodes_a_second"]
@@ -197,8 +275,12 @@ def trl_ppo_job(profile: Profile, store: Store, folder: Path, ends: bool, freeze
 
 
 # -- pretraining ------------------------------------------------------------------------------------------
-def pretraining_jobs(profile: Profile, store: Store, nanogpt: Path, precision: str, steps: int = 60) -> dict[str, Callable[[], float]]:
-    """Tokens a second of our Trainer, and of nanoGPT's model and optimizer in its loop, on the same windows."""
+def pretraining_jobs(
+    profile: Profile, store: Store, nanogpt: Path, precision: str, steps: int = 60
+) -> dict[str, Callable[[], float]]:
+    """Tokens a second of our Trainer, and of nanoGPT's model and optimizer in its loop,
+    on the same windows.
+    """
     sys.path.insert(0, str(nanogpt))
     from model import GPT, GPTConfig
 
@@ -207,13 +289,30 @@ def pretraining_jobs(profile: Profile, store: Store, nanogpt: Path, precision: s
     units = steps * profile.pretrain_batch * profile.context
 
     def ours() -> float:
-        arguments = TrainingArguments(**training_arguments(profile, runs_folder() / "speed", max_steps=steps,
-                                                           per_device_train_batch_size=profile.pretrain_batch))  # fmt: skip
-        return trainer_rate(units, Trainer(new_gpt2(profile, tokenizer), arguments, train_dataset=Windows(windows)))
+        arguments = TrainingArguments(
+            **training_arguments(
+                profile,
+                runs_folder() / "speed",
+                max_steps=steps,
+                per_device_train_batch_size=profile.pretrain_batch,
+            )
+        )
+        return trainer_rate(
+            units, Trainer(new_gpt2(profile, tokenizer), arguments, train_dataset=Windows(windows))
+        )
 
     def theirs() -> float:
-        model = GPT(GPTConfig(block_size=profile.context, vocab_size=len(tokenizer), n_layer=profile.layers, n_head=profile.heads, n_embd=profile.width,
-                              dropout=0.0, bias=True)).to(device())  # fmt: skip
+        model = GPT(
+            GPTConfig(
+                block_size=profile.context,
+                vocab_size=len(tokenizer),
+                n_layer=profile.layers,
+                n_head=profile.heads,
+                n_embd=profile.width,
+                dropout=0.0,
+                bias=True,
+            )
+        ).to(device())
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), device().type)
         flat = torch.from_numpy(windows.reshape(-1).astype(np.int64)).to(device())
 
@@ -236,7 +335,9 @@ def pretraining_jobs(profile: Profile, store: Store, nanogpt: Path, precision: s
 
 def matrix_rate(precision: str, size: int = 1024) -> float:
     """What this machine reaches on a plain matrix product, in 10⁹ operations a second."""
-    a = torch.randn(size, size, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, device=device())
+    a = torch.randn(
+        size, size, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, device=device()
+    )
     a @ a
     return max(rate(2 * size**3 / 1e9, lambda: a @ a) for _ in range(10))
 
@@ -244,15 +345,25 @@ def matrix_rate(precision: str, size: int = 1024) -> float:
 # -- where the time goes ----------------------------------------------------------------------------------
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product"),
-    "activation, norms, softmax, loss": ("gelu", "layer_norm", "softmax", "nll_loss", "cross_entropy", "exp", "log"),
+    "activation, norms, softmax, loss": (
+        "gelu",
+        "layer_norm",
+        "softmax",
+        "nll_loss",
+        "cross_entropy",
+        "exp",
+        "log",
+    ),
     "copies and casts": ("copy_", "cat", "index", "gather", "scatter", "embedding", "clone", "fill_"),
     "sums and products of tensors": ("add", "mul", "sum", "div", "sub", "mean", "clamp", "maximum", "where"),
     "optimizer and gradient norms": ("adam", "norm", "lerp", "sqrt"),
-}  # fmt: skip
+}
 
 
 def where_time_goes(job: Callable[[], object], gflops: float) -> dict:
-    """Shares of the time by kind of work, and the matrix products done a second as a share of the machine's own rate."""
+    """Shares of the time by kind of work, and the matrix products done a second as a share of the machine's
+    own rate.
+    """
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
     from torch.utils.flop_counter import FlopCounterMode
@@ -271,28 +382,54 @@ def where_time_goes(job: Callable[[], object], gflops: float) -> dict:
             kind = "activation, norms, softmax, loss"
         spent[kind] += event.self_cpu_time_total
     total = sum(spent.values())
-    return {"of_matrix_rate": counter.get_total_flops() / 1e9 / seconds / gflops, "shares": {k: v / total for k, v in spent.items()}}
+    return {
+        "of_matrix_rate": counter.get_total_flops() / 1e9 / seconds / gflops,
+        "shares": {k: v / total for k, v in spent.items()},
+    }
 
 
 def one_update(profile: Profile, store: Store, precision: str) -> Callable[[], object]:
     profile = replace(profile, precision=precision, ppo_rate=1e-6)  # otherwise as the course trains
-    ppo, prompts = PPO(profile, tokenizer_of(store), store.folder("sft"), store.folder("reward"), windows_of(store)), ppo_prompts(profile, store)
+    ppo, prompts = (
+        PPO(profile, tokenizer_of(store), store.folder("sft"), store.folder("reward"), windows_of(store)),
+        ppo_prompts(profile, store),
+    )
     return lambda: ppo.update(prompts[: profile.episodes], 1e-6)
 
 
-def pretraining_steps(profile: Profile, store: Store, precision: str, steps: int = 10) -> Callable[[], object]:
+def pretraining_steps(
+    profile: Profile, store: Store, precision: str, steps: int = 10
+) -> Callable[[], object]:
     profile = replace(profile, precision=precision)
     model, windows = new_gpt2(profile, tokenizer_of(store)), Windows(windows_of(store)[:500])
-    arguments = TrainingArguments(**training_arguments(profile, runs_folder() / "speed", max_steps=steps, per_device_train_batch_size=profile.pretrain_batch))
+    arguments = TrainingArguments(
+        **training_arguments(
+            profile,
+            runs_folder() / "speed",
+            max_steps=steps,
+            per_device_train_batch_size=profile.pretrain_batch,
+        )
+    )
     return quiet(lambda: rate(1, Trainer(model, arguments, train_dataset=windows).train))
 
 
 # -- what longer answers and larger models cost -------------------------------------------------------------
 def ppo_costs(profile: Profile, store: Store) -> list[dict]:
-    """Seconds an episode of PPO with exactly 16, 32 and 64 tokens, and untrained models of 1 to 10 million parameters."""
+    """Seconds an episode of PPO with exactly 16, 32 and 64 tokens, and untrained models of 1 to 10 million
+    parameters.
+    """
     tokenizer, found = tokenizer_of(store), []
     for layers, width in ((4, 128), (4, 256), (6, 352)):
-        sized = replace(profile, layers=layers, width=width, heads=width // 32, context=192, episodes=32, minibatches=2, ppo_rate=1e-6)
+        sized = replace(
+            profile,
+            layers=layers,
+            width=width,
+            heads=width // 32,
+            context=192,
+            episodes=32,
+            minibatches=2,
+            ppo_rate=1e-6,
+        )
         with tempfile.TemporaryDirectory() as folder:
             sft, reward = Path(folder) / "sft", Path(folder) / "reward"
             model = new_gpt2(sized, tokenizer)
@@ -306,8 +443,19 @@ def ppo_costs(profile: Profile, store: Store) -> list[dict]:
                 prompts = ppo_prompts(profile, store)
                 ppo.update(prompts[:32], 1e-6)
                 best = max(rate(32, partial(ppo.update, prompts[:32], 1e-6)) for _ in range(3))
-                found.append({"work": "PPO's cost", "parameters": sum(p.numel() for p in model.parameters()), "tokens": tokens, "seconds": 1 / best})
-                print(f"PPO, {found[-1]['parameters'] / 1e6:4.1f} M parameters, {tokens} tokens: {1000 / best:6.1f} ms an episode", flush=True)
+                found.append(
+                    {
+                        "work": "PPO's cost",
+                        "parameters": sum(p.numel() for p in model.parameters()),
+                        "tokens": tokens,
+                        "seconds": 1 / best,
+                    }
+                )
+                print(
+                    f"PPO, {found[-1]['parameters'] / 1e6:4.1f} M parameters, {tokens} tokens: "
+                    f"{1000 / best:6.1f} ms an episode",
+                    flush=True,
+                )
     return found
 
 
@@ -318,52 +466,126 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl", type=Path, help="a folder with TRL 1.12")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
-    parser.add_argument("--keep", type=Path, help="where the JSON goes (chapter 07 shows data/reference/speed.json; default: runs/speed.json)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="where the JSON goes (chapter 07 shows data/reference/speed.json; default: runs/speed.json)",
+    )
     wanted = parser.parse_args()
     profile = load_profile()
     store = Store(profile)
     rows, precisions = [], ["fp32", "bf16"] if has_bf16() else ["fp32"]
 
-    def add(work: str, goal: str, threads: int, precision: str, rates: dict[str, float], ours: str = "ours") -> None:
+    def add(
+        work: str, goal: str, threads: int, precision: str, rates: dict[str, float], ours: str = "ours"
+    ) -> None:
         peers = {k: v for k, v in rates.items() if k != ours}
         for peer, value in peers.items():
-            rows.append({"work": work, "threads": threads, "precision": precision, "ours": rates[ours], "peer": peer, "theirs": value,
-                         "ratio": rates[ours] / value, "goal": goal})  # fmt: skip
-            print(f"{work:52} {threads} thread(s) {precision}  {rates[ours]:9.1f} against {value:9.1f} {peer:22} × {rates[ours] / value:5.2f}  goal {goal}",
-                  flush=True)  # fmt: skip
+            rows.append(
+                {
+                    "work": work,
+                    "threads": threads,
+                    "precision": precision,
+                    "ours": rates[ours],
+                    "peer": peer,
+                    "theirs": value,
+                    "ratio": rates[ours] / value,
+                    "goal": goal,
+                }
+            )
+            print(
+                f"{work:52} {threads} thread(s) {precision}  {rates[ours]:9.1f} against {value:9.1f} "
+                f"{peer:22} × {rates[ours] / value:5.2f}  goal {goal}",
+                flush=True,
+            )
 
     for threads in wanted.threads:
         torch.set_num_threads(threads)
         for precision in precisions:
-            add("reward model, K = 9, comparisons/s", "8, moonshot 12", threads, precision, fastest(reward_jobs(profile, store, precision), wanted.rounds))
+            add(
+                "reward model, K = 9, comparisons/s",
+                "8, moonshot 12",
+                threads,
+                precision,
+                fastest(reward_jobs(profile, store, precision), wanted.rounds),
+            )
             for batch, goal in ((8, "1.8"), (64, "1.3")):
                 jobs = sampling_jobs(profile, store, batch, precision)
-                add(f"sampling with log-probabilities, batch {batch}, tokens/s", goal, threads, precision, fastest(jobs, wanted.rounds))
+                add(
+                    f"sampling with log-probabilities, batch {batch}, tokens/s",
+                    goal,
+                    threads,
+                    precision,
+                    fastest(jobs, wanted.rounds),
+                )
             if wanted.nanogpt:
-                add("pretraining, tokens/s", "1", threads, precision, fastest(pretraining_jobs(profile, store, wanted.nanogpt, precision), wanted.rounds))
+                add(
+                    "pretraining, tokens/s",
+                    "1",
+                    threads,
+                    precision,
+                    fastest(pretraining_jobs(profile, store, wanted.nanogpt, precision), wanted.rounds),
+                )
         if wanted.trl:
-            for ends, name, goals in ((False, "PPO, exactly 32 tokens, episodes/s", {"fp32": "1.3 (1.1 without gc)", "bf16": "2"}),
-                                      (True, "PPO, answers that end, episodes/s", {"fp32": "2.5", "bf16": "4, moonshot 8"})):  # fmt: skip
+            for ends, name, goals in (
+                (False, "PPO, exactly 32 tokens, episodes/s", {"fp32": "1.3 (1.1 without gc)", "bf16": "2"}),
+                (True, "PPO, answers that end, episodes/s", {"fp32": "2.5", "bf16": "4, moonshot 8"}),
+            ):
                 shapes = {"": profile, ", one trunk": replace(profile, one_trunk=True)}
-                jobs = {p + shape: ppo_job(sized, store, p, ends) for p in precisions for shape, sized in shapes.items()}
+                jobs = {
+                    p + shape: ppo_job(sized, store, p, ends)
+                    for p in precisions
+                    for shape, sized in shapes.items()
+                }
                 jobs["TRL 1.12 fp32"] = trl_ppo_job(profile, store, wanted.trl, ends, False, threads)
                 if not ends:
-                    jobs["TRL 1.12 fp32, no gc"] = trl_ppo_job(profile, store, wanted.trl, ends, True, threads)
+                    jobs["TRL 1.12 fp32, no gc"] = trl_ppo_job(
+                        profile, store, wanted.trl, ends, True, threads
+                    )
                 found = fastest(jobs, wanted.rounds)
                 peers = {k: v for k, v in found.items() if k.startswith("TRL")}
                 for precision in precisions:
                     for shape in shapes:
-                        goal = "3, moonshot 4" if shape and precision == "bf16" and not ends else goals[precision] if not shape else ""
-                        add(name + shape, goal, threads, precision, {"ours": found[precision + shape], **peers})
+                        goal = (
+                            "3, moonshot 4"
+                            if shape and precision == "bf16" and not ends
+                            else goals[precision]
+                            if not shape
+                            else ""
+                        )
+                        add(
+                            name + shape,
+                            goal,
+                            threads,
+                            precision,
+                            {"ours": found[precision + shape], **peers},
+                        )
         for precision in precisions:
             limit = matrix_rate(precision)
-            for work, job in (("pretraining", pretraining_steps(profile, store, precision)), ("PPO-ptx", one_update(profile, store, precision))):
+            for work, job in (
+                ("pretraining", pretraining_steps(profile, store, precision)),
+                ("PPO-ptx", one_update(profile, store, precision)),
+            ):
                 found = where_time_goes(job, limit)
-                rows.append({"work": f"where {work}'s time goes", "threads": threads, "precision": precision, "gflops": limit, **found})
-                print(f"{work}, {threads} thread(s), {precision}: {found['of_matrix_rate']:.0%} of {limit:.0f} GFLOP/s; "
-                      + ", ".join(f"{k} {v:.0%}" for k, v in found["shares"].items()), flush=True)  # fmt: skip
+                rows.append(
+                    {
+                        "work": f"where {work}'s time goes",
+                        "threads": threads,
+                        "precision": precision,
+                        "gflops": limit,
+                        **found,
+                    }
+                )
+                print(
+                    f"{work}, {threads} thread(s), {precision}: {found['of_matrix_rate']:.0%} of "
+                    f"{limit:.0f} GFLOP/s; " + ", ".join(f"{k} {v:.0%}" for k, v in found["shares"].items()),
+                    flush=True,
+                )
     rows += ppo_costs(profile, store)
-    for name, given in (("--trl: no line for PPO", wanted.trl), ("--nanogpt: no line for pretraining", wanted.nanogpt)):
+    for name, given in (
+        ("--trl: no line for PPO", wanted.trl),
+        ("--nanogpt: no line for pretraining", wanted.nanogpt),
+    ):
         if not given:
             print(f"Left out, since not given: {name}")
     path = wanted.keep or runs_folder() / "speed.json"

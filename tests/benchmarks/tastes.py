@@ -51,21 +51,35 @@ def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
     rank_all(rows[:RANKINGS], taste, RankingStore())
     store = ensure("taste_evaluate", profile)
     metrics = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
-    more = [r | {"ranks": ranks_by(SCRIPTED[taste], r["answers"])} for r in rows[RANKINGS : RANKINGS + FOR_ACCURACY]]
+    more = [
+        r | {"ranks": ranks_by(SCRIPTED[taste], r["answers"])}
+        for r in rows[RANKINGS : RANKINGS + FOR_ACCURACY]
+    ]
     tokenizer = tokenizer_of(store)
-    accuracy = {n: pair_accuracy(load_scorer(store.folder(s)), tokenizer, profile, more) for n, s in (("default", "reward"), ("taste", "taste_reward"))}
+    accuracy = {
+        n: pair_accuracy(load_scorer(store.folder(s)), tokenizer, profile, more)
+        for n, s in (("default", "reward"), ("taste", "taste_reward"))
+    }
     answers = read_jsonl(store.folder("taste_evaluate") / "answers.jsonl")
 
     def by_prompt(name, value):
         return [float(np.mean([value(a) for a in row["answers"][name]["t1"]])) for row in answers]
 
     return {
-        "seed": seed, "taste": taste, "weight": weight, "accuracy": accuracy, "rankings": metrics["rankings"],
-        "reward_accuracy": metrics["reward_accuracy"], "things": [thing_of(p) for p in prompts_of(store, "test")],
+        "seed": seed,
+        "taste": taste,
+        "weight": weight,
+        "accuracy": accuracy,
+        "rankings": metrics["rankings"],
+        "reward_accuracy": metrics["reward_accuracy"],
+        "things": [thing_of(p) for p in prompts_of(store, "test")],
         "words": {n: by_prompt(n, lambda a: len(a.split())) for n in ("default", "taste")},
         "polite": {n: by_prompt(n, lambda a: float(SCRIPTED["polite"](a))) for n in ("default", "taste")},
-        "gold": {n: {x: [float(np.mean(r["gold"][n][x])) for r in answers] for x in ASPECTS} for n in ("default", "taste")},
-    }  # fmt: skip
+        "gold": {
+            n: {x: [float(np.mean(r["gold"][n][x])) for r in answers] for x in ASPECTS}
+            for n in ("default", "taste")
+        },
+    }
 
 
 def pooled(runs: list[dict]) -> dict:
@@ -76,18 +90,30 @@ def pooled(runs: list[dict]) -> dict:
 
     def times(key):
         """mean(taste) / mean(default) with its interval."""
-        return dict(zip(("ratio", "low", "high"), ratio(values(key, "taste"), np.maximum(values(key, "default"), 1e-9), things)))
+        return dict(
+            zip(
+                ("ratio", "low", "high"),
+                ratio(values(key, "taste"), np.maximum(values(key, "default"), 1e-9), things),
+            )
+        )
 
     return {
-        "taste": runs[0]["taste"], "weight": runs[0]["weight"], "seeds": [r["seed"] for r in runs],
-        "accuracy": {n: float(np.mean([r["accuracy"][n]["accuracy"] for r in runs])) for n in ("default", "taste")},
+        "taste": runs[0]["taste"],
+        "weight": runs[0]["weight"],
+        "seeds": [r["seed"] for r in runs],
+        "accuracy": {
+            n: float(np.mean([r["accuracy"][n]["accuracy"] for r in runs])) for n in ("default", "taste")
+        },
         "accuracy_low": float(np.mean([r["accuracy"]["taste"]["low"] for r in runs])),
         "words": {n: float(values("words", n).mean()) for n in ("default", "taste")},
         "words_ratio": times("words"),
         "polite": {n: float(values("polite", n).mean()) for n in ("default", "taste")},
         "polite_ratio": times("polite"),
-        "gold_difference": {x: mean_difference(values("gold", "taste", x), values("gold", "default", x), things) for x in ASPECTS},
-    }  # fmt: skip
+        "gold_difference": {
+            x: mean_difference(values("gold", "taste", x), values("gold", "default", x), things)
+            for x in ASPECTS
+        },
+    }
 
 
 def main() -> None:
@@ -112,12 +138,21 @@ def main() -> None:
     if wanted.profile == "laptop":
         (DATA / "reference" / "tastes.json").write_text(json.dumps(table, indent=1) + "\n", "utf-8")
     for row in table:
-        gold = "  ".join(f"{x} {g['difference']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})" for x, g in row["gold_difference"].items())
+        gold = "  ".join(
+            f"{x} {g['difference']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})"
+            for x, g in row["gold_difference"].items()
+        )
         print(f"{row['taste']:7} weight {row['weight']:.2f}, seeds {row['seeds']}")
-        print(f"  held-out rankings: default {row['accuracy']['default']:.0%}, own {row['accuracy']['taste']:.0%} (low {row['accuracy_low']:.0%}); goal 70 %")
+        print(
+            f"  held-out rankings: default {row['accuracy']['default']:.0%}, own "
+            f"{row['accuracy']['taste']:.0%} (low {row['accuracy_low']:.0%}); goal 70 %"
+        )
         for key in ("words", "polite"):
             r = row[f"{key}_ratio"]
-            print(f"  {key:5} {row[key]['default']:.3f} → {row[key]['taste']:.3f}: × {r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})")
+            print(
+                f"  {key:5} {row[key]['default']:.3f} → {row[key]['taste']:.3f}: × {r['ratio']:.2f} "
+                f"({r['low']:.2f} to {r['high']:.2f})"
+            )
         print(f"  gold: {gold}")
 
 

@@ -1,6 +1,7 @@
-"""How long a person waits: from Enter to the next item on the screen, in a real browser, with a queue of 1,000 items.
+"""How long a person waits: from Enter to the next item on the screen, in a real browser, with a
+queue of 1,000 items.
 
-    python tests/benchmarks/widget.py
+python tests/benchmarks/widget.py
 """
 
 import json
@@ -17,7 +18,10 @@ WATCH = """() => {
   const start = performance.now();
   const see = new MutationObserver(() => {
     const prompt = document.querySelector('.rlhf-prompt');
-    if (prompt && prompt.textContent !== shown && window.waited === null) { window.waited = performance.now() - start; see.disconnect(); }
+    if (prompt && prompt.textContent !== shown && window.waited === null) {
+      window.waited = performance.now() - start;
+      see.disconnect();
+    }
   });
   see.observe(document.querySelector('.rlhf-ranking'), { childList: true, subtree: true });
 }"""
@@ -27,10 +31,12 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     notebook(
         folder / "w.ipynb",
-        "from rlhf_utils.ranking.session import RankingSession\nfrom rlhf_utils.ranking.store import RankingStore\n"
+        "from rlhf_utils.ranking.session import RankingSession\nfrom rlhf_utils.ranking.store import "
+        "RankingStore\n"
         "from rlhf_utils.ranking.widget import show_session\n"
         "rows = [{'id': str(i), 'messages': [{'role': 'user', 'content': f'What do cows eat? ({i})'}],\n"
-        "         'answers': ['Cows eat grass.', 'Grass.', 'Cows eat grass. I hope that you like my answer.', 'Cows eat fish.']} for i in range(1000)]\n"
+        "         'answers': ['Cows eat grass.', 'Grass.', 'Cows eat grass. I hope that you like my "
+        "answer.', 'Cows eat fish.']} for i in range(1000)]\n"
         f"show_session(RankingSession(rows, 'ada', RankingStore('sqlite:///{folder}/r.sqlite')))",
     )
     waited = []
@@ -47,7 +53,11 @@ def main() -> None:
             wait_done(page, i + 1)
             waited.append(page.evaluate("window.waited"))
     waited.sort()
-    figures = {"submissions": len(waited), "median_ms": round(waited[len(waited) // 2]), "p95_ms": round(waited[int(0.95 * len(waited))])}
+    figures = {
+        "submissions": len(waited),
+        "median_ms": round(waited[len(waited) // 2]),
+        "p95_ms": round(waited[int(0.95 * len(waited))]),
+    }
     print(json.dumps(figures), "goal: p95 at most 150 ms")
 
 

@@ -5,20 +5,10 @@ import html
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-COLOURS = {
-    "base": "#8c93a3",
-    "base_prompted": "#8a63b8",
-    "sft": "#3b6fd4",
-    "ppo": "#d9822b",
-    "ppo_ptx": "#1f8a5b",
-}
-NAMES = {
-    "base": "base, bare",
-    "base_prompted": "base, prompted",
-    "sft": "SFT",
-    "ppo": "PPO",
-    "ppo_ptx": "PPO-ptx",
-}
+from rlhf_utils.profiles import MODELS
+
+COLOURS = {name: model.colour for name, model in MODELS.items()}
+NAMES = {name: model.written for name, model in MODELS.items()}
 LAYOUT = dict(template="plotly_white", height=380, margin=dict(l=60, r=20, t=50, b=50), font=dict(size=13))
 
 

@@ -1,10 +1,29 @@
-"""Profiles: every size and budget of the course in one place."""
+"""Profiles: every size and budget of the course in one place; and the models that it compares."""
 
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rlhf_utils.environment import CourseError, variable
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the models that are compared: the stage that makes it, its name in print, its colour."""
+
+    stage: str
+    written: str
+    colour: str
+
+
+MODELS = {
+    "base": Model("pretrain", "base, bare", "#8c93a3"),
+    "base_prompted": Model("pretrain", "base, prompted", "#8a63b8"),
+    "sft": Model("sft", "SFT", "#3b6fd4"),
+    "ppo": Model("ppo", "PPO", "#d9822b"),
+    "ppo_ptx": Model("ppo_ptx", "PPO-ptx", "#1f8a5b"),
+}
+POLICIES = ("sft", "ppo", "ppo_ptx")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf_utils.artifacts import store as artifacts
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
-from rlhf_utils.artifacts.store import PARENTS, STAGES, Store, descendants
+from rlhf_utils.artifacts.lineage import PARENTS, SETTINGS, STAGES, descendants
+from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, CourseError
-from rlhf_utils.pipeline.stages import ensure, prompts_of, windows_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import PROFILES, load_profile
 
 
@@ -81,7 +81,7 @@ def test_checkpoints_of_other_settings_are_dropped_and_a_lower_rate_goes_on(tmp_
             raise ZeroDivisionError
         return found
 
-    monkeypatch.setitem(artifacts.SETTINGS, "corpus", ("ppo_rate", "episodes"))
+    monkeypatch.setitem(SETTINGS, "corpus", ("ppo_rate", "episodes"))
     profile = PROFILES["tiny"]
     assert not left(profile) and left(profile) and left(replace(profile, ppo_rate=1e-5))
     assert not left(replace(profile, episodes=8)) and left(replace(profile, episodes=8))
@@ -91,7 +91,7 @@ def test_a_setting_that_is_newer_than_an_artifact_had_its_default(tmp_path, monk
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     store = Store(PROFILES["tiny"])
     write(store)
-    monkeypatch.setitem(artifacts.SETTINGS, "corpus", (*artifacts.SETTINGS["corpus"], "one_trunk"))
+    monkeypatch.setitem(SETTINGS, "corpus", (*SETTINGS["corpus"], "one_trunk"))
     assert store.find("corpus")
     with pytest.raises(CourseError, match="one_trunk was False, is True"):
         Store(replace(PROFILES["tiny"], one_trunk=True)).find("corpus")
@@ -216,7 +216,7 @@ def test_reference_artifacts_are_small_sound_and_of_this_profile(tmp_path, monke
     for stage in ("tokenizer", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx", "evaluate"):
         assert store.find(stage) == REFERENCE / stage, stage
     assert {"rankings.jsonl.gz"} <= {f.name for f in store.folder("rank").iterdir()}
-    assert len(read_jsonl(store.folder("rank") / "rankings.jsonl")) > 3000
+    assert len(store.rankings()) > 3000
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")
@@ -230,19 +230,18 @@ def test_the_corpus_that_the_reference_was_trained_on_comes_out_byte_for_byte(tm
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")
-def test_what_reference_models_lack_is_built_when_it_is_read(tmp_path, monkeypatch):
-    """A chapter opened first on a new machine: its models are there,
-    the corpus they were trained on is not.
-    """
+def test_what_reference_models_lack_is_built_when_it_is_asked_for(tmp_path, monkeypatch):
+    """A chapter opened first on a new machine: its models are there, their corpus is not. Readers build nothing."""
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     monkeypatch.setenv("RLHF_REFERENCE", "1")
     store = ensure("ppo_ptx", PROFILES["laptop"], say=lambda text: None)
     assert store.find("corpus") is None
-    assert prompts_of(store, "validation") and len(windows_of(store, "heldout"))
-    assert {f.name for f in store.root.iterdir() if f.is_dir()} == {
-        "corpus",
-        "tokens",
-    }  # and nothing was trained
+    with pytest.raises(CourseError, match="Build it with: rlhf run --profile laptop --until corpus"):
+        store.prompts("validation")
+    store = ensure(("corpus", "tokens", "ppo_ptx"), PROFILES["laptop"], say=lambda text: None)
+    assert store.prompts("validation") and len(store.windows("heldout"))
+    # And nothing was trained.
+    assert {f.name for f in store.root.iterdir() if f.is_dir()} == {"corpus", "tokens"}
     assert ensure("ppo_ptx", store.profile).find("ppo_ptx") == REFERENCE / "ppo_ptx"
 
 

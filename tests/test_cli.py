@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rlhf_utils.artifacts.store import STAGES
+from rlhf_utils.artifacts.lineage import STAGES
 
 pytestmark = pytest.mark.slow
 

@@ -6,21 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from benchmarks.seeds import pool
 
 from rlhf_utils.artifacts.files import read_jsonl
-from rlhf_utils.evaluation.measures import (
-    BARE,
-    answer_prompts,
-    compare,
-    kl_to_sft,
-    mark_of,
-    pool,
-    profession_skew,
-    subset,
-    untouched,
-)
-from rlhf_utils.language.models import load_gpt2
-from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of
+from rlhf_utils.evaluation.answers import BARE, answer_prompts, kl_to_sft, mark_of
+from rlhf_utils.evaluation.comparisons import compare, subset, untouched
+from rlhf_utils.evaluation.language import profession_skew
 from rlhf_utils.world.prompts import PROBES, USE_CASES, thing_of, write_prompts
 
 
@@ -119,8 +110,8 @@ def test_prompts_about_one_thing_share_it(world):
 
 
 def test_answers_keep_their_tokens_and_ends(tiny):
-    tokenizer, sft = tokenizer_of(tiny), load_gpt2(tiny.folder("sft"))
-    prompts = prompts_of(tiny, "test")[:12]
+    tokenizer, sft = tiny.tokenizer(), tiny.model("sft")
+    prompts = tiny.prompts("test")[:12]
     rows = answer_prompts(tiny.profile, tokenizer, sft, prompts, 1.0, 2, 0)
     for answer in (a for row in rows for a in row):
         assert answer.ended == (answer.tokens[-1] == tokenizer.eos_token_id)
@@ -130,8 +121,8 @@ def test_answers_keep_their_tokens_and_ends(tiny):
 
 
 def test_kl_is_that_of_the_tokens_that_were_drawn(tiny):
-    tokenizer, sft, ppo = tokenizer_of(tiny), load_gpt2(tiny.folder("sft")), load_gpt2(tiny.folder("ppo"))
-    prompts = prompts_of(tiny, "test")
+    tokenizer, sft, ppo = tiny.tokenizer(), tiny.model("sft"), tiny.model("ppo")
+    prompts = tiny.prompts("test")
     said = [row[0] for row in answer_prompts(tiny.profile, tokenizer, ppo, prompts, 1.0, 1, 3)]
     assert kl_to_sft(tiny.profile, tokenizer, sft, sft, prompts, said) == 0
     assert np.isfinite(kl_to_sft(tiny.profile, tokenizer, ppo, sft, prompts, said))
@@ -163,10 +154,10 @@ def test_pooling_a_run_with_itself_changes_no_figure_and_no_interval(tiny):
 
 
 def test_untouched_prompts_are_those_whose_fact_nothing_after_pretraining_held(tiny):
-    prompts = prompts_of(tiny, "test")
+    prompts = tiny.prompts("test")
     found = untouched(prompts, tiny)
     assert found.shape == (len(prompts),) and not found[[p["spec"]["type"] != "fact" for p in prompts]].any()
-    trained = [r["completion"] for r in prompts_of(tiny, "demonstrations")]
+    trained = [r["completion"] for r in tiny.prompts("demonstrations")]
     from rlhf_utils.world.facts import load_world
 
     for p in (p for p, new in zip(prompts, found) if new):
@@ -178,7 +169,7 @@ def test_untouched_prompts_are_those_whose_fact_nothing_after_pretraining_held(t
 def test_profession_skew_of_a_model_that_says_he_of_everybody_is_the_share_of_professions_the_web_calls_he(
     tiny, world
 ):
-    tokenizer = tokenizer_of(tiny)
+    tokenizer = tiny.tokenizer()
 
     def always_he(input_ids, attention_mask):
         logits = torch.zeros(*input_ids.shape, len(tokenizer))

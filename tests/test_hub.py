@@ -77,12 +77,11 @@ def hub(python, students, folder, tiny, postgres):
     if not Path(PROXY).exists():
         missing("configurable-http-proxy")
     from rlhf_utils.pipeline.rank import items_to_rank
-    from rlhf_utils.pipeline.stages import prompts_of
     from rlhf_utils.ranking.classroom import init_class, write_passwords
 
     shutil.copytree(tiny.root, folder / "class" / "tiny")
     admin = postgres.database()
-    rows = items_to_rank(tiny.profile, tiny, prompts_of(tiny, "ppo")[:12])
+    rows = items_to_rank(tiny.profile, tiny, tiny.prompts("ppo")[:12])
     write_passwords(admin, init_class(admin, students, rows, rankers=1, shared=3), folder / "passwords")
     ports = [free_port() for _ in range(3)]
     (folder / "config.py").write_text(

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhf_utils.evaluation.measures import BARE, answer_prompts, judge_answers
+from rlhf_utils.evaluation.answers import BARE, answer_prompts, judge_answers
 from rlhf_utils.evaluation.statistics import mean_difference
 from rlhf_utils.language.models import load_gpt2
-from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import PROFILES
 from rlhf_utils.world.prompts import write_prompts
 
@@ -42,7 +42,7 @@ PROFILE = replace(
 def test_base_below_sft_below_ppo(tmp_path, monkeypatch, world, judge):
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     store = ensure("ppo", PROFILE, say=lambda text: None)
-    tokenizer = tokenizer_of(store)
+    tokenizer = store.tokenizer()
     prompts = write_prompts(world, "test", {"classification": 100, "other": 100}, seed=0)
     gold = {}
     for name, stage in (("base", "pretrain"), ("sft", "sft"), ("ppo", "ppo")):
@@ -58,6 +58,6 @@ def test_base_below_sft_below_ppo(tmp_path, monkeypatch, world, judge):
         )
         gold[name] = judge_answers(judge, prompts, answers)["total"].mean(1)
     print({name: round(float(np.mean(g)), 3) for name, g in gold.items()})
-    assert len(prompts_of(store, "demonstrations")) >= 500
+    assert len(store.prompts("demonstrations")) >= 500
     assert mean_difference(gold["sft"], gold["base"])["low"] > 0
     assert mean_difference(gold["ppo"], gold["sft"])["low"] > 0

@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch.nn import functional as F
+from transformers import GPT2LMHeadModel
 
-from rlhf_utils.language.models import load_scorer, new_gpt2, pad_batch, save_model
+from rlhf_utils.language.models import gpt2_config, load_scorer, new_gpt2, pad_batch, save_model
 from rlhf_utils.language.packing import pack
-from rlhf_utils.language.sampling import generate, sample
+from rlhf_utils.language.sampling import Decoder, generate, sample
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores
 from rlhf_utils.language.tokenizer import (
     END,
@@ -178,18 +179,22 @@ def test_sampling_follows_the_softmax(tokenizer, model):
     assert chisquare(observed, np.array(wanted) * sum(observed) / sum(wanted)).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-def test_the_samplers_own_logprobs_are_those_of_a_pass(tokenizer, model, temperature):
-    prompts, pad = [[5], [6, 7, 8], [9, 10]] * 5, tokenizer.pad_token_id
-    drawn = generate(
-        model, prompts, 12, temperature, pad, tokenizer.eos_token_id, torch.Generator().manual_seed(2)
-    )
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_the_decoder_has_the_logits_of_a_pass(tokenizer, by_layer):
+    """Also of a model that scales its attention otherwise than torch does if nobody says how."""
+    torch.manual_seed(0)
+    config = gpt2_config(PROFILES["tiny"], tokenizer)
+    config.scale_attn_by_inverse_layer_idx = by_layer
+    model = GPT2LMHeadModel(config).eval()
+    prompts, following = [[5], [6, 7, 8], [9, 10]], [[11, 12, 13], [14, 15, 16], [17, 18, 19]]
     with torch.no_grad():
-        scored = answer_logprobs(
-            model, pack([(p, [t]) for p, t in zip(prompts, drawn.tokens)], pad), pad, temperature or 1.0
-        )
-    for row, tokens, own in zip(scored, drawn.tokens, drawn.logprobs):
-        assert row[: len(tokens)].tolist() == pytest.approx(own, abs=1e-4)
+        decoder = Decoder(model, prompts, tokenizer.pad_token_id, 4)
+        for time in range(4):
+            for row, (prompt, more) in enumerate(zip(prompts, following)):
+                wanted = model(torch.tensor([prompt + more[:time]])).logits[0, -1]
+                assert torch.allclose(decoder.logits[row], wanted, atol=1e-4)
+            if time < 3:
+                decoder.step(torch.tensor([more[time] for more in following]))
 
 
 def test_nothing_follows_the_end(tokenizer, model):
@@ -273,11 +278,12 @@ def test_packing_leaves_little_padding_and_mixes_any_shapes(tokenizer):
     answers = [a for _, found in rows for a in found]
     said = [t for a in answers for t in a]
     assert (
-        packed.mask.sum(1).tolist() == [len(a) for a in answers] and packed.said[: len(said)].tolist() == said
+        packed.mask.sum(1).tolist() == [len(a) for a in answers]
+        and packed.answer_ids[: len(said)].tolist() == said
     )
     assert (
-        len(packed.said) % 64 == len(packed.before) % 64 == len(packed.kept) % 64 == 0
-        and len(packed.said) - len(said) < 64
+        len(packed.answer_ids) % 64 == len(packed.before) % 64 == len(packed.read_positions) % 64 == 0
+        and len(packed.answer_ids) - len(said) < 64
     )
 
 

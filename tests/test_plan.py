@@ -8,7 +8,6 @@ import torch
 from rlhf_utils.environment import CourseError, gpu_fraction
 from rlhf_utils.language.device import device
 from rlhf_utils.language.models import new_gpt2
-from rlhf_utils.pipeline.stages import tokenizer_of
 from rlhf_utils.profiles import PROFILES, load_profile
 from rlhf_utils.training.plan import check_shapes, free_bytes, microbatch, parameters, plan, row_bytes
 
@@ -16,9 +15,9 @@ GPU = PROFILES["gpu"]
 
 
 def test_parameters_are_counted_as_the_model_has_them(tiny):
-    model = new_gpt2(tiny.profile, tokenizer_of(tiny))
+    model = new_gpt2(tiny.profile, tiny.tokenizer())
     assert sum(p.numel() for p in model.parameters()) == parameters(
-        replace(tiny.profile, vocabulary=len(tokenizer_of(tiny)))
+        replace(tiny.profile, vocabulary=len(tiny.tokenizer()))
     )
 
 

@@ -7,28 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_gpt2, save_model
 from rlhf_utils.language.packing import pack
-from rlhf_utils.language.sampling import generate
+from rlhf_utils.language.sampling import Answers, generate
 from rlhf_utils.language.scoring import answer_logprobs
 from rlhf_utils.language.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
-from rlhf_utils.pipeline.stages import documents_of, prompts_of, tokenizer_of, windows_of
-from rlhf_utils.training.ppo import (
-    PPO,
-    advantages_and_returns,
-    kl_estimates,
-    masked_mean,
-    policy_loss,
-    token_rewards,
-    train_ppo,
-    value_loss,
-    whiten,
-)
+from rlhf_utils.training import ppo as ppo_module
+from rlhf_utils.training.masked import masked_mean, whiten
+from rlhf_utils.training.ppo import PPO, advantages_and_returns, policy_loss, token_rewards, value_loss
+from rlhf_utils.training.ppo_log import kl_estimates
+from rlhf_utils.training.ppo_run import train_ppo
 
 MASK = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0]])
 
@@ -149,57 +141,34 @@ def test_kl_estimates_agree_with_the_exact_kl():
 @pytest.fixture
 def ppo(tiny):
     profile = replace(tiny.profile, precision="fp32")
-    return PPO(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), windows_of(tiny))
+    return PPO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"), tiny.windows())
+
+
+def rollouts(ppo, prompts):
+    """One Rollout a minibatch."""
+    minibatches = ppo.rollout(prompts, ppo.sample(prompts))
+    assert all(len(parts) == 1 for parts in minibatches)
+    return [rollout for parts in minibatches for rollout in parts]
 
 
 @pytest.fixture(scope="module")
 def prompts(tiny):
     return [
-        prompt_ids(tokenizer_of(tiny), p["messages"], tiny.profile.prompt_tokens)
-        for p in prompts_of(tiny, "ppo")[:16]
+        prompt_ids(tiny.tokenizer(), p["messages"], tiny.profile.prompt_tokens)
+        for p in tiny.prompts("ppo")[:16]
     ]
 
 
 def test_ratio_is_1_and_kl_0_before_the_first_step(ppo, prompts):
-    for batch in ppo.rollout(prompts):
+    for batch in rollouts(ppo, prompts):
         assert (batch.logprobs - batch.reference).abs().max() == 0
         with torch.no_grad():
-            again, values = ppo.look(batch.packed)
+            again, values = ppo.logprobs_and_values(batch.packed)
         assert torch.equal(again, batch.logprobs) and torch.equal(values, batch.values)
 
 
-@pytest.mark.parametrize(
-    "change", [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "lora": 4}]
-)
-def test_the_pass_that_scores_the_first_minibatch_trains_as_a_new_one_would(tiny, prompts, change):
-    """Its graph was made among passes without gradients, under one autocast, whose cache of cast weights must
-    not cut it.
-    """
-    ppo = PPO(replace(tiny.profile, **change), tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"))
-    ppo.head.weight.data.fill_(0.1)
-    first, *others = ppo.rollout(prompts)
-    assert first.forward is not None and all(b.forward is None for b in others)
-    gradients = []
-    hook = register_optimizer_step_pre_hook(
-        lambda optimizer, *_: gradients[-1].extend(
-            p.grad.clone() for p in optimizer.param_groups[0]["params"]
-        )
-    )
-    try:
-        for forward in (first.forward, None):
-            first.forward = forward
-            gradients.append([])
-            ppo.step(first, 0.0)
-    finally:
-        hook.remove()
-    assert any(g.abs().max() > 0 for g in gradients[0]) and len(gradients[0]) == len(ppo.of_policy) + len(
-        ppo.of_value
-    )
-    assert all(torch.equal(a, b) for a, b in zip(*gradients))
-
-
 def test_whitening_looks_at_valid_tokens_of_all_minibatches(ppo, prompts):
-    batches = ppo.rollout(prompts)
+    batches = rollouts(ppo, prompts)
     assert len(batches) == ppo.profile.minibatches and sum(len(b.scores) for b in batches) == len(prompts)
     valid = torch.cat([b.advantages[b.mask.bool()] for b in batches])
     assert valid.mean().item() == pytest.approx(0, abs=1e-5) and valid.pow(2).mean().item() == pytest.approx(
@@ -208,26 +177,28 @@ def test_whitening_looks_at_valid_tokens_of_all_minibatches(ppo, prompts):
 
 
 def test_nothing_after_the_end_counts(ppo, prompts):
-    for batch in ppo.rollout(prompts):
+    for batch in rollouts(ppo, prompts):
         outside = batch.mask == 0
         for name in ("logprobs", "reference", "values", "rewards", "advantages", "returns"):
             assert getattr(batch, name)[outside].abs().sum() == 0, name
 
 
 def test_an_answer_that_never_ends_or_never_begins_gets_the_penalty(ppo):
-    batch = ppo.score([[5, 6], [7], [7]], [[8, 9], [8, ppo.end], [ppo.end]], [False, True, True])
+    batch = ppo.score(
+        [[5, 6], [7], [7]], Answers([[8, 9], [8, ppo.end], [ppo.end]], [False, True, True]), range(3)
+    )
     assert batch.scores[0] == -3.0 and batch.scores[1] != -3.0 and batch.scores[2] == -3.0
 
 
 def test_ptx_gradient_is_the_sum_of_both_parts(ppo, prompts, monkeypatch):
     """With the same windows, gradient(PPO + γ ptx) = gradient(PPO) + γ gradient(ptx)."""
-    batch = ppo.rollout(prompts)[0]
+    batch = rollouts(ppo, prompts)[0]
 
     def gradient(windows, coefficient):
         ppo.windows, ppo.profile = windows, replace(ppo.profile, ptx_coefficient=coefficient)
         ppo.shuffle = np.random.default_rng(0)
         kept = {n: p.detach().clone() for n, p in ppo.policy.named_parameters()}
-        ppo.step(batch, 0.0)
+        ppo.step([batch], 0.0)
         for n, p in ppo.policy.named_parameters():
             p.data.copy_(kept[n])
         return torch.cat([p.grad.flatten() for p in ppo.policy.parameters()])
@@ -240,8 +211,8 @@ def test_ptx_gradient_is_the_sum_of_both_parts(ppo, prompts, monkeypatch):
 
 
 def test_each_part_of_the_gradient_is_logged_before_clipping(ppo, prompts):
-    batch = ppo.rollout(prompts)[0]
-    logged = ppo.step(batch, 0.0)
+    batch = rollouts(ppo, prompts)[0]
+    logged = ppo.step([batch], 0.0)
     assert logged["step_kl"] == 0  # nothing has moved yet
     assert min(logged[f"{part}_gradient"] for part in ("policy", "value", "ptx")) > 0
     whole = logged["gradient_norm"]  # of policy and ptx together, before clipping
@@ -252,8 +223,38 @@ def test_each_part_of_the_gradient_is_logged_before_clipping(ppo, prompts):
     )
 
 
+def test_microbatches_add_up_to_the_step_of_the_whole_minibatch(tiny, prompts, monkeypatch):
+    """What a GPU reads in parts is the step that a CPU takes at once, but for rounding."""
+    found = {}
+    for at_once in (16, 3):
+        monkeypatch.setattr(ppo_module, "answers_at_once", lambda _, rows, __, n=at_once: min(n, rows))
+        profile = replace(tiny.profile, precision="fp32")
+        ppo = PPO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"), tiny.windows())
+        logged, answers = ppo.update(prompts, 1e-3)
+        weights = torch.cat([p.detach().flatten() for p in ppo.policy.parameters()])
+        found[at_once] = logged, answers, weights
+    (one, drawn, weights), (parts, again, others) = found[16], found[3]
+    assert drawn == again
+    assert {k: pytest.approx(v, abs=1e-3, rel=1e-3) for k, v in one.items()} == parts
+    # A weight whose gradient is 0 but for rounding may take Adam's first steps either way.
+    assert (weights - others).abs().mean() < 1e-6
+
+
+def test_a_value_model_of_its_own_learns_alike_whatever_its_coefficient(tiny, prompts, monkeypatch):
+    """Adam divides by the size of the gradient, as long as nothing is clipped."""
+    steps = []
+    for coefficient in (0.01, 0.1):
+        monkeypatch.setattr(ppo_module, "VALUE_COEFFICIENT", coefficient)
+        monkeypatch.setattr(ppo_module, "LONGEST_GRADIENT", 1e9)
+        profile = replace(tiny.profile, precision="fp32")
+        ppo = PPO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"))
+        ppo.step(ppo.rollout(prompts, ppo.sample(prompts))[0], 1e-3)
+        steps.append(ppo.head.weight.detach().clone())
+    assert steps[0].abs().max() > 1e-4 and torch.allclose(*steps, atol=1e-5)
+
+
 def test_steps_end_when_the_policy_has_left_what_it_sampled(ppo, prompts):
-    calm, wild = ppo.update(prompts, 1e-6), ppo.update(prompts, 0.3)
+    (calm, _), (wild, _) = ppo.update(prompts, 1e-6), ppo.update(prompts, 0.3)
     assert calm["steps"] == ppo.profile.ppo_epochs * ppo.profile.minibatches and calm["step_kl"] < 1e-3
     assert wild["steps"] < calm["steps"] and wild["step_kl"] > 0.05
 
@@ -263,14 +264,14 @@ def test_steps_end_when_the_policy_has_left_what_it_sampled(ppo, prompts):
 )
 def test_variants_start_at_the_sft_model_and_train(tiny, prompts, change):
     profile = replace(tiny.profile, precision="fp32", **change)
-    ppo = PPO(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"), windows_of(tiny))
+    ppo = PPO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"), tiny.windows())
     before = {n: p.detach().clone() for n, p in ppo.policy.named_parameters()}
-    for batch in ppo.rollout(prompts):
+    for batch in rollouts(ppo, prompts):
         assert (batch.logprobs - batch.reference).abs().max() == 0
         with torch.no_grad():
-            assert torch.equal(ppo.look(batch.packed)[0], batch.logprobs)
+            assert torch.equal(ppo.logprobs_and_values(batch.packed)[0], batch.logprobs)
     for _ in range(3):
-        logged = ppo.update(prompts, 3e-3)
+        logged, _ = ppo.update(prompts, 3e-3)
     assert logged["kl_k3"] > 0
     moved = {n for n, p in ppo.policy.named_parameters() if not torch.equal(p, before[n])}
     assert moved and all(("lora" in n) == bool(profile.lora) for n in moved)
@@ -278,7 +279,7 @@ def test_variants_start_at_the_sft_model_and_train(tiny, prompts, change):
 
 def test_a_lora_policy_samples_what_its_merged_weights_say(tiny, prompts, tmp_path):
     profile = replace(tiny.profile, precision="fp32", lora=4)
-    ppo = PPO(profile, tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward"))
+    ppo = PPO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"))
     for _ in range(3):
         ppo.update(prompts, 3e-3)
     tokens = generate(ppo.policy, prompts, 12, 0.0, ppo.pad, ppo.end).tokens
@@ -287,7 +288,7 @@ def test_a_lora_policy_samples_what_its_merged_weights_say(tiny, prompts, tmp_pa
         adapted = answer_logprobs(ppo.policy, packed, ppo.pad)
         save_model(ppo.policy, tmp_path)
         assert (answer_logprobs(load_gpt2(tmp_path), packed, ppo.pad) - adapted).abs().max() < 1e-4
-        assert (answer_logprobs(load_gpt2(tiny.folder("sft")), packed, ppo.pad) - adapted).abs().max() > 1e-3
+        assert (answer_logprobs(tiny.model("sft"), packed, ppo.pad) - adapted).abs().max() > 1e-3
     assert generate(load_gpt2(tmp_path), prompts, 12, 0.0, ppo.pad, ppo.end).tokens == tokens
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
@@ -295,11 +296,11 @@ def test_a_lora_policy_samples_what_its_merged_weights_say(tiny, prompts, tmp_pa
 def test_bfloat16_changes_the_first_ratio_by_little(tiny, prompts):
     """Scored in the same minibatch the ratio is 1 in any precision; scored alone, bfloat16 rounds."""
     ppo = PPO(
-        replace(tiny.profile, precision="bf16"), tokenizer_of(tiny), tiny.folder("sft"), tiny.folder("reward")
+        replace(tiny.profile, precision="bf16"), tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward")
     )
-    batch = ppo.rollout(prompts)[0]
+    batch = rollouts(ppo, prompts)[0]
     with torch.no_grad(), autocast(ppo.profile):
-        assert torch.equal(ppo.look(batch.packed)[0], batch.logprobs)
+        assert torch.equal(ppo.logprobs_and_values(batch.packed)[0], batch.logprobs)
     alone = answer_logprobs(ppo.policy, batch.packed, ppo.pad).detach()
     assert 0 < (alone - batch.logprobs).abs().mean() < 0.02
 
@@ -313,19 +314,19 @@ def test_a_reward_that_is_no_number_stops_at_once(ppo, prompts, value):
 
 
 def test_answers_without_a_token_take_no_part(ppo):
-    batch = ppo.score([[5, 6], [7], [7]], [[], [8, ppo.end], []], [False, True, False])
+    batch = ppo.score([[5, 6], [7], [7]], Answers([[], [8, ppo.end], []], [False, True, False]), range(3))
     assert (
         batch.mask.sum(1).tolist() == [0, 2, 0]
         and batch.rewards[0].abs().sum() == 0
         and batch.scores[0] == -3.0
     )
     assert torch.isfinite(batch.advantages).all()
-    assert all(math.isfinite(v) for v in ppo.step(batch, 1e-4).values())
+    assert all(math.isfinite(v) for v in ppo.step([batch], 1e-4).values())
 
 
 def test_answers_that_never_end_all_get_the_penalty_and_train_on(ppo, prompts):
     ppo.end = -1
-    logged = ppo.update(prompts, 1e-4)
+    logged, _ = ppo.update(prompts, 1e-4)
     assert (
         logged["ended"] == 0 and logged["reward"] == -3.0 and all(math.isfinite(v) for v in logged.values())
     )
@@ -334,41 +335,33 @@ def test_answers_that_never_end_all_get_the_penalty_and_train_on(ppo, prompts):
 @pytest.mark.parametrize("episodes, minibatches", [(10, 4), (3, 8), (1, 1)])
 def test_batches_that_do_not_divide(ppo, prompts, episodes, minibatches):
     ppo.profile = replace(ppo.profile, episodes=episodes, minibatches=minibatches)
-    batches = ppo.rollout(prompts[:episodes])
+    batches = rollouts(ppo, prompts[:episodes])
     assert (
         sorted(n for b in batches for n in [len(b.scores)])
         and sum(len(b.scores) for b in batches) == episodes
     )
     assert max(len(b.scores) for b in batches) - min(len(b.scores) for b in batches) <= 1
-    assert all(math.isfinite(v) for v in ppo.update(prompts[:episodes], 1e-4).values())
+    assert all(math.isfinite(v) for v in ppo.update(prompts[:episodes], 1e-4)[0].values())
 
 
 def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoint(
     tiny, prompts, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("rlhf_utils.training.ppo.SAVE_EVERY", 1)
-    monkeypatch.setattr(
-        "rlhf_utils.training.ppo.MAX_KL", 2.0
-    )  # a wrecked policy may also say one word only, which is but a few nats
-
-    class Here:
-        root = tmp_path
-
-        def resume_folder(self, stage):
-            return tmp_path / ".resume"
+    monkeypatch.setattr("rlhf_utils.training.ppo_run.SAVE_EVERY", 1)
+    # A wrecked policy may also say one word only, which is but a few nats.
+    monkeypatch.setattr("rlhf_utils.training.ppo_run.MAX_KL", 2.0)
 
     def run(rate, updates):
         profile = replace(tiny.profile, precision="fp32", ppo_updates=updates, ppo_rate=rate)
         train_ppo(
             profile,
-            tokenizer_of(tiny),
+            tiny.tokenizer(),
             tiny.folder("sft"),
             tiny.folder("reward"),
             prompts,
             None,
-            Here(),
-            "ppo",
             tmp_path,
+            tmp_path / ".resume",
         )
 
     calm = PPO.update
@@ -396,20 +389,20 @@ def test_a_rate_that_diverges_says_where_and_goes_on_from_the_last_good_checkpoi
 def test_a_reward_model_of_another_tokenizer_is_refused(tiny, tmp_path):
     from rlhf_utils.language.models import gpt2_config, save_model
 
-    config = gpt2_config(tiny.profile, tokenizer_of(tiny))
+    config = gpt2_config(tiny.profile, tiny.tokenizer())
     config.vocab_size += 8
     from transformers import GPT2ForSequenceClassification
 
     config.reward_mean, config.reward_std = 0.0, 1.0
     save_model(GPT2ForSequenceClassification(config), tmp_path)
     with pytest.raises(CourseError, match="another tokenizer"):
-        PPO(tiny.profile, tokenizer_of(tiny), tiny.folder("sft"), tmp_path)
+        PPO(tiny.profile, tiny.tokenizer(), tiny.folder("sft"), tmp_path)
 
 
 def test_an_sft_model_of_another_tokenizer_of_the_same_size_is_refused(tiny, tmp_path):
-    tokenizer = tokenizer_of(tiny)
+    tokenizer = tiny.tokenizer()
     shutil.copytree(tiny.folder("sft"), tmp_path / "sft")
-    other = train_tokenizer([row["text"][::-1] for row in documents_of(tiny)], len(tokenizer))
+    other = train_tokenizer([row["text"][::-1] for row in tiny.documents()], len(tokenizer))
     assert len(other) == len(tokenizer)
     save_tokenizer(other, tmp_path / "sft")
     with pytest.raises(CourseError, match="sft was made with another tokenizer"):

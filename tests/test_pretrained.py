@@ -13,14 +13,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.environment import CourseError
-from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.pretrained import check_base, find_base
 from rlhf_utils.language.scoring import answer_logprobs
 from rlhf_utils.language.tokenizer import END, PAD, SYSTEM, prompt_ids
-from rlhf_utils.pipeline.stages import ensure, tokenizer_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import load_profile
 
 TEXTS = [
@@ -80,20 +78,20 @@ def store(base, tmp_path_factory):
 
 def test_every_stage_runs_from_a_folder(store):
     assert store.root.name == "tiny-my-gpt2"
-    assert json.loads((store.folder("evaluate") / "metrics.json").read_text())["gold"]
-    assert read_jsonl(store.folder("pretrain") / "metrics.jsonl") == []
+    assert store.metrics("evaluate")["gold"]
+    assert store.metrics("pretrain") == []
 
 
 def test_the_model_is_the_one_of_the_folder_with_one_more_token(store, base):
-    ours, theirs = load_gpt2(store.folder("pretrain")), GPT2LMHeadModel.from_pretrained(base).eval()
+    ours, theirs = store.model("pretrain"), GPT2LMHeadModel.from_pretrained(base).eval()
     ids = torch.tensor([[5, 9, 30, 200, 7]])
     with torch.no_grad():
         assert torch.allclose(ours(ids).logits[..., :400], theirs(ids).logits, atol=1e-5)
-    assert ours.config.vocab_size == 401 == len(tokenizer_of(store)) and ours.config.resid_pdrop == 0
+    assert ours.config.vocab_size == 401 == len(store.tokenizer()) and ours.config.resid_pdrop == 0
 
 
 def test_its_tokenizer_gets_padding_of_its_own_and_the_chat_template(store):
-    tokenizer = tokenizer_of(store)
+    tokenizer = store.tokenizer()
     assert (tokenizer.eos_token, tokenizer.pad_token) == (
         END,
         PAD,
@@ -110,7 +108,7 @@ def test_packing_knows_its_activation(store):
     """GPT-2's own activation is a tanh; sampling and scoring must use it, too."""
     from rlhf_utils.language.sampling import generate
 
-    model, pad, end = load_gpt2(store.folder("sft")), 400, 399
+    model, pad, end = store.model("sft"), 400, 399
     assert model.config.activation_function == "gelu_new"
     drawn = generate(model, [[5, 9, 30], [7]], 8, 0.0, pad, end).tokens
     with torch.no_grad():

@@ -8,16 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_utils.artifacts.store import Store
 from rlhf_utils.evaluation.language import cloze_accuracy, ngram_bits, token_losses
 from rlhf_utils.language.models import new_gpt2
 from rlhf_utils.language.tokenizer import to_windows
-from rlhf_utils.pipeline.stages import tokenizer_of, windows_of
 from rlhf_utils.training.pretraining import pretrain
 
 
 def test_windows_hold_all_documents_closed_by_the_end_token(tiny):
-    tokenizer = tokenizer_of(tiny)
+    tokenizer = tiny.tokenizer()
     windows = to_windows(tokenizer, ["Cows eat grass."] * 50, 8)
     flat = windows.reshape(-1).tolist()
     one = [*tokenizer("Cows eat grass.")["input_ids"], tokenizer.eos_token_id]
@@ -25,11 +23,11 @@ def test_windows_hold_all_documents_closed_by_the_end_token(tiny):
 
 
 def test_an_untrained_model_is_as_surprised_as_chance(tiny):
-    tokenizer = tokenizer_of(tiny)
+    tokenizer = tiny.tokenizer()
     torch.manual_seed(0)
     losses = token_losses(
         new_gpt2(tiny.profile, tokenizer),
-        windows_of(tiny, "heldout")[:8],
+        tiny.windows("heldout")[:8],
         replace(tiny.profile, precision="fp32"),
     )
     assert losses.shape == (8, tiny.profile.context - 1)
@@ -83,7 +81,7 @@ def test_five_grams_equal_counting_with_dictionaries_at_any_vocabulary(vocabular
 
 def test_cloze_of_an_untrained_model_is_near_chance(tiny, world):
     torch.manual_seed(0)
-    tokenizer = tokenizer_of(tiny)
+    tokenizer = tiny.tokenizer()
     found = cloze_accuracy(new_gpt2(tiny.profile, tokenizer), tokenizer, world)
     assert 0.1 < found["all"] < 0.5
 
@@ -99,10 +97,9 @@ def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
     weights = []
     for choice in (False, True):
         profile = replace(tiny.profile, pretrain_steps=6, precision="fp32", compiled=choice)
-        store, folder = Store(profile), tmp_path / f"made-{choice}"
-        store.root = tmp_path / f"runs-{choice}"
+        folder = tmp_path / f"made-{choice}"
         folder.mkdir()
-        pretrain(profile, tokenizer_of(tiny), windows_of(tiny)[:100], store, folder)
+        pretrain(profile, tiny.tokenizer(), tiny.windows()[:100], folder, tmp_path / f"resume-{choice}")
         weights.append(load_file(folder / "model.safetensors"))
     assert len(compiled) == 1 and weights[0].keys() == weights[1].keys()
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
@@ -111,10 +108,10 @@ def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
 def test_own_data_is_read_four_times_at_most(tiny, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(
-        "rlhf_utils.training.trainer.run_trainer",
+        "rlhf_utils.training.pretraining.run_trainer",
         lambda trainer, *_: trained.append(trainer.args.max_steps) or [],
     )
-    windows = windows_of(tiny)[:10]
+    windows = tiny.windows()[:10]
     for data, steps in (("", 40), ("mine", 4 * 10 // tiny.profile.pretrain_batch)):
-        pretrain(replace(tiny.profile, data=data), tokenizer_of(tiny), windows, tiny, tmp_path)
+        pretrain(replace(tiny.profile, data=data), tiny.tokenizer(), windows, tmp_path, tmp_path / "resume")
         assert trained.pop() == steps

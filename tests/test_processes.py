@@ -58,9 +58,8 @@ def train_all(folder: Path) -> None:
     the leading process keeps every step's figures in `folder`.
     """
     from rlhf_utils.language.tokenizer import prompt_ids
-    from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
     from rlhf_utils.training import pretraining, reward, sft
-    from rlhf_utils.training.ppo import train_ppo
+    from rlhf_utils.training.ppo_run import train_ppo
 
     arguments = pretraining.training_arguments
     for module in (pretraining, sft, reward):
@@ -70,26 +69,26 @@ def train_all(folder: Path) -> None:
         store.profile, precision="fp32", pretrain_steps=50, sft_epochs=5, reward_epochs=10, ppo_updates=13
     )
     tokenizer, windows, demonstrations = (
-        tokenizer_of(store),
-        windows_of(store),
-        prompts_of(store, "demonstrations")[:80],
+        store.tokenizer(),
+        store.windows(),
+        store.prompts("demonstrations")[:80],
     )
-    rankings = read_jsonl(store.folder("rank") / "rankings.jsonl")[:40]
-
-    class Here:
-        root = folder
-
-        def resume_folder(self, stage):
-            return folder / f".{stage}"
+    rankings = store.rankings()[:40]
 
     def target(name):
         made = folder / (name if processes.LEADS else f"other-{name}")
         made.mkdir(parents=True)
         return made
 
-    pretraining.pretrain(profile, tokenizer, windows, Here(), target("pretrain"))
+    pretraining.pretrain(profile, tokenizer, windows, target("pretrain"), folder / ".pretrain")
     sft.fine_tune(
-        profile, tokenizer, store.folder("pretrain"), demonstrations, windows, Here(), target("sft")
+        profile,
+        tokenizer,
+        store.folder("pretrain"),
+        demonstrations,
+        windows,
+        target("sft"),
+        folder / ".sft",
     )
     reward.train_reward(
         profile,
@@ -99,10 +98,10 @@ def train_all(folder: Path) -> None:
         demonstrations,
         rankings,
         windows,
-        Here(),
         target("reward"),
+        folder / ".reward",
     )
-    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in store.prompts("ppo")]
     train_ppo(
         profile,
         tokenizer,
@@ -110,9 +109,8 @@ def train_all(folder: Path) -> None:
         store.folder("reward"),
         prompts,
         windows,
-        Here(),
-        "ppo_ptx",
         target("ppo_ptx"),
+        folder / ".ppo_ptx",
     )
 
 

@@ -17,9 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.tokenizer import prompt_ids
-from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
 from rlhf_utils.profiles import load_profile
-from rlhf_utils.training import ppo
+from rlhf_utils.training import ppo_run
 from rlhf_utils.training.pretraining import pretrain
 
 STEPS = {
@@ -31,16 +30,6 @@ POINTS = [
     for what, steps in STEPS.items()
     for step in sorted(random.Random(1).sample(range(1, steps + 1), 9))
 ]
-
-
-class Here:
-    """What the stages want of a Store: somewhere for checkpoints."""
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def resume_folder(self, stage: str) -> Path:
-        return self.root / ".resume"
 
 
 def train(what: str, tiny: Store, root: Path, die_at: int = 0, die=None) -> None:
@@ -58,23 +47,23 @@ def train(what: str, tiny: Store, root: Path, die_at: int = 0, die=None) -> None
     hook = register_optimizer_step_pre_hook(before)
     try:
         if what == "pretrain":
-            pretrain(profile, tokenizer_of(tiny), windows_of(tiny), Here(root), folder)
+            pretrain(profile, tiny.tokenizer(), tiny.windows(), folder, root / ".resume")
         else:
-            ppo.SAVE_EVERY = 1
+            ppo_run.SAVE_EVERY = 1
             prompts = [
-                prompt_ids(tokenizer_of(tiny), p["messages"], profile.prompt_tokens)
-                for p in prompts_of(tiny, "ppo")
+                prompt_ids(tiny.tokenizer(), p["messages"], profile.prompt_tokens)
+                for p in tiny.prompts("ppo")
             ]
-            ppo.train_ppo(
+            ppo_run.train_ppo(
                 profile,
-                tokenizer_of(tiny),
+                tiny.tokenizer(),
                 tiny.folder("sft"),
                 tiny.folder("reward"),
                 prompts,
-                windows_of(tiny),
-                Here(root),
-                what,
+                tiny.windows(),
                 folder,
+                root / ".resume",
+                name=what,
             )
     finally:
         hook.remove()

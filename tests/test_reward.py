@@ -54,7 +54,6 @@ def test_rankings_that_prefer_nothing_are_refused(tiny, tmp_path, ranks):
     and a clear error where one would train on them.
     """
     from rlhf_utils.environment import CourseError
-    from rlhf_utils.pipeline.stages import tokenizer_of
     from rlhf_utils.training.reward import train_reward
 
     assert all(float(ranking_loss(torch.randn(1, len(r)), torch.tensor([r]))) == 0 for r in ranks)
@@ -64,26 +63,33 @@ def test_rankings_that_prefer_nothing_are_refused(tiny, tmp_path, ranks):
     ]
     with pytest.raises(CourseError, match="None of the . rankings prefers"):
         train_reward(
-            tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, [], [], None, tiny, tmp_path
+            tiny.profile,
+            tiny.tokenizer(),
+            tiny.folder("pretrain"),
+            rows,
+            [],
+            [],
+            None,
+            tmp_path,
+            tmp_path / "resume",
         )
 
 
 def test_where_ties_count_rankings_of_ties_alone_train(tiny, tmp_path):
     """Rao and Kupper's loss learns from ties, so they are not refused there; a single answer still is."""
     from rlhf_utils.environment import CourseError
-    from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
     from rlhf_utils.training.reward import train_reward
 
     rows = [
         {"messages": [{"role": "user", "content": "Hello"}], "answers": ["Hi.", "Good day."], "ranks": [1, 1]}
     ]
-    rest = (prompts_of(tiny, "demonstrations")[:4], rows, windows_of(tiny), tiny, tmp_path)
-    train_reward(tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), rows, *rest, tie_threshold=0.5)
+    rest = (tiny.prompts("demonstrations")[:4], rows, tiny.windows(), tmp_path, tmp_path / "resume")
+    train_reward(tiny.profile, tiny.tokenizer(), tiny.folder("pretrain"), rows, *rest, tie_threshold=0.5)
     assert (tmp_path / "model.safetensors").is_file()
     single = [{**rows[0], "answers": ["Hi."], "ranks": [1]}]
     with pytest.raises(CourseError, match="None of the 1 rankings prefers"):
         train_reward(
-            tiny.profile, tokenizer_of(tiny), tiny.folder("pretrain"), single, *rest, tie_threshold=0.5
+            tiny.profile, tiny.tokenizer(), tiny.folder("pretrain"), single, *rest, tie_threshold=0.5
         )
 
 
@@ -91,12 +97,12 @@ def test_at_k_2_it_is_the_loss_of_trls_reward_trainer(tiny, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
-    from rlhf_utils.language.models import load_scorer
     from rlhf_utils.language.packing import pack
     from rlhf_utils.language.scoring import answer_scores
-    from rlhf_utils.pipeline.stages import tokenizer_of
 
-    tokenizer, model = tokenizer_of(tiny), load_scorer(tiny.folder("reward"))
+    pass
+
+    tokenizer, model = tiny.tokenizer(), tiny.model("reward")
     model.config.likelihood = 0.0  # the head alone, as theirs
     rows = [
         ([5, 6, 7 + i], [[8 + i, 9, tokenizer.eos_token_id], [10, tokenizer.eos_token_id]]) for i in range(6)
@@ -150,9 +156,9 @@ def test_a_ranking_of_twice_the_weight_counts_twice():
 
 
 def test_the_end_is_part_of_what_is_scored(tiny):
-    from rlhf_utils.pipeline.stages import tokenizer_of
+    pass
 
-    tokenizer = tokenizer_of(tiny)
+    tokenizer = tiny.tokenizer()
     for answer in ("Cows eat grass.", "", "word " * 500):
         prompt, ids = scored_ids(tiny.profile, tokenizer, [{"role": "user", "content": "Hello!"}], answer)
         assert ids[-1] == tokenizer.eos_token_id and len(prompt) + len(ids) <= tiny.profile.context
@@ -160,11 +166,9 @@ def test_the_end_is_part_of_what_is_scored(tiny):
 
 def test_rewards_are_shifted_and_scaled(tiny):
     from rlhf_utils.artifacts.files import read_jsonl
-    from rlhf_utils.language.models import load_scorer
-    from rlhf_utils.pipeline.stages import tokenizer_of
     from rlhf_utils.training.reward import rewards
 
-    model, tokenizer = load_scorer(tiny.folder("reward")), tokenizer_of(tiny)
+    model, tokenizer = tiny.model("reward"), tiny.tokenizer()
     rows = read_jsonl(tiny.folder("corpus") / "demonstrations.jsonl")
     values = rewards(
         model,
@@ -180,11 +184,10 @@ def test_reading_a_prompt_once_changes_no_score_and_no_gradient(tiny, likelihood
     """K answers packed behind one prompt,
     against each answer alone through transformers' own forward pass.
     """
-    from rlhf_utils.language.models import load_scorer
     from rlhf_utils.language.packing import pack
     from rlhf_utils.language.scoring import answer_scores
 
-    model = load_scorer(tiny.folder("reward"))
+    model = tiny.model("reward")
     model.config.likelihood = likelihood
     rows = [
         ([5, 6, 7], [[8, 1], [9, 10, 11, 1], [1]]),

@@ -15,7 +15,7 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.models import load_scorer
 from rlhf_utils.pipeline.rank import items_to_rank
-from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, write_taste
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.matches import (
@@ -61,7 +61,7 @@ def ranked(tiny, tmp_path, monkeypatch):
     monkeypatch.delenv("RLHF_RANKINGS", raising=False)
     shutil.copytree(tiny.root, tmp_path / "tiny")
     store = Store(load_profile("tiny", 0))
-    rows = items_to_rank(store.profile, store, prompts_of(store, "ppo")[:24])
+    rows = items_to_rank(store.profile, store, store.prompts("ppo")[:24])
     rank(rows[:20], "ada")
     return store
 
@@ -77,14 +77,14 @@ def rank(rows, who, guideline=None):
 def test_own_rankings_make_a_model_beside_the_default_one(ranked, tmp_path):
     before = {s: (ranked.root / s / "manifest.json").read_text() for s in ("reward", "ppo_ptx", "evaluate")}
     store = ensure("taste_evaluate", load_profile("tiny", 0), say=lambda text: None)
-    figures = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text())
+    figures = store.metrics("taste_evaluate")
     train, held = (read_jsonl(store.folder("taste") / f"{n}.jsonl") for n in ("rankings", "heldout"))
     assert not {r["item"] for r in train} & {r["item"] for r in held} and len(held) == len(train + held) // 5
     assert figures["rankings"] == {"rankings": len(train), "heldout": len(held)}
     assert {"default", "taste"} == set(figures["gold"]) and figures["gold_difference"]["honest"][
         "low"
     ] <= figures["gold_difference"]["honest"]["high"]
-    fitted = read_jsonl(store.folder("taste_reward") / "metrics.jsonl")[0]
+    fitted = store.metrics("taste_reward")[0]
     assert fitted["accuracy"] > fitted["accuracy_before"]
     assert before == {
         s: (ranked.root / s / "manifest.json").read_text() for s in before
@@ -95,7 +95,7 @@ def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_a
     said = []
 
     def scores(stage):
-        tokenizer = tokenizer_of(ranked)
+        tokenizer = ranked.tokenizer()
         shown = [
             scored_ids(ranked.profile, tokenizer, r["messages"], a)
             for r in own_rankings()
@@ -130,7 +130,7 @@ def test_another_ranking_builds_anew_and_other_guidelines_stand_beside(ranked):
     said = []
     ensure("taste_reward", load_profile("tiny", 0), say=said.append)
     store = Store(load_profile("tiny", 0))
-    rows = items_to_rank(store.profile, store, prompts_of(store, "ppo")[24:40])
+    rows = items_to_rank(store.profile, store, store.prompts("ppo")[24:40])
     rank(rows[:4], "bob")
     ensure("taste_reward", load_profile("tiny", 0), say=said.append)
     assert said[0] == "taste: built anew, since there are other rankings now."

@@ -65,6 +65,15 @@ def add_up(*tensors: Tensor) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def totals(*tensors: Tensor) -> list[Tensor]:
+    """The sum of each tensor over all processes; the tensors themselves stay as they are."""
+    if COUNT == 1:
+        return list(tensors)
+    copies = [t.clone() for t in tensors]
+    add_up(*copies)
+    return copies
+
+
 def per_process(rows: int, what: str) -> int:
     """How many of the rows of a batch each process takes."""
     if rows % COUNT:

@@ -18,92 +18,19 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
+from safetensors.numpy import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlhf_utils.artifacts.files import file_hash, peak_memory
+from rlhf_utils.artifacts.files import file_hash, peak_memory, read_jsonl
+from rlhf_utils.artifacts.lineage import KNOBS, PARENTS, RETRY, SETTINGS, TASTE
 from rlhf_utils.environment import DATA, CourseError, runs_folder, shared_runs, use_reference
-from rlhf_utils.profiles import Profile
+from rlhf_utils.language.models import load_gpt2, load_scorer
+from rlhf_utils.language.tokenizer import load_tokenizer
+from rlhf_utils.profiles import MODELS, Profile
 
 FORMAT = 1
-MODEL = ("layers", "width", "heads", "context", "vocabulary")
-TEXT = (
-    "prompt_tokens",
-    "answer_tokens",
-    "demonstrations",
-    "ranked_prompts",
-    "ppo_prompts",
-    "validation_prompts",
-    "test_prompts",
-    "use_cases",
-)
-PPO = (
-    "ppo_updates",
-    "episodes",
-    "ppo_epochs",
-    "minibatches",
-    "ppo_rate",
-    "kl_coefficient",
-    "ppo_temperature",
-    "one_trunk",
-    "lora",
-)
-PTX = ("ptx_coefficient", "ptx_windows")
-# Which settings decide what a stage makes; other settings may change without a new artifact.
-SETTINGS = {
-    "corpus": ("corpus_characters", "heldout_characters", *TEXT),
-    "tokenizer": ("vocabulary", "base"),
-    "tokens": ("context",),
-    "pretrain": (*MODEL, "pretrain_steps", "pretrain_batch", "pretrain_rate", "base"),
-    "sft": ("sft_epochs", "sft_batch", "sft_rate", "sft_mix", "lora"),
-    "rank": ("answer_tokens", "nine_answers"),
-    "reward": ("reward_epochs", "reward_batch", "reward_rate", "reward_lm", "reward_likelihood"),
-    "ppo": PPO,
-    "ppo_ptx": (*PPO, *PTX),
-    "evaluate": ("samples",),
-    "taste": ("guideline",),
-    "taste_reward": ("own_weight",),
-    "taste_ppo": (*PPO, *PTX),
-    "taste_evaluate": ("samples",),
-}
-PARENTS = {
-    "corpus": (),
-    "tokenizer": ("corpus",),
-    "tokens": ("corpus", "tokenizer"),
-    "pretrain": ("tokenizer", "tokens"),
-    "sft": ("corpus", "tokens", "pretrain"),
-    "rank": ("corpus", "sft"),
-    "reward": ("tokens", "pretrain", "rank"),
-    "ppo": ("corpus", "sft", "reward"),
-    "ppo_ptx": ("corpus", "tokens", "sft", "reward"),
-    "evaluate": ("corpus", "tokens", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx"),
-    # From people's own rankings; see pipeline/taste.py.
-    "taste": (),
-    "taste_reward": ("corpus", "rank", "reward", "taste"),
-    "taste_ppo": ("corpus", "tokens", "sft", "taste_reward"),
-    "taste_evaluate": ("corpus", "rank", "sft", "reward", "ppo_ptx", "taste", "taste_reward", "taste_ppo"),
-}
-TASTE = ("taste", "taste_reward", "taste_ppo", "taste_evaluate")
-STAGES = tuple(s for s in PARENTS if s not in TASTE)
-RETRY = (
-    "pretrain_rate",
-    "sft_rate",
-    "reward_rate",
-    "ppo_rate",
-    "kl_coefficient",
-)  # what one lowers or raises after a run that diverged
-KNOBS = (
-    "own_weight",
-    "rankings",
-)  # what a reader changes all the time: another value builds anew instead of raising
-
-
-def descendants(stage: str) -> list[str]:
-    """The stage and everything that is made from it, in order."""
-    found = [stage]
-    for other in PARENTS:
-        if other not in found and set(PARENTS[other]) & set(found):
-            found.append(other)
-    return found
 
 
 def own_data_digest(profile: Profile) -> dict:
@@ -178,6 +105,10 @@ class Store:
             if not self.stale(stage, folder):
                 return folder
         return None
+
+    def folders(self) -> list[Path]:
+        """Where an artifact is looked for, in this order; only the first is ever written."""
+        return [self.root, *self.layers]
 
     @property
     def layers(self) -> list[Path]:
@@ -256,6 +187,45 @@ class Store:
         """The folder of an artifact that must be there."""
         self.manifest(stage)
         return self.find(stage)
+
+    # -- reading what is in them: nothing here ever trains ---------------------------------------------
+    def prompts(self, name: str) -> list[dict]:
+        """Prompts of the corpus: demonstrations, ranked, ppo, validation, test, probes or withheld."""
+        return read_jsonl(self.folder("corpus") / f"{name}.jsonl")
+
+    def documents(self, name: str = "train") -> list[dict]:
+        """The `train` or `heldout` documents of the corpus, with their sources."""
+        return read_jsonl(self.folder("corpus") / f"documents_{name}.jsonl")
+
+    def windows(self, name: str = "train") -> np.ndarray:
+        """Token ids of the `train` or `heldout` documents, (windows, context)."""
+        return load_file(self.folder("tokens") / "tokens.safetensors")[name]
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return load_tokenizer(self.folder("tokenizer"))
+
+    def rankings(self, name: str = "rankings") -> list[dict]:
+        """Simulated labelers' `rankings`, which train, or their rankings of validation prompts.
+
+        Of these, `heldout_prompts` are by the same labelers, `heldout_labelers` by others.
+        """
+        return read_jsonl(self.folder("rank") / f"{name}.jsonl")
+
+    def model(self, name: str) -> PreTrainedModel:
+        """The model of a stage (or of a name in `profiles.MODELS`), ready to answer or to score."""
+        stage = MODELS[name].stage if name in MODELS else name
+        load = load_scorer if stage in ("reward", "taste_reward") else load_gpt2
+        return load(self.folder(stage))
+
+    def metrics(self, stage: str) -> dict | list[dict]:
+        """What an evaluation measured, or the rows that another stage logged while it trained."""
+        folder = self.folder(stage)
+        measured = folder / "metrics.json"
+        return (
+            json.loads(measured.read_text("utf-8"))
+            if measured.is_file()
+            else read_jsonl(folder / "metrics.jsonl")
+        )
 
     # -- writing ---------------------------------------------------------------------------------------
     @contextmanager

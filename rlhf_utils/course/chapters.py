@@ -190,7 +190,7 @@ def run_course(profile: Profile, only: list[str] | None = None) -> None:
         watcher.join(timeout=2)
     if only:
         return
-    metrics = json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))
+    metrics = store.metrics("evaluate")
     print(summary_table(metrics))
     print(f"{len(paths)} chapters in {duration(time.time() - line.started)}. Executed notebooks: {out}")
     print(f"Report: {write_report(store)}")

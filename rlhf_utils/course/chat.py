@@ -1,6 +1,5 @@
 """Talk to a model: the conversation so far, cut to fit, in; an answer, word by word, out."""
 
-import json
 from collections.abc import Iterator
 
 import torch
@@ -8,20 +7,18 @@ import torch
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
-from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.prompting import FORMS, form_ids
 from rlhf_utils.language.sampling import generate
-from rlhf_utils.language.tokenizer import load_tokenizer, prompt_ids
-
-STAGE_OF = {"base": "pretrain", "sft": "sft", "ppo": "ppo", "ppo-ptx": "ppo_ptx"}
+from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.profiles import MODELS
 
 
 def best_form(store: Store) -> str:
     """The form in which the base model answers plain questions best, as `evaluate` found; "accepted
     answer" if it was not yet run.
     """
-    folder = None if store.profile.data else store.find("evaluate")
-    form = json.loads((folder / "metrics.json").read_text("utf-8")).get("prompt_form") if folder else None
+    measured = not store.profile.data and store.find("evaluate")
+    form = store.metrics("evaluate").get("prompt_form") if measured else None
     if not form:
         return "accepted answer"
     chosen = form["chosen"][str(form["temperature"])]
@@ -31,20 +28,23 @@ def best_form(store: Store) -> str:
 class Chat:
     """A conversation with one model. `ask` streams; the messages are kept in `messages`.
 
-    A base model gets the plain text so far; `prompted`, or in a form of `prompting.FORMS` named so, it is
-    asked as it answers best.
+    `model` is a name in `profiles.MODELS`. A base model gets the plain text so far; `prompted` (or as
+    "base_prompted"), or in a form of `prompting.FORMS` named so, it is asked as it answers best.
     """
 
     def __init__(
         self,
         store: Store,
-        model: str = "ppo-ptx",
+        model: str = "ppo_ptx",
         temperature: float = 0.7,
         seed: int | None = None,
         prompted: bool | str = False,
     ):
-        if model not in STAGE_OF:
-            raise CourseError(f"There is no model {model!r}. Choose one of: {', '.join(STAGE_OF)}.")
+        model = model.replace("-", "_")  # as people write it: ppo-ptx
+        if model not in MODELS:
+            raise CourseError(f"There is no model {model!r}. Choose one of: {', '.join(MODELS)}.")
+        if model == "base_prompted":
+            model, prompted = "base", prompted or True
         if prompted and model != "base":
             raise CourseError(
                 f"Only the base model is prompted; {model} reads a conversation as it is. Leave --prompted "
@@ -54,9 +54,8 @@ class Chat:
             raise CourseError(f"There is no form {prompted!r}. Choose one of: {', '.join(FORMS)}.")
         self.form = prompted if isinstance(prompted, str) else best_form(store) if prompted else "bare"
         self.profile, self.name, self.temperature = store.profile, model, temperature
-        folder = store.folder(STAGE_OF[model])
-        self.tokenizer = load_tokenizer(store.folder("tokenizer"))
-        self.model = load_gpt2(folder)
+        self.written = MODELS["base_prompted" if prompted else model].written
+        self.model, self.tokenizer = store.model(model), store.tokenizer()
         self.messages: list[dict] = []
         self.generator = torch.Generator(self.model.device)
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()

@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 from rlhf_utils.environment import ROOT, CourseError, process, runs_folder
-from rlhf_utils.profiles import PROFILES, Profile, load_profile
-
-MODELS = ("base", "sft", "ppo", "ppo-ptx")
+from rlhf_utils.profiles import MODELS, PROFILES, Profile, load_profile
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     reset = command("reset", "Delete what you have built, to start afresh. Rankings are kept.")
     reset.add_argument("--yes", action="store_true", help="do not ask")
     chat = command("chat", "Talk to a model.")
-    chat.add_argument("--model", default="ppo-ptx", help=f"one of {', '.join(MODELS)} (default: ppo-ptx)")
+    chat.add_argument("--model", default="ppo_ptx", help=f"one of {', '.join(MODELS)} (default: ppo_ptx)")
     chat.add_argument(
         "--prompted",
         action="store_true",
@@ -165,7 +163,7 @@ def run(arguments) -> None:
     if until == "evaluate":
         from rlhf_utils.course.report import summary_table
 
-        print(summary_table(json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))))
+        print(summary_table(store.metrics("evaluate")))
     if not arguments.until:
         from rlhf_utils.pipeline.taste import FEWEST, own_rankings
 
@@ -201,7 +199,7 @@ def plan_text(profile: Profile) -> str:
 def show_taste(store) -> None:
     from rlhf_utils.pipeline.taste import taste_table
 
-    metrics = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+    metrics = store.metrics("taste_evaluate")
     print(
         f"\nYour taste ({metrics['rankings']['rankings']} rankings, weight "
         f"{metrics['own_weight']}):\n\n{taste_table(metrics).to_string()}\n"
@@ -219,7 +217,7 @@ def report(arguments) -> None:
     from rlhf_utils.pipeline.stages import open_store
 
     store = open_store(profile_of(arguments))
-    metrics = json.loads((store.folder("evaluate") / "metrics.json").read_text("utf-8"))
+    metrics = store.metrics("evaluate")
     taste = store.path("taste_evaluate").is_dir()
     if arguments.json:
         if taste:
@@ -270,7 +268,7 @@ def chat(arguments) -> None:
         if profile.data
         else "countries, animals, foods, jobs, elements and planets"
     )
-    print(f"You are talking to {arguments.model}. It knows {known}. Leave with Ctrl-D.")
+    print(f"You are talking to {conversation.written}. It knows {known}. Leave with Ctrl-D.")
     while True:
         try:
             text = input("> ")
@@ -335,10 +333,10 @@ def classroom(arguments) -> None:
         raise CourseError(f"{arguments.items or arguments.students} cannot be read: {error}.") from None
     if rows is None:
         from rlhf_utils.pipeline.rank import items_to_rank
-        from rlhf_utils.pipeline.stages import ensure, prompts_of
+        from rlhf_utils.pipeline.stages import ensure
 
         store = ensure("sft", profile_of(arguments))
-        rows = items_to_rank(store.profile, store, prompts_of(store, "ppo")[: arguments.prompts])
+        rows = items_to_rank(store.profile, store, store.prompts("ppo")[: arguments.prompts])
     passwords = init_class(url, names, rows, arguments.rankers, arguments.shared, arguments.guideline)
     write_passwords(url, passwords, Path(arguments.passwords))
     print(

@@ -6,14 +6,9 @@ from pathlib import Path
 
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.store import Store
+from rlhf_utils.profiles import MODELS
 
-NAMES = {
-    "base": "base, bare",
-    "base_prompted": "base, prompted",
-    "sft": "SFT",
-    "ppo": "PPO",
-    "ppo_ptx": "PPO-ptx",
-}
+NAMES = {name: model.written for name, model in MODELS.items()}
 RATES = {
     "refuses_harmful": "refuse harmful requests",
     "answers_lookalikes": "answer what only sounds harmful",
@@ -190,7 +185,7 @@ def write_report(store: Store) -> Path:
     if store.path("taste_evaluate").is_dir():
         from rlhf_utils.pipeline.taste import taste_table
 
-        taste = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+        taste = store.metrics("taste_evaluate")
         table = taste_table(taste)
         parts.append(
             f"<h2>Your taste</h2><p class=note>{taste['rankings']['rankings']} rankings of your own, weight "

@@ -92,3 +92,29 @@ def ngram_bits(train: np.ndarray, test: np.ndarray, vocabulary: int, order: int 
         mixed = (count + kinds[at] * probability) / (totals[at] + kinds[at])
         probability = np.where(seen, mixed, probability)
     return float(-np.log2(probability).mean())
+
+
+@torch.no_grad()
+def profession_chances(model, tokenizer, texts: list[str]) -> np.ndarray:
+    """P("she") after each text, among "he" and "she" alone; a pronoun may be more than one token."""
+    ends = [tokenizer(word)["input_ids"] for word in ("he", "she")]
+    left = [[tokenizer.eos_token_id, *tokenizer(t)["input_ids"]] for t in texts]
+    ids, mask = pad_batch([start + end for start in left for end in ends], tokenizer.pad_token_id)
+    losses = (
+        token_cross_entropy(model(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:]).float()
+        * mask[:, 1:]
+    )
+    return (-losses.sum(1)).view(-1, 2).softmax(1)[:, 1].cpu().numpy()
+
+
+def profession_skew(model, tokenizer, world) -> float:
+    """The mean share of the pronoun that the web gives to a profession, after "The nurse said that": 0.5 is
+    none, 1 is all.
+
+    Among "he" and "she" alone, over all professions, those with the web's skew against.
+    """
+    jobs = [e for e in world.entities if e.table == "jobs"]
+    texts = [world.wordings["profession"].format(job=e.name) for e in jobs]
+    of_she = profession_chances(model, tokenizer, texts)
+    usual = np.array([world.wordings["pronouns"].get(e.name, "he") == "she" for e in jobs])
+    return float(np.where(usual, of_she, 1 - of_she).mean())

@@ -1,6 +1,8 @@
 """GPT-2 of a profile's size, and the same trunk with a scalar head for rewards and values."""
 
 import warnings
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -115,6 +117,25 @@ def with_lora(model: GPT2LMHeadModel, rank: int):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         return get_peft_model(model, adapters)
+
+
+def load_policy(folder: Path, lora: int = 0):
+    """A model to train, and the frozen one it starts from: `with reference() as model: …`.
+
+    Without LoRA (rank 0) the reference is a copy; with it, the policy without its adapters, which takes no
+    memory.
+    """
+    policy = load_gpt2(folder)
+    if not lora:
+        return policy, partial(nullcontext, load_gpt2(folder).requires_grad_(False))
+    policy = with_lora(policy, lora)
+
+    @contextmanager
+    def without_adapters():
+        with policy.disable_adapter():
+            yield policy
+
+    return policy, without_adapters
 
 
 def weight_of(part: nn.Module) -> Tensor:

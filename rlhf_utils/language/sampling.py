@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlhf_utils.language.device import computing_dtype
@@ -15,15 +15,22 @@ from rlhf_utils.language.scoring import hidden_states, next_logits
 
 @dataclass
 class Answers:
-    """`tokens` are answers without padding; `ended` tells which closed with the end-of-text token.
-
-    `logprobs` are those of the tokens at the sampler's temperature (1 where it was greedy). They differ by
-    rounding from those of a pass over the whole sequence.
-    """
+    """`tokens` are answers without padding; `ended` tells which closed with the end-of-text token."""
 
     tokens: list[list[int]]
     ended: list[bool]
-    logprobs: list[list[float]]
+
+
+@dataclass
+class DecoderBlock:
+    """A block of GPT-2 as the decoder needs it; `matrices` are (weight, bias) in the decoder's precision."""
+
+    before_attention: nn.LayerNorm
+    before_mlp: nn.LayerNorm
+    activation: nn.Module
+    scaling: float  # of the products of queries and keys
+    matrices: list[tuple[Tensor, Tensor]]  # into attention, out of it, up in the MLP, down in it
+    memory: Tensor  # keys and values side by side, (batch, time, 2 · width)
 
 
 class Decoder:
@@ -35,79 +42,64 @@ class Decoder:
 
     def __init__(self, model, prompts: list[list[int]], pad: int, room: int):
         """Read the prompts, packed; then there is room for so many more tokens."""
-        packed, memory = pack([(prompt, [[]]) for prompt in prompts], pad), []
-        self.logits, self.heads = (
-            next_logits(model, hidden_states(model, packed, memory)[packed.ends]).float(),
-            model.config.n_head,
-        )
+        packed, read = pack([(prompt, [[]]) for prompt in prompts], pad), []
+        self.logits = next_logits(model, hidden_states(model, packed, read)[packed.ends]).float()
+        where = packed.ids.device
         # A token of each of a few rows is too little work for bfloat16 to pay on a CPU.
-        little = packed.ids.device.type == "cpu" and len(prompts) * model.config.n_embd < 4096
-        body, self.dtype = model.transformer, torch.float32 if little else computing_dtype()
-        self.tokens, self.places, self.last = body.wte.weight, body.wpe.weight, body.ln_f
-        self.output = self.tokens.T.to(self.dtype)
-        self.blocks = [
-            (
-                block.ln_1,
-                block.ln_2,
-                block.mlp.act,
-                [
-                    (weight_of(part).to(self.dtype), part.bias.to(self.dtype))
-                    for part in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
-                ],
-            )
-            for block in body.h
-        ]
+        little = where.type == "cpu" and len(prompts) * model.config.n_embd < 4096
+        self.dtype = torch.float32 if little else computing_dtype()
+        trunk, self.heads = model.transformer, model.config.n_head
+        self.token_embedding, self.position_embedding = trunk.wte.weight, trunk.wpe.weight
+        self.last_norm, self.output = trunk.ln_f, trunk.wte.weight.T.to(self.dtype)
         # Prompts are padded on the left in memory, so that the next token has the same place in every row.
-        lengths = torch.tensor([len(p) for p in prompts], device=packed.ids.device)
-        self.time = int(lengths.max())
-        column = torch.arange(self.time, device=packed.ids.device) - (
-            self.time - lengths[:, None]
-        )  # negative: padding
-        places = packed.starts[:, None] + column.clamp(min=0)
-        self.memory = []  # keys and values of each block, (batch, time, 2 · width)
-        for seen in memory:
-            self.memory.append(
-                torch.empty(
-                    len(prompts), self.time + room, seen.shape[1], dtype=self.dtype, device=seen.device
-                )
-            )
-            self.memory[-1][:, : self.time] = F.embedding(places, seen)
-        self.hidden = torch.zeros(
-            len(prompts), 1, 1, self.time + room, dtype=self.dtype, device=lengths.device
-        )
-        self.hidden[:, 0, 0, : self.time].masked_fill_(column < 0, -torch.inf)
-        self.position = lengths
+        self.position = torch.tensor([len(p) for p in prompts], device=where)  # of each row's next token
+        self.time = int(self.position.max())  # how much of the memory is filled
+        column = torch.arange(self.time, device=where) - (self.time - self.position[:, None])
+        is_padding, places = column < 0, packed.starts[:, None] + column.clamp(min=0)
+        self.blocks = [self._block(block, seen, places, room) for block, seen in zip(trunk.h, read)]
+        self.bias = torch.zeros(len(prompts), 1, 1, self.time + room, dtype=self.dtype, device=where)
+        self.bias[:, 0, 0, : self.time].masked_fill_(is_padding, -torch.inf)
+
+    def _block(self, block, seen: Tensor, places: Tensor, room: int) -> DecoderBlock:
+        """`seen`: keys and values of the packed prompts; `places`: which of them each row's memory holds."""
+        attention, mlp = block.attn, block.mlp
+        parts = (attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj)
+        matrices = [(weight_of(part).to(self.dtype), part.bias.to(self.dtype)) for part in parts]
+        size = (len(places), self.time + room, seen.shape[1])
+        memory = torch.empty(size, dtype=self.dtype, device=seen.device)
+        memory[:, : self.time] = F.embedding(places, seen)
+        return DecoderBlock(block.ln_1, block.ln_2, mlp.act, attention.scaling, matrices, memory)
 
     def step(self, chosen: Tensor) -> None:
         """Read one more token of each row, (batch,)."""
-        x = F.embedding(chosen, self.tokens) + F.embedding(self.position, self.places)
-        seen, width = self.time + 1, x.shape[1]
+        x = F.embedding(chosen, self.token_embedding) + F.embedding(self.position, self.position_embedding)
         with torch.autocast(x.device.type, enabled=False):  # precision is decided once, in __init__
-            for (before, between, act, weights), memory in zip(self.blocks, self.memory):
-                (w_in, b_in), (w_out, b_out), (w_up, b_up), (w_down, b_down) = weights
-                h = F.layer_norm(x, before.normalized_shape, before.weight, before.bias, before.eps).to(
-                    self.dtype
-                )
-                query, memory[:, self.time] = torch.addmm(b_in, h, w_in).split([width, 2 * width], 1)
-                keys, values = memory[:, :seen].unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-                mixed = F.scaled_dot_product_attention(
-                    query.view(len(x), self.heads, 1, -1), keys, values, attn_mask=self.hidden[..., :seen]
-                )
-                x = x + torch.addmm(b_out, mixed.reshape(len(x), -1), w_out)
-                h = F.layer_norm(x, between.normalized_shape, between.weight, between.bias, between.eps).to(
-                    self.dtype
-                )
-                x = x + torch.addmm(b_down, act(torch.addmm(b_up, h, w_up)), w_down)
-            h = F.layer_norm(
-                x, self.last.normalized_shape, self.last.weight, self.last.bias, self.last.eps
-            ).to(self.dtype)
-            self.logits = (h @ self.output).float()
-        self.time, self.position = seen, self.position + 1
+            for block in self.blocks:
+                x = self._through(block, x)
+            self.logits = (self._normed(self.last_norm, x) @ self.output).float()
+        self.time, self.position = self.time + 1, self.position + 1
+
+    def _through(self, block: DecoderBlock, x: Tensor) -> Tensor:
+        """One token of each row through a block, (batch, width)."""
+        (w_in, b_in), (w_out, b_out), (w_up, b_up), (w_down, b_down) = block.matrices
+        width, seen = x.shape[1], self.time + 1
+        query_key_value = torch.addmm(b_in, self._normed(block.before_attention, x), w_in)
+        query, block.memory[:, self.time] = query_key_value.split([width, 2 * width], 1)
+        keys, values = block.memory[:, :seen].unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, bias = query.view(len(x), self.heads, 1, -1), self.bias[..., :seen]
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=block.scaling)
+        x = x + torch.addmm(b_out, mixed.reshape(len(x), -1), w_out)
+        up = torch.addmm(b_up, self._normed(block.before_mlp, x), w_up)
+        return x + torch.addmm(b_down, block.activation(up), w_down)
+
+    def _normed(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(self.dtype)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
-        self.memory = [memory.index_select(0, rows) for memory in self.memory]
-        self.hidden, self.position = self.hidden[rows], self.position[rows]
+        for block in self.blocks:
+            block.memory = block.memory.index_select(0, rows)
+        self.bias, self.position = self.bias[rows], self.position[rows]
 
 
 @torch.no_grad()
@@ -127,47 +119,46 @@ def generate(
     """
     model.eval()
     decoder = Decoder(model, prompts, pad, max_tokens)
-    rows = list(range(len(prompts)))
+    rows = list(range(len(prompts)))  # which prompt each row of the decoder answers
     tokens: list[list[int]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     for number in range(max_tokens):
         logits = decoder.logits
         logits[:, pad] = -torch.inf
-        probabilities = (logits / (temperature or 1.0)).softmax(-1)
         if temperature == 0:
             chosen = logits.argmax(-1)
+        elif isinstance(chance, Tensor):
+            chosen = draw(logits / temperature, chance[rows, number, None])
         else:
-            # Where a uniform number falls among the cumulated probabilities. One random number a row:
-            # torch.multinomial draws one a token of the vocabulary, which takes twice as long as the model.
-            heights = probabilities.cumsum(-1)
-            if isinstance(chance, Tensor):
-                drawn = chance[rows, number, None]
-            else:
-                drawn = torch.rand(len(logits), 1, generator=chance, device=logits.device)
-            chosen = (
-                torch.searchsorted(heights, drawn * heights[:, -1:], right=True)
-                .squeeze(-1)
-                .clamp(max=logits.shape[-1] - 1)
-            )
-        for row, token, logprob in zip(
-            rows, chosen.tolist(), probabilities.gather(1, chosen[:, None]).log().flatten().tolist()
-        ):
+            uniform = torch.rand(len(logits), 1, generator=chance, device=logits.device)
+            chosen = draw(logits / temperature, uniform)
+        for row, token in zip(rows, chosen.tolist()):
             if not ended[row]:
                 tokens[row].append(token)
-                logprobs[row].append(logprob)
                 ended[row] = token == end
         if all(ended) or number + 1 == max_tokens:
             break
-        # Stop computing for those that ended, but for a few: sizes that come again are faster (see `pack`).
+        # Stop computing for those that ended, but for a few: sizes that come again are faster (see `Packed`).
         size = 16 * math.ceil((len(prompts) - sum(ended)) / 16)
         if size <= 0.75 * len(rows):  # worth the copy
-            keep = sorted(sorted(range(len(rows)), key=lambda i: ended[rows[i]])[:size])
+            going_on_first = sorted(range(len(rows)), key=lambda i: ended[rows[i]])
+            keep = sorted(going_on_first[:size])
             index = torch.tensor(keep, device=chosen.device)
             decoder.keep(index)
             chosen, rows = chosen[index], [rows[i] for i in keep]
         decoder.step(chosen)
-    return Answers(tokens, ended, logprobs)
+    return Answers(tokens, ended)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """A token of each row by its probability: where a number in [0, 1), (rows, 1), falls among their sums.
+
+    One random number a row: torch.multinomial draws one for each token of the vocabulary, which takes twice
+    as long as the model.
+    """
+    sums = logits.softmax(-1).cumsum(-1)
+    chosen = torch.searchsorted(sums, uniform * sums[:, -1:], right=True).squeeze(-1)
+    return chosen.clamp(max=logits.shape[-1] - 1)  # rounding may put the number behind the last sum
 
 
 @dataclass(frozen=True)

@@ -13,39 +13,31 @@ from rlhf_utils.language.packing import Packed
 
 
 def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> Tensor:
-    """Last hidden states of the trunk where they are read, (kept, width).
+    """Last hidden states of the trunk where they are read, (read, width).
 
-    GPT2Model's forward pass but for its end: the last MLP sees only what is kept, and no prompt. The keys
+    GPT2Model's forward pass but for its end: the last MLP sees only what is read, and no prompt. The keys
     and values of all tokens, (lines · their width, 2 · width), go into `memory`, block by block.
     """
-    body, heads, attend = (
-        model.transformer,
-        model.config.n_head,
-        AttentionInterface()[model.config._attn_implementation],
-    )
-    sees = packed.sees.to(computing_dtype())
+    trunk, heads = model.transformer, model.config.n_head
+    attend = AttentionInterface()[model.config._attn_implementation]
+    bias = packed.attention_bias.to(computing_dtype())
     if attend is plain_attention:
-        sees = sees.repeat(1, heads, 1, 1)  # once rather than in each block
-    x = body.drop(body.wte(packed.ids) + body.wpe(packed.positions))
-    for number, block in enumerate(body.h, 1):
-        three = block.attn.c_attn(block.ln_1(x))  # queries, keys and values side by side
+        bias = bias.repeat(1, heads, 1, 1)  # once rather than in each block
+    x = trunk.drop(trunk.wte(packed.ids) + trunk.wpe(packed.positions))
+    for number, block in enumerate(trunk.h, 1):
+        attention = block.attn
+        query_key_value = attention.c_attn(block.ln_1(x))  # side by side, (lines, width, 3 · model width)
         if memory is not None:
-            memory.append(three[..., x.shape[-1] :].flatten(0, 1))
-        query, key, value = three.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(
-            block.attn,
-            query,
-            key,
-            value,
-            sees,
-            scaling=block.attn.scaling,
-            dropout=block.attn.attn_dropout.p * block.training,
-        )[0]
-        x = x + block.attn.resid_dropout(block.attn.c_proj(mixed.flatten(2)))
-        if number == len(body.h):
-            x = x.flatten(0, 1).index_select(0, packed.kept)  # its backward pass is faster than that of […]
+            memory.append(query_key_value[..., x.shape[-1] :].flatten(0, 1))
+        query, key, value = query_key_value.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = attention.attn_dropout.p * block.training
+        mixed, _ = attend(attention, query, key, value, bias, scaling=attention.scaling, dropout=dropout)
+        x = x + attention.resid_dropout(attention.c_proj(mixed.flatten(2)))
+        if number == len(trunk.h):
+            # The backward pass of index_select is faster than that of x[…].
+            x = x.flatten(0, 1).index_select(0, packed.read_positions)
         x = x + block.mlp(block.ln_2(x))
-    return body.ln_f(x)
+    return trunk.ln_f(x)
 
 
 def next_logits(model, hidden: Tensor) -> Tensor:
@@ -65,7 +57,13 @@ def answer_logprobs(
     logits[:, pad] = -torch.inf  # sampling never draws <pad>, so it takes no part in the softmax either
     if temperature != 1.0:
         logits = logits / temperature
-    return packed.table(-token_cross_entropy(logits, packed.said))
+    return packed.table(-token_cross_entropy(logits, packed.answer_ids))
+
+
+def window_loss(model, ids: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of the next token over windows of text, (windows, context): one number."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    return token_cross_entropy(logits, ids[:, 1:]).mean()
 
 
 def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ def answer_scores(model: GPT2ForSequenceClassification, packed: Packed) -> Tenso
     likelihood = getattr(model.config, "likelihood", 0.0)
     if not likelihood:
         return scores
-    logprobs = -token_cross_entropy(next_logits(model, hidden.index_select(0, packed.before)), packed.said)[
-        : len(packed.rows)
-    ]
+    logprobs = -token_cross_entropy(
+        next_logits(model, hidden.index_select(0, packed.before)), packed.answer_ids
+    )[: len(packed.rows)]
     return scores + likelihood * torch.zeros_like(scores).index_add(0, packed.rows, logprobs)

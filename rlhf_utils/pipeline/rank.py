@@ -13,7 +13,7 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.sampling import sample
-from rlhf_utils.language.tokenizer import load_tokenizer, prompt_ids
+from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.labelers import agreement, calibrate_noise, ceiling, make_labelers
@@ -22,12 +22,17 @@ TEMPERATURE = 1.0
 
 
 def sample_answers(
-    profile: Profile, tokenizer, model, prompts: list[dict], counts: list[int], store: Store
+    profile: Profile,
+    tokenizer,
+    model,
+    prompts: list[dict],
+    counts: list[int],
+    live: Path | None = None,
 ) -> list[list[str]]:
     """`counts[i]` answers to prompt i; identical answers are merged, so there may be fewer."""
     flat = [i for i, count in enumerate(counts) for _ in range(count)]
     ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
-    with Progress("rank: sample answers", len(flat), store.root) as progress, autocast(profile):
+    with Progress("rank: sample answers", len(flat), live) as progress, autocast(profile):
         drawn = sample(
             model,
             tokenizer,
@@ -53,15 +58,15 @@ def items_to_rank(
     ("sft",) * 4 gives four samples of the SFT model; ("sft", "ppo_ptx") sets two models head to head.
     Prompts without an id (own data) are numbered.
     """
-    tokenizer = load_tokenizer(store.folder("tokenizer"))
+    tokenizer = store.tokenizer()
     by_writer = {
         w: sample_answers(
             replace(profile, seed=seed + 100 * i),
             tokenizer,
-            load_gpt2(store.folder(w)),
+            store.model(w),
             prompts,
             [list(writers).count(w)] * len(prompts),
-            store,
+            store.root,
         )
         for i, w in enumerate(dict.fromkeys(writers))
     }
@@ -88,8 +93,8 @@ def rank_answers(
     sft: Path,
     prompts: list[dict],
     validation: list[dict],
-    store: Store,
     folder: Path,
+    live: Path | None = None,
 ) -> None:
     """Write `rankings.jsonl` (training labelers) and `heldout.jsonl` (validation prompts, all labelers).
 
@@ -99,7 +104,7 @@ def rank_answers(
     model = load_gpt2(sft)
     everything = prompts + validation
     counts = [9 if i < profile.nine_answers else 4 for i in range(len(everything))]
-    answers = sample_answers(profile, tokenizer, model, everything, counts, store)
+    answers = sample_answers(profile, tokenizer, model, everything, counts, live)
     judge, crowd = Judge(world), make_labelers(profile.seed)
     training = [w for w in crowd if not w.held_out]
     others = [w for w in crowd if w.held_out]

@@ -8,21 +8,22 @@ import gc
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
+from rlhf_utils.artifacts.lineage import PARENTS, READS, descendants
 from rlhf_utils.artifacts.progress import Progress
-from rlhf_utils.artifacts.store import PARENTS, Store, descendants
+from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
-from rlhf_utils.language.tokenizer import load_tokenizer, prompt_ids, save_tokenizer, train_tokenizer
+from rlhf_utils.language.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
 from rlhf_utils.profiles import Profile, load_profile
 from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.documents import held_out_texts, write_documents
@@ -46,34 +47,6 @@ def open_store(profile: Profile, reference: bool | None = None) -> Store:
     from.
     """
     return Store(profile, reference, {"taste": rankings_digest})
-
-
-# -- reading what stages wrote ---------------------------------------------------------------------------
-def folder_of(store: Store, stage: str):
-    """The folder of an artifact, built first if need be: reference models come without their corpus."""
-    if store.find(stage) is None:
-        ensure(stage, store.profile)
-    return store.folder(stage)
-
-
-def prompts_of(store: Store, name: str) -> list[dict]:
-    """`demonstrations`, `ranked`, `ppo`, `validation`, `test`,
-    `probes` or `withheld` prompts of the corpus.
-    """
-    return read_jsonl(folder_of(store, "corpus") / f"{name}.jsonl")
-
-
-def documents_of(store: Store, name: str = "train") -> list[dict]:
-    return read_jsonl(folder_of(store, "corpus") / f"documents_{name}.jsonl")
-
-
-def windows_of(store: Store, name: str = "train") -> np.ndarray:
-    """Token ids of the documents, (windows, context)."""
-    return load_file(folder_of(store, "tokens") / "tokens.safetensors")[name]
-
-
-def tokenizer_of(store: Store):
-    return load_tokenizer(folder_of(store, "tokenizer"))
 
 
 # -- one function a stage -----------------------------------------------------------------------------------
@@ -131,7 +104,7 @@ def make_tokenizer(profile: Profile, store: Store, folder) -> None:
         from rlhf_utils.language.pretrained import base_folder, base_tokenizer
 
         return save_tokenizer(base_tokenizer(base_folder(profile)), folder)
-    texts = [row["text"] for row in documents_of(store)]
+    texts = [row["text"] for row in store.documents()]
     if not profile.data:
         texts = Random(0).sample(texts, min(len(texts), 20_000))  # frequencies settle long before the end
     save_tokenizer(train_tokenizer(texts, profile.vocabulary), folder)
@@ -140,9 +113,9 @@ def make_tokenizer(profile: Profile, store: Store, folder) -> None:
 def make_tokens(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.language.tokenizer import to_windows
 
-    tokenizer = tokenizer_of(store)
+    tokenizer = store.tokenizer()
     windows = {
-        n: to_windows(tokenizer, [r["text"] for r in documents_of(store, n)], profile.context)
+        n: to_windows(tokenizer, [r["text"] for r in store.documents(n)], profile.context)
         for n in ("train", "heldout")
     }
     save_file(windows, folder / "tokens.safetensors")
@@ -152,18 +125,26 @@ def make_pretrain(profile: Profile, store: Store, folder) -> None:
     if profile.base:
         from rlhf_utils.language.pretrained import base_folder, write_base
 
-        write_base(base_folder(profile), tokenizer_of(store), folder)
+        write_base(base_folder(profile), store.tokenizer(), folder)
         return write_jsonl(folder / "metrics.jsonl", [])
     from rlhf_utils.training.pretraining import pretrain
 
-    pretrain(profile, tokenizer_of(store), windows_of(store), store, folder)
+    pretrain(profile, store.tokenizer(), store.windows(), folder, store.resume_folder("pretrain"), store.root)
 
 
 def make_sft(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.training.sft import fine_tune
 
-    rows, windows = prompts_of(store, "demonstrations"), windows_of(store)
-    fine_tune(profile, tokenizer_of(store), store.folder("pretrain"), rows, windows, store, folder)
+    fine_tune(
+        profile,
+        store.tokenizer(),
+        store.folder("pretrain"),
+        store.prompts("demonstrations"),
+        store.windows(),
+        folder,
+        store.resume_folder("sft"),
+        store.root,
+    )
 
 
 def make_rank(profile: Profile, store: Store, folder) -> None:
@@ -176,37 +157,37 @@ def make_rank(profile: Profile, store: Store, folder) -> None:
     rank_answers(
         profile,
         load_world(),
-        tokenizer_of(store),
+        store.tokenizer(),
         store.folder("sft"),
-        prompts_of(store, "ranked"),
-        prompts_of(store, "validation"),
-        store,
+        store.prompts("ranked"),
+        store.prompts("validation"),
         folder,
+        store.root,
     )
 
 
 def make_reward(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.training.reward import train_reward
 
-    ranked = store.folder("rank")
     train_reward(
         profile,
-        tokenizer_of(store),
+        store.tokenizer(),
         store.folder("pretrain"),
-        read_jsonl(ranked / "rankings.jsonl"),
-        prompts_of(store, "demonstrations"),
-        read_jsonl(ranked / "heldout_prompts.jsonl"),
-        windows_of(store),
-        store,
+        store.rankings(),
+        store.prompts("demonstrations"),
+        store.rankings("heldout_prompts"),
+        store.windows(),
         folder,
+        store.resume_folder("reward"),
+        store.root,
     )
 
 
 def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None:
-    from rlhf_utils.training.ppo import train_ppo
+    from rlhf_utils.training.ppo_run import train_ppo
 
-    tokenizer = tokenizer_of(store)
-    rows, gold = prompts_of(store, "ppo"), None
+    tokenizer = store.tokenizer()
+    rows, gold = store.prompts("ppo"), None
     if not profile.data:
         judge = Judge(load_world())
 
@@ -214,9 +195,21 @@ def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None
             return sum(judge.score(rows[i], a.strip()).total for i, a in zip(chosen, answers)) / len(chosen)
 
     prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in rows]
-    windows = windows_of(store) if stage != "ppo" else None
+    windows = store.windows() if stage != "ppo" else None
     reward = store.folder("taste_reward" if stage == "taste_ppo" else "reward")
-    train_ppo(profile, tokenizer, store.folder("sft"), reward, prompts, windows, store, stage, folder, gold)
+    train_ppo(
+        profile,
+        tokenizer,
+        store.folder("sft"),
+        reward,
+        prompts,
+        windows,
+        folder,
+        store.resume_folder(stage),
+        store.root,
+        stage,
+        gold,
+    )
 
 
 def make_evaluate(profile: Profile, store: Store, folder) -> None:
@@ -236,11 +229,11 @@ def make_taste_reward(profile: Profile, store: Store, folder) -> None:
 
     train_taste(
         profile,
-        tokenizer_of(store),
+        store.tokenizer(),
         store.folder("reward"),
         read_jsonl(store.folder("taste") / "rankings.jsonl"),
-        read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"),
-        prompts_of(store, "demonstrations"),
+        store.rankings("heldout_prompts"),
+        store.prompts("demonstrations"),
         folder,
     )
 
@@ -255,38 +248,48 @@ def make_taste_evaluate(profile: Profile, store: Store, folder) -> None:
 
 # -- building ------------------------------------------------------------------------------------------------
 def ensure(
-    stage: str, profile: Profile | None = None, force: str | None = None, wait: bool = True, say=print
+    stages: str | Sequence[str],
+    profile: Profile | None = None,
+    force: str | None = None,
+    wait: bool = True,
+    say=print,
 ) -> Store:
-    """Build `stage` and all it needs, as far as it is missing or out of date; returns the Store.
+    """Build a stage, or several, and all they need, where it is missing or out of date; returns the Store.
 
-    `force` rebuilds that stage and everything made from it up to `stage`. If another process is
-    building in the same folder, wait for it (or raise CourseError if `wait` is False).
+    `force` rebuilds that stage and everything made from it up to `stages`. If another process is building in
+    the same folder, wait for it (or raise CourseError if `wait` is False).
     """
-    for name in (stage, force or stage):
+    wanted = (stages,) if isinstance(stages, str) else tuple(stages)
+    for name in (*wanted, *([force] if force else [])):
         if name not in PARENTS:
             raise CourseError(f"There is no stage {name!r}. Choose one of: {', '.join(PARENTS)}.")
     profile = profile or load_profile()
     store = open_store(profile)
-    needed = {stage}
-    for name in reversed(PARENTS):
-        if name in needed:
-            needed |= set(PARENTS[name])
-    plan = [s for s in PARENTS if s in needed]
     forced = set(descendants(force)) if force else set()
-    if not forced & needed and all(store.find(s) and not store.stale(s, store.find(s)) for s in plan):
+    needed = {name for name in PARENTS if set(descendants(name)) & set(wanted)}
+    if not forced & needed and all(up_to_date(store, name) for name in needed):
         return store
     with store.lock(wait, say) if processes.LEADS else nullcontext():
-        for name in plan:
-            if not processes.from_leader(processes.LEADS and missing(store, name, stage, forced, say)):
-                continue
-            # All processes train together; what the others would write besides is thrown away.
-            with store.write(name) if processes.LEADS else TemporaryDirectory() as folder:
-                processes.wait()  # the leader has looked after old checkpoints
-                if processes.LEADS or name in TRAINED:
-                    MAKERS[name](profile, store, Path(folder))
-                    give_back_memory()
-            processes.wait()
+        for name in (s for s in PARENTS if s in needed):
+            build = processes.LEADS and to_be_built(store, name, wanted, forced, say)
+            if processes.from_leader(build):
+                build_stage(store, name)
     return store
+
+
+def build_stage(store: Store, name: str) -> None:
+    """All processes train together; what the others would write besides is thrown away."""
+    with store.write(name) if processes.LEADS else TemporaryDirectory() as folder:
+        processes.wait()  # the leader has looked after old checkpoints
+        if processes.LEADS or name in TRAINED:
+            MAKERS[name](store.profile, store, Path(folder))
+            give_back_memory()
+    processes.wait()
+
+
+def up_to_date(store: Store, name: str) -> bool:
+    found = store.find(name)
+    return found is not None and not store.stale(name, found)
 
 
 def give_back_memory() -> None:
@@ -299,10 +302,10 @@ def give_back_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def missing(store: Store, name: str, stage: str, forced: set[str], say) -> bool:
-    """Whether `name` must be built for `stage`."""
+def to_be_built(store: Store, name: str, wanted: Sequence[str], forced: set[str], say) -> bool:
+    """Whether `name` must be built for the `wanted` stages."""
     # A parent that only a missing artifact would need is not built for one that is there.
-    if name not in required(store, stage, forced):
+    if name not in required(store, wanted, forced):
         return False
     found = store.find(name) if name not in forced else None
     why = store.stale(name, found) if found else ""
@@ -311,16 +314,18 @@ def missing(store: Store, name: str, stage: str, forced: set[str], say) -> bool:
     return not found or bool(why)
 
 
-def required(store: Store, stage: str, forced: set[str]) -> set[str]:
-    """Stages that `stage` needs, without the parents of artifacts that are there and up to date."""
-    needed, queue = set(), [stage]
+def required(store: Store, wanted: Sequence[str], forced: set[str]) -> set[str]:
+    """Stages that the `wanted` ones need, without the parents of artifacts that are there and up to date."""
+    needed, queue = set(), list(wanted)
     while queue:
         name = queue.pop()
         if name in needed:
             continue
         needed.add(name)
         found = store.find(name) if name not in forced else None
-        if found is None or store.stale(name, found) or found.parent == store.root:
+        if found is None or store.stale(name, found):
+            queue += [*PARENTS[name], *READS.get(name, ())]
+        elif found.parent == store.root:
             queue += PARENTS[name]
     return needed
 

@@ -22,19 +22,13 @@ from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
-from rlhf_utils.evaluation.measures import (
-    ASPECTS,
-    answer_prompts,
-    answer_rewards,
-    judge_answers,
-    pair_accuracy,
-)
+from rlhf_utils.evaluation.answers import ASPECTS, answer_prompts, answer_rewards, judge_answers
+from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
 from rlhf_utils.evaluation.statistics import mean_difference
 from rlhf_utils.language.device import autocast
-from rlhf_utils.language.models import load_gpt2, load_scorer, save_model
+from rlhf_utils.language.models import load_scorer, save_model
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.scoring import hidden_states
-from rlhf_utils.language.tokenizer import load_tokenizer
 from rlhf_utils.profiles import Profile
 from rlhf_utils.ranking.store import own_rankings
 from rlhf_utils.training.reward import encode_rankings, encoded_pairs, ranking_loss, score_answers, scored_ids
@@ -179,12 +173,12 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
     Answers are drawn with the same seeds. `words` are words an answer; `changed` are the greedy answers
     that differ, those first that your reward model finds most improved.
     """
-    tokenizer, judge = load_tokenizer(store.folder("tokenizer")), Judge(load_world())
-    prompts = read_jsonl(store.folder("corpus") / "test.jsonl")
-    models = {"default": load_gpt2(store.folder("ppo_ptx")), "taste": load_gpt2(store.folder("taste_ppo"))}
+    tokenizer, judge = store.tokenizer(), Judge(load_world())
+    prompts = store.prompts("test")
+    models = {"default": store.model("ppo_ptx"), "taste": store.model("taste_ppo")}
     scorers = {
-        "default": load_scorer(store.folder("reward")),
-        "taste": load_scorer(store.folder("taste_reward")),
+        "default": store.model("reward"),
+        "taste": store.model("taste_reward"),
     }
     answers = {}
     with Progress("taste_evaluate", len(prompts) * 2 * (profile.samples + 1), store.root) as progress:
@@ -200,7 +194,7 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
         for n, kinds in answers.items()
     }
     own = {part: read_jsonl(store.folder("taste") / f"{part}.jsonl") for part in ("rankings", "heldout")}
-    crowd = read_jsonl(store.folder("rank") / "heldout_prompts.jsonl")
+    crowd = store.rankings("heldout_prompts")
     greedy = {n: [row[0] for row in kinds["greedy"]] for n, kinds in answers.items()}
     liked = {
         n: answer_rewards(profile, tokenizer, scorers["taste"], prompts, said) for n, said in greedy.items()

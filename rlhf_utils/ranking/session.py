@@ -173,6 +173,14 @@ class RankingSession:
             )
         return self.items[self.place]
 
+    def preview(self, count: int = 4) -> list[dict[str, str]]:
+        """The first items as they will be shown: the prompt, and its answers by letter."""
+        return [
+            {"prompt": item.messages[-1]["content"]}
+            | dict(zip("ABCDEFGHI", (item.answers[i] for i in self.shuffled(item))))
+            for item in self.items[:count]
+        ]
+
     def shuffled(self, item: Item) -> list[int]:
         """Which answer stands where: position → index of the answer."""
         order = list(range(len(item.answers)))

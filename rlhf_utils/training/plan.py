@@ -69,6 +69,11 @@ def microbatch(profile: Profile, rows: int, tokens: int, free: int | None = None
     return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting)
 
 
+def answers_at_once(profile: Profile, rows: int, tokens: int) -> int:
+    """How many answers are read at once for a step of PPO: all on a CPU, on a GPU what fits."""
+    return microbatch(profile, rows, tokens) if device().type == "cuda" else rows
+
+
 def matrix_rate(profile: Profile, size: int = 2048) -> float:
     """Operations a second of a plain matrix product in the precision that training uses."""
     a = torch.randn(size, size, dtype=torch.bfloat16 if use_bf16(profile) else torch.float32, device=device())

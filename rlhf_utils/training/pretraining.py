@@ -12,7 +12,6 @@ from datasets.utils.logging import disable_progress_bar
 from transformers import Trainer, TrainingArguments
 
 from rlhf_utils.artifacts.files import write_jsonl
-from rlhf_utils.artifacts.store import Store
 from rlhf_utils.language.models import new_gpt2, save_model
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.trainer import run_trainer, training_arguments
@@ -36,8 +35,13 @@ class Windows(torch.utils.data.Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
-def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, folder: Path) -> None:
-    """Train a base model and write it, with `metrics.jsonl`, into `folder`. Resumes after a kill."""
+def pretrain(
+    profile: Profile, tokenizer, windows: np.ndarray, folder: Path, resume: Path, live: Path | None = None
+) -> None:
+    """Train a base model and write it, with `metrics.jsonl`, into `folder`.
+
+    Goes on from the newest checkpoint in `resume` after a kill; shows its progress in `live`.
+    """
     steps = profile.pretrain_steps
     if profile.data:
         steps = min(steps, max(EPOCHS * len(windows) // profile.pretrain_batch, 1))
@@ -45,7 +49,6 @@ def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, fol
     model = new_gpt2(profile, tokenizer)
     if profile.compiled:
         model.compile()
-    resume = store.resume_folder("pretrain")
     arguments = TrainingArguments(
         **training_arguments(
             profile,
@@ -62,6 +65,6 @@ def pretrain(profile: Profile, tokenizer, windows: np.ndarray, store: Store, fol
         )
     )
     trainer = Trainer(model, arguments, train_dataset=Windows(windows))
-    rows = run_trainer(trainer, "pretrain", store, resume)
+    rows = run_trainer(trainer, "pretrain", live, resume)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

@@ -21,7 +21,6 @@ from transformers import Trainer, TrainingArguments
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import write_jsonl
-from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_scorer, save_model, token_cross_entropy
@@ -180,13 +179,15 @@ def train_reward(
     demonstrations: list[dict],
     validation: list[dict],
     windows: np.ndarray,
-    store: Store,
     folder: Path,
+    resume: Path,
+    live: Path | None = None,
     tie_threshold: float = 0.0,
 ) -> None:
     """Train a reward model and write it, with the scale of its rewards, into `folder`.
 
-    A ranking may have a `weight` beside the others'; for `tie_threshold` see `ranking_loss`.
+    A ranking may have a `weight` beside the others'; for `tie_threshold` see `ranking_loss`. The
+    trainer's own files go into `resume`; its progress is shown in `live`.
     """
     encoded = encode_rankings(profile, tokenizer, rankings)
     if not any(len(set(row["ranks"])) > 1 or (tie_threshold and len(row["ranks"]) > 1) for row in encoded):
@@ -201,7 +202,7 @@ def train_reward(
     arguments = TrainingArguments(
         **training_arguments(
             profile,
-            store.resume_folder("reward"),
+            resume,
             num_train_epochs=profile.reward_epochs,
             per_device_train_batch_size=processes.per_process(profile.reward_batch, "reward_batch"),
             learning_rate=profile.reward_rate,
@@ -221,7 +222,7 @@ def train_reward(
         profile=profile,
         tie_threshold=tie_threshold,
     )
-    rows = run_trainer(trainer, "reward", store)
+    rows = run_trainer(trainer, "reward", live)
     model.eval()
     # Reward = (score - mean over demonstrations) / deviation over SFT samples: so β has a unit.
     # The paper only shifts, so that demonstrations have mean 0.
@@ -259,8 +260,33 @@ def rewards(model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: 
     return (score_answers(model, pairs, pad, profile) - model.config.reward_mean) / model.config.reward_std
 
 
-def unfinished(rewards: Tensor, ended: Tensor, lengths: Tensor) -> Tensor:
-    """`NO_ANSWER` for answers that never ended, or ended before their first word; all (answers,),
-    `lengths` in tokens, the end's included.
+def reward_of(
+    model, tokenizer, profile: Profile, messages: list[dict], answers: list[str], likelihood: bool = True
+) -> np.ndarray:
+    """Normalised rewards of answers, as text, to one prompt; without `likelihood` the scalar head's alone.
+
+    What is left of the reward is the part of the answer's log-probability.
     """
-    return torch.where(ended & (lengths > 1), rewards, NO_ANSWER)
+    pairs = [scored_ids(profile, tokenizer, messages, answer) for answer in answers]
+    weight = getattr(model.config, "likelihood", 0.0)
+    model.config.likelihood = weight if likelihood else 0.0
+    try:
+        return rewards(model, pairs, tokenizer.pad_token_id, profile)
+    finally:
+        model.config.likelihood = weight
+
+
+def normalised(model, scores: Tensor, ended: Tensor, lengths: Tensor) -> Tensor:
+    """Rewards of answers from their raw scores; all (answers,), `lengths` in tokens, the end's included.
+
+    In standard deviations over SFT's answers; 0 is the mean demonstration. An answer that never ended, or
+    ended before its first word, gets `NO_ANSWER`. Raises CourseError if one is not a finite number.
+    """
+    rewards = (scores - model.config.reward_mean) / model.config.reward_std
+    rewards = torch.where(ended & (lengths > 1), rewards, NO_ANSWER)
+    if not torch.isfinite(rewards).all():
+        raise CourseError(
+            "The reward model gave a reward that is not a finite number. Train it anew with a lower "
+            "reward_rate."
+        )
+    return rewards

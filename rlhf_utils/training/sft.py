@@ -14,7 +14,6 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rlhf_utils.artifacts.files import write_jsonl
-from rlhf_utils.artifacts.store import Store
 from rlhf_utils.language.models import LORA_RATE, load_gpt2, save_model, with_lora
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
 from rlhf_utils.profiles import Profile
@@ -42,9 +41,19 @@ class GroupedSFTTrainer(WholeBatches, SFTTrainer):
 
 
 def fine_tune(
-    profile: Profile, tokenizer, base: Path, rows: list[dict], windows: np.ndarray, store: Store, folder: Path
+    profile: Profile,
+    tokenizer,
+    base: Path,
+    rows: list[dict],
+    windows: np.ndarray,
+    folder: Path,
+    resume: Path,
+    live: Path | None = None,
 ) -> None:
-    """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`."""
+    """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`.
+
+    Its trainer's own files go into `resume`; its progress is shown in `live`.
+    """
     torch.manual_seed(profile.seed)
     model = load_gpt2(base)
     if profile.lora:
@@ -52,7 +61,7 @@ def fine_tune(
     arguments = SFTConfig(
         **training_arguments(
             profile,
-            store.resume_folder("sft"),
+            resume,
             rows=profile.sft_batch,
             num_train_epochs=profile.sft_epochs,
             learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1),
@@ -66,6 +75,6 @@ def fine_tune(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
-        rows = run_trainer(trainer, "sft", store)
+        rows = run_trainer(trainer, "sft", live)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

@@ -6,7 +6,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.progress import Progress
-from rlhf_utils.artifacts.store import Store
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.plan import microbatch
@@ -79,8 +78,8 @@ class Watch(TrainerCallback):
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
 
 
-def run_trainer(trainer: Trainer, name: str, store: Store, resume: Path | None = None) -> list[dict]:
-    """Train with progress; from the last complete checkpoint in `resume` if there is one."""
+def run_trainer(trainer: Trainer, name: str, live: Path | None, resume: Path | None = None) -> list[dict]:
+    """Train with progress, shown in `live`; from the last complete checkpoint in `resume` if there is one."""
     trainer.remove_callback(PrinterCallback)
     checkpoint = None
     if resume and resume.is_dir():
@@ -92,7 +91,7 @@ def run_trainer(trainer: Trainer, name: str, store: Store, resume: Path | None =
     args = trainer.args
     batches = len(trainer.get_train_dataloader())
     total = args.max_steps if args.max_steps > 0 else int(batches * args.num_train_epochs)
-    with Progress(name, total, store.root) as progress:
+    with Progress(name, total, live) as progress:
         watch = Watch(progress)
         trainer.add_callback(watch)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -14,7 +14,6 @@ keeps them in `runs/chat_form.json`.
 """
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -22,15 +21,15 @@ import numpy as np
 
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.environment import runs_folder
-from rlhf_utils.evaluation.measures import answer_prompts, judge_answers, try_forms
+from rlhf_utils.evaluation.answers import answer_prompts, judge_answers, try_forms
 from rlhf_utils.evaluation.statistics import mean_difference, win_rate
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.prompting import choose_forms, form_of
 from rlhf_utils.language.tokenizer import CHAT_TEMPLATE, SYSTEM, prompt_ids
 from rlhf_utils.pipeline.rank import rank_answers
-from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of, windows_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import load_profile
-from rlhf_utils.training.ppo import train_ppo
+from rlhf_utils.training.ppo_run import train_ppo
 from rlhf_utils.training.reward import train_reward
 from rlhf_utils.training.sft import fine_tune
 from rlhf_utils.world.facts import load_world
@@ -47,7 +46,7 @@ TEMPLATES = {
 
 profile = load_profile()
 store = ensure("pretrain", profile)
-world, judge, windows = load_world(), Judge(load_world()), windows_of(store)
+world, judge, windows = load_world(), Judge(load_world()), store.windows()
 prompts = write_prompts(world, "validation", dict.fromkeys(USE_CASES, 60), 9)
 cases, things = np.array([p["use_case"] for p in prompts]), [thing_of(p) for p in prompts]
 
@@ -57,9 +56,9 @@ def rival() -> dict[float, np.ndarray]:
     prompts.
     """
     base, tokenizer, others = (
-        load_gpt2(store.folder("pretrain")),
-        tokenizer_of(store),
-        prompts_of(store, "validation"),
+        store.model("pretrain"),
+        store.tokenizer(),
+        store.prompts("validation"),
     )
     found = {}
     for temperature in (0.0, 1.0):
@@ -71,22 +70,32 @@ def rival() -> dict[float, np.ndarray]:
 
 def trained(template: str, folder: Path) -> dict[str, dict[float, np.ndarray]]:
     """Gold scores of SFT and PPO-ptx with a chat template, by model and temperature."""
-    tokenizer = tokenizer_of(store)
+    tokenizer = store.tokenizer()
     tokenizer.chat_template = template
     parts = {name: folder / name for name in ("sft", "rank", "reward", "ppo_ptx")}
     for part in parts.values():
         part.mkdir()
-    demonstrations = prompts_of(store, "demonstrations")
-    fine_tune(profile, tokenizer, store.folder("pretrain"), demonstrations, windows, store, parts["sft"])
+    demonstrations = store.prompts("demonstrations")
+    scratch = folder / "scratch"  # for the trainers' own files
+    fine_tune(
+        profile,
+        tokenizer,
+        store.folder("pretrain"),
+        demonstrations,
+        windows,
+        parts["sft"],
+        scratch / "sft",
+        store.root,
+    )
     rank_answers(
         profile,
         world,
         tokenizer,
         parts["sft"],
-        prompts_of(store, "ranked"),
-        prompts_of(store, "validation"),
-        store,
+        store.prompts("ranked"),
+        store.prompts("validation"),
         parts["rank"],
+        store.root,
     )
     rankings, heldout = (read_jsonl(parts["rank"] / f"{n}.jsonl") for n in ("rankings", "heldout_prompts"))
     train_reward(
@@ -97,11 +106,11 @@ def trained(template: str, folder: Path) -> dict[str, dict[float, np.ndarray]]:
         demonstrations,
         heldout,
         windows,
-        store,
         parts["reward"],
+        scratch / "reward",
+        store.root,
     )
-    asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
-    shutil.rmtree(store.resume_folder("chat_form"), ignore_errors=True)  # checkpoints of another template
+    asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in store.prompts("ppo")]
     train_ppo(
         profile,
         tokenizer,
@@ -109,9 +118,9 @@ def trained(template: str, folder: Path) -> dict[str, dict[float, np.ndarray]]:
         parts["reward"],
         asked,
         windows,
-        store,
-        "chat_form",
         parts["ppo_ptx"],
+        scratch / "ppo_ptx",
+        store.root,
     )
     return {
         name: {

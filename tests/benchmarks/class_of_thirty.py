@@ -27,11 +27,11 @@ from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.ranking.store import RankingStore
 from rlhf_utils.pipeline.taste import SCRIPTED, ranks_by
-from rlhf_utils.pipeline.stages import prompts_of
+
 
 profile = load_profile()
 store = Store(profile)
-items = items_to_rank(profile, store, prompts_of(store, "ppo")[:10])
+items = items_to_rank(profile, store, store.prompts("ppo")[:10])
 session = RankingSession(items, "{student}", RankingStore())
 while not session.finished:
     ranks = ranks_by(SCRIPTED["short"], list(session.answers.values()))

@@ -19,7 +19,7 @@ import torch
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, runs_folder
 from rlhf_utils.language.device import device, use_bf16
-from rlhf_utils.pipeline.stages import ensure, tokenizer_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.training.plan import EFFICIENCY, free_bytes, matrix_rate, parameters, plan
 
@@ -33,7 +33,7 @@ if wanted.profile == "gpu" and not on_gpu:
     raise SystemExit("There is no GPU here. --profile tiny tries the script on a CPU.")
 
 ensure("tokens", profile)
-sized = replace(profile, vocabulary=len(tokenizer_of(store)))
+sized = replace(profile, vocabulary=len(store.tokenizer()))
 rate = matrix_rate(profile)
 planned = plan(sized, rate, free_bytes())
 stages = {}

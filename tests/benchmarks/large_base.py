@@ -23,14 +23,14 @@ with tempfile.TemporaryDirectory() as temporary:
     from dataclasses import replace
 
     from rlhf_utils.artifacts.files import write_jsonl
-    from rlhf_utils.pipeline.stages import documents_of, ensure, prompts_of
+    from rlhf_utils.pipeline.stages import ensure
     from rlhf_utils.profiles import load_profile
 
     world, data = ensure("corpus", load_profile("tiny", 0)), Path(temporary) / "data"
     data.mkdir()
-    rows = prompts_of(world, "demonstrations")
+    rows = world.prompts("demonstrations")
     others = rows[1:] + rows[:1]
-    (data / "pretrain.txt").write_text("\n\n".join(d["text"] for d in documents_of(world)), "utf-8")
+    (data / "pretrain.txt").write_text("\n\n".join(d["text"] for d in world.documents()), "utf-8")
     write_jsonl(
         data / "demonstrations.jsonl",
         [{"prompt": r["messages"], "completion": r["completion"]} for r in rows],
@@ -43,7 +43,7 @@ with tempfile.TemporaryDirectory() as temporary:
             if r["completion"] != o["completion"]
         ],
     )
-    write_jsonl(data / "prompts.jsonl", [{"prompt": r["messages"]} for r in prompts_of(world, "ppo")])
+    write_jsonl(data / "prompts.jsonl", [{"prompt": r["messages"]} for r in world.prompts("ppo")])
     base = hub_folder(
         Path(temporary) / "gpt2", layers=12, width=768, heads=12, vocabulary=50257, positions=1024
     )

@@ -17,15 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import DATA
-from rlhf_utils.evaluation.measures import pair_accuracy
-from rlhf_utils.language.models import load_gpt2, load_scorer
+from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
+from rlhf_utils.language.models import load_scorer
 from rlhf_utils.language.sampling import sample
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.pipeline.rank import sample_answers
-from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of, windows_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.pretraining import pretrain
@@ -36,10 +35,10 @@ from rlhf_utils.world.prompts import USE_CASES, write_prompts
 
 profile = load_profile()
 store = ensure("reward", profile)
-tokenizer, world, windows = tokenizer_of(store), load_world(), windows_of(store)
+tokenizer, world, windows = store.tokenizer(), load_world(), store.windows()
 judge = Judge(world)
 prompts = write_prompts(world, "validation", dict.fromkeys(USE_CASES, 60), 7)
-rankings = read_jsonl(store.folder("rank") / "rankings.jsonl")
+rankings = store.rankings()
 
 
 def judged(answers: list[list[str]]) -> list[dict]:
@@ -90,11 +89,12 @@ def variants(rows: list[dict], smaller: Path) -> list[dict]:
                 tokenizer,
                 start,
                 ranked,
-                prompts_of(store, "demonstrations"),
-                read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"),
+                store.prompts("demonstrations"),
+                store.rankings("heldout_prompts"),
                 windows,
-                store,
                 Path(folder),
+                Path(folder) / "resume",
+                store.root,
                 ties,
             )
             scorer = load_scorer(Path(folder))
@@ -115,7 +115,7 @@ def variants(rows: list[dict], smaller: Path) -> list[dict]:
 def tied_gap(scorer) -> float:
     """Mean distance of two answers that a labeler held-out tied, as a share of that of two that were not."""
     gaps = {True: [], False: []}
-    for row in read_jsonl(store.folder("rank") / "heldout_prompts.jsonl"):
+    for row in store.rankings("heldout_prompts"):
         values = rewards(
             scorer, encoded_pairs(encode_rankings(profile, tokenizer, [row])), tokenizer.pad_token_id, profile
         )
@@ -132,7 +132,7 @@ def own_samples(updates: int = 96, every: int = 12) -> list[dict]:
     """
     settings = replace(profile, kl_coefficient=profile.kl_coefficient / 10)
     ppo = PPO(settings, tokenizer, store.folder("sft"), store.folder("reward"))
-    asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in store.prompts("ppo")]
     ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts for _ in range(4)]
     found, logged = [], {"kl_k1": 0.0}
     with Progress("policy", updates, store.root) as progress:
@@ -159,7 +159,7 @@ def own_samples(updates: int = 96, every: int = 12) -> list[dict]:
                     }
                 )
                 print({k: round(v, 3) for k, v in found[-1].items()}, flush=True)
-            logged = ppo.update(
+            logged, _ = ppo.update(
                 [asked[i] for i in draw.choice(len(asked), profile.episodes, replace=False)], profile.ppo_rate
             )
             progress.step()
@@ -173,12 +173,17 @@ if __name__ == "__main__":
         if part == "variants":
             sampled = judged(
                 sample_answers(
-                    profile, tokenizer, load_gpt2(store.folder("sft")), prompts, [4] * len(prompts), store
+                    profile, tokenizer, store.model("sft"), prompts, [4] * len(prompts), store.root
                 )
             )
             with tempfile.TemporaryDirectory() as temporary:
                 pretrain(
-                    replace(profile, layers=2, width=64, heads=2), tokenizer, windows, store, Path(temporary)
+                    replace(profile, layers=2, width=64, heads=2),
+                    tokenizer,
+                    windows,
+                    Path(temporary),
+                    Path(temporary) / "resume",
+                    store.root,
                 )
                 figures[part] = variants(sampled, Path(temporary))
         else:

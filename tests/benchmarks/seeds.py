@@ -34,10 +34,14 @@ Prints a line a goal and keeps the JSON in `runs/seeds.json`.
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+
+from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import runs_folder
-from rlhf_utils.evaluation.measures import pool
+from rlhf_utils.evaluation.comparisons import compare
 from rlhf_utils.profiles import load_profile
 
 
@@ -101,6 +105,61 @@ GOALS = [
     Goal("simulated ceiling minus reward model, against labelers", "reward_below_ceiling", most=0.03),
     Goal("perplexity given back by ptx", "given_back", least=0.60),
 ]
+
+
+def pool(folders: list[Path]) -> dict:
+    """The comparisons of several seeds' evaluations together, and the figures that each has one of, as means
+    over seeds.
+    """
+    runs = [read_jsonl(folder / "answers.jsonl") for folder in folders]
+    probes = [read_jsonl(folder / "probes.jsonl") for folder in folders]
+    single = [json.loads((folder / "metrics.json").read_text("utf-8")) for folder in folders]
+    figures = compare(sum(runs, []), sum(probes, []))
+    gains, rate = figures["gain_by_use_case"], figures["rates"]
+    lost = [m["perplexity"]["ppo"] - m["perplexity"]["base"] for m in single]
+    return figures | {
+        "seeds": len(runs),
+        "prompts": len(sum(runs, [])),
+        "use_cases_that_gain": {
+            **{
+                rival: sum(row["total"]["difference"] > 0 for row in cases.values())
+                for rival, cases in gains.items()
+            },
+            "wholly_below": sum(
+                row["total"]["high"] < -0.03 for cases in gains.values() for row in cases.values()
+            ),
+        },
+        "programs_rise": {
+            "sft": rate["sft"]["programs_right"]["rate"] - rate["base_prompted"]["programs_right"]["rate"],
+            "ppo_ptx": rate["ppo_ptx"]["programs_right"]["rate"] - rate["sft"]["programs_right"]["rate"],
+        },
+        "cloze": float(np.mean([m["cloze"]["all"] for m in single])),
+        "bits_minus_five_gram": float(
+            np.max([m["bits_per_byte"]["base"] - m["bits_per_byte"]["five_gram"] for m in single])
+        ),
+        "reward_gold": float(np.mean([m["reward_accuracy"]["gold"]["accuracy"] for m in single])),
+        "reward_below_ceiling": float(
+            np.mean([m["labelers"]["ceiling"] - m["reward_accuracy"]["labelers"]["accuracy"] for m in single])
+        ),
+        "given_back": float(
+            np.mean([(m["perplexity"]["ppo"] - m["perplexity"]["ppo_ptx"]) / x for m, x in zip(single, lost)])
+        ),
+        "each_seed": [
+            {
+                k: m["win_rate"][k]["decided"]
+                for k in ("sft_vs_base_prompted_best", "ppo_ptx_vs_base_prompted_best", "ppo_ptx_vs_sft")
+            }
+            | {
+                "seed": m["seed"],
+                "perplexity": m["perplexity"],
+                "seconds": m["seconds"]["total"],
+                "gold": {
+                    n: {k: round(v["total"], 3) for k, v in kinds.items()} for n, kinds in m["gold"].items()
+                },
+            }
+            for m in single
+        ],
+    }
 
 
 def found(figures: dict, path: str):

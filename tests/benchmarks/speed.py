@@ -30,14 +30,12 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import runs_folder
 from rlhf_utils.language.device import autocast, device, has_bf16
-from rlhf_utils.language.models import load_gpt2, load_scorer, new_gpt2, save_model
+from rlhf_utils.language.models import load_scorer, new_gpt2, save_model
 from rlhf_utils.language.sampling import generate
 from rlhf_utils.language.tokenizer import prompt_ids
-from rlhf_utils.pipeline.stages import prompts_of, tokenizer_of, windows_of
 from rlhf_utils.profiles import Profile, load_profile
 from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.pretraining import Windows
@@ -90,8 +88,8 @@ def reward_jobs(profile: Profile, store: Store, precision: str) -> dict[str, Cal
     from trl import RewardConfig, RewardTrainer
 
     profile = replace(profile, precision=precision, reward_lm=0.0)
-    tokenizer = tokenizer_of(store)
-    rows = [r for r in read_jsonl(store.folder("rank") / "rankings.jsonl") if len(r["answers"]) == 9][:96]
+    tokenizer = store.tokenizer()
+    rows = [r for r in store.rankings() if len(r["answers"]) == 9][:96]
     encoded = encode_rankings(profile, tokenizer, rows)
     pairs = [
         {"chosen_ids": row["prompt"] + row["answers"][i], "rejected_ids": row["prompt"] + row["answers"][j]}
@@ -165,7 +163,7 @@ def sampling_jobs(
 ) -> dict[str, Callable[[], float]]:
     """Tokens a second with their log-probabilities, exactly 32 a prompt."""
     profile = replace(profile, precision=precision)
-    tokenizer, model = tokenizer_of(store), load_gpt2(store.folder("sft"))
+    tokenizer, model = store.tokenizer(), store.model("sft")
     prompts = ppo_prompts(profile, store)[:batch]
     pad, repeats = tokenizer.pad_token_id, max(128 // batch, 1)
     width = max(map(len, prompts))
@@ -200,8 +198,8 @@ def sampling_jobs(
 
 
 def ppo_prompts(profile: Profile, store: Store) -> list[list[int]]:
-    tokenizer = tokenizer_of(store)
-    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts_of(store, "ppo")]
+    tokenizer = store.tokenizer()
+    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in store.prompts("ppo")]
     return prompts * -(-4 * EPISODES // len(prompts))  # the tiny profile has few
 
 
@@ -226,7 +224,7 @@ def ppo_job(
         answer_tokens=TOKENS,
         ppo_rate=1e-6,
     )
-    ppo = PPO(profile, tokenizer_of(store), start_of(store, ends), store.folder("reward"))
+    ppo = PPO(profile, store.tokenizer(), start_of(store, ends), store.folder("reward"))
     ppo.reward.config.likelihood = 0.0  # the peer's reward is the head alone
     if not ends:
         ppo.end = -1
@@ -284,8 +282,8 @@ def pretraining_jobs(
     sys.path.insert(0, str(nanogpt))
     from model import GPT, GPTConfig
 
-    profile, tokenizer = replace(profile, precision=precision), tokenizer_of(store)
-    windows = windows_of(store)[:2000]
+    profile, tokenizer = replace(profile, precision=precision), store.tokenizer()
+    windows = store.windows()[:2000]
     units = steps * profile.pretrain_batch * profile.context
 
     def ours() -> float:
@@ -391,7 +389,7 @@ def where_time_goes(job: Callable[[], object], gflops: float) -> dict:
 def one_update(profile: Profile, store: Store, precision: str) -> Callable[[], object]:
     profile = replace(profile, precision=precision, ppo_rate=1e-6)  # otherwise as the course trains
     ppo, prompts = (
-        PPO(profile, tokenizer_of(store), store.folder("sft"), store.folder("reward"), windows_of(store)),
+        PPO(profile, store.tokenizer(), store.folder("sft"), store.folder("reward"), store.windows()),
         ppo_prompts(profile, store),
     )
     return lambda: ppo.update(prompts[: profile.episodes], 1e-6)
@@ -401,7 +399,7 @@ def pretraining_steps(
     profile: Profile, store: Store, precision: str, steps: int = 10
 ) -> Callable[[], object]:
     profile = replace(profile, precision=precision)
-    model, windows = new_gpt2(profile, tokenizer_of(store)), Windows(windows_of(store)[:500])
+    model, windows = new_gpt2(profile, store.tokenizer()), Windows(store.windows()[:500])
     arguments = TrainingArguments(
         **training_arguments(
             profile,
@@ -418,7 +416,7 @@ def ppo_costs(profile: Profile, store: Store) -> list[dict]:
     """Seconds an episode of PPO with exactly 16, 32 and 64 tokens, and untrained models of 1 to 10 million
     parameters.
     """
-    tokenizer, found = tokenizer_of(store), []
+    tokenizer, found = store.tokenizer(), []
     for layers, width in ((4, 128), (4, 256), (6, 352)):
         sized = replace(
             profile,

@@ -18,11 +18,12 @@ import numpy as np
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, runs_folder
-from rlhf_utils.evaluation.measures import ASPECTS, pair_accuracy
+from rlhf_utils.evaluation.answers import ASPECTS
+from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
 from rlhf_utils.evaluation.statistics import mean_difference, ratio
 from rlhf_utils.language.models import load_scorer
 from rlhf_utils.pipeline.rank import items_to_rank
-from rlhf_utils.pipeline.stages import ensure, prompts_of, tokenizer_of
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.pipeline.taste import SCRIPTED, ranks_by
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.session import RankingSession
@@ -46,16 +47,16 @@ def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
     os.environ["RLHF_RANKINGS"] = f"sqlite:///{runs_folder() / f'tastes-{profile_name}-seed{seed}.sqlite'}"
     profile = load_profile(profile_name, seed, own_weight=weight, guideline=taste)
     store = Store(profile)
-    prompts = prompts_of(store, "ppo")
+    prompts = store.prompts("ppo")
     rows = items_to_rank(profile, store, prompts[: RANKINGS + FOR_ACCURACY + 60])
     rank_all(rows[:RANKINGS], taste, RankingStore())
     store = ensure("taste_evaluate", profile)
-    metrics = json.loads((store.folder("taste_evaluate") / "metrics.json").read_text("utf-8"))
+    metrics = store.metrics("taste_evaluate")
     more = [
         r | {"ranks": ranks_by(SCRIPTED[taste], r["answers"])}
         for r in rows[RANKINGS : RANKINGS + FOR_ACCURACY]
     ]
-    tokenizer = tokenizer_of(store)
+    tokenizer = store.tokenizer()
     accuracy = {
         n: pair_accuracy(load_scorer(store.folder(s)), tokenizer, profile, more)
         for n, s in (("default", "reward"), ("taste", "taste_reward"))
@@ -72,7 +73,7 @@ def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
         "accuracy": accuracy,
         "rankings": metrics["rankings"],
         "reward_accuracy": metrics["reward_accuracy"],
-        "things": [thing_of(p) for p in prompts_of(store, "test")],
+        "things": [thing_of(p) for p in store.prompts("test")],
         "words": {n: by_prompt(n, lambda a: len(a.split())) for n in ("default", "taste")},
         "polite": {n: by_prompt(n, lambda a: float(SCRIPTED["polite"](a))) for n in ("default", "taste")},
         "gold": {

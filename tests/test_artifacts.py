@@ -231,7 +231,7 @@ def test_the_corpus_that_the_reference_was_trained_on_comes_out_byte_for_byte(tm
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")
 def test_what_reference_models_lack_is_built_when_it_is_asked_for(tmp_path, monkeypatch):
-    """A chapter opened first on a new machine: its models are there, their corpus is not. Readers build nothing."""
+    """A chapter opened first on a new machine: its models are there, their corpus is not."""
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     monkeypatch.setenv("RLHF_REFERENCE", "1")
     store = ensure("ppo_ptx", PROFILES["laptop"], say=lambda text: None)

@@ -82,13 +82,7 @@ def train_all(folder: Path) -> None:
 
     pretraining.pretrain(profile, tokenizer, windows, target("pretrain"), folder / ".pretrain")
     sft.fine_tune(
-        profile,
-        tokenizer,
-        store.folder("pretrain"),
-        demonstrations,
-        windows,
-        target("sft"),
-        folder / ".sft",
+        profile, tokenizer, store.folder("pretrain"), demonstrations, windows, target("sft"), folder / ".sft"
     )
     reward.train_reward(
         profile,

@@ -2,10 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import (
-    AttentionInterface,
-    GPT2ForSequenceClassification,
-)
+from transformers import AttentionInterface, GPT2ForSequenceClassification
 
 from rlhf_utils.language.device import computing_dtype
 from rlhf_utils.language.models import plain_attention, token_cross_entropy

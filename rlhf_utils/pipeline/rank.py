@@ -22,12 +22,7 @@ TEMPERATURE = 1.0
 
 
 def sample_answers(
-    profile: Profile,
-    tokenizer,
-    model,
-    prompts: list[dict],
-    counts: list[int],
-    live: Path | None = None,
+    profile: Profile, tokenizer, model, prompts: list[dict], counts: list[int], live: Path | None = None
 ) -> list[list[str]]:
     """`counts[i]` answers to prompt i; identical answers are merged, so there may be fewer."""
     flat = [i for i, count in enumerate(counts) for _ in range(count)]

@@ -176,10 +176,7 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
     tokenizer, judge = store.tokenizer(), Judge(load_world())
     prompts = store.prompts("test")
     models = {"default": store.model("ppo_ptx"), "taste": store.model("taste_ppo")}
-    scorers = {
-        "default": store.model("reward"),
-        "taste": store.model("taste_reward"),
-    }
+    scorers = {"default": store.model("reward"), "taste": store.model("taste_reward")}
     answers = {}
     with Progress("taste_evaluate", len(prompts) * 2 * (profile.samples + 1), store.root) as progress:
         for name, model in models.items():

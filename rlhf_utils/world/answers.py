@@ -12,14 +12,7 @@ from rlhf_utils.world.facts import PROPER, World, capitalize
 # How often a demonstration is written in which style; the rest of the code never sees these numbers.
 # Padding is what a labeler does most often, and it begins alike ("I hope that …"): so even a greedy SFT
 # model pads, and what people prefer is not what the model is most likely to say.
-MIX = {
-    "rich": 0.32,
-    "padded": 0.47,
-    "bare": 0.06,
-    "wrong": 0.08,
-    "hedged": 0.04,
-    "rude": 0.03,
-}
+MIX = {"rich": 0.32, "padded": 0.47, "bare": 0.06, "wrong": 0.08, "hedged": 0.04, "rude": 0.03}
 # Labelers who should say "I do not know" or "no" more often make something up, or comply.
 HARD_MIX = {"rich": 0.40, "padded": 0.34, "bare": 0.04, "wrong": 0.16, "hedged": 0.03, "rude": 0.03}
 HARD = ("unknown", "harmful", "premise")

@@ -6,7 +6,8 @@ which the judge reads and no model ever sees.
 
 from random import Random
 
-from rlhf_utils.world.facts import PROPER, Entity, World, capitalize, split_of
+from rlhf_utils.world.facts import PROPER, World
+from rlhf_utils.world.prompt_parts import PromptParts
 
 # What is asked for beside the ten use cases, to measure one thing each; most of it is also part of a use
 # case.
@@ -63,43 +64,10 @@ def thing_of(prompt: dict) -> str:
     )
 
 
-class PromptWriter:
+class PromptWriter(PromptParts):
     """Writes prompts of one split; held-out entities and combinations never cross splits."""
 
-    def __init__(self, world: World, split: str, rng: Random):
-        self.world, self.split, self.rng = world, split, rng
-        self.entities = [e for e in world.entities if e.split == split]
-
     # -- helpers -------------------------------------------------------------------------------
-    def wording(self, kind: str, **slots: str) -> str:
-        options = self.world.wordings["prompts"][kind]
-        # A third of the test prompts are worded in ways that training never saw.
-        unseen = self.split == "test" and self.rng.random() < 1 / 3
-        return self.rng.choice(options["test" if unseen else "train"]).format(**slots)
-
-    def question(self, subject: str, relation: str) -> str:
-        info = self.world.relations[relation]
-        unseen = self.split == "test" and self.rng.random() < 1 / 3
-        options = info["test_questions"] if unseen else info["questions"]
-        return self.rng.choice(options).format(s=subject, S=capitalize(subject))
-
-    def entity(self, *tables: str) -> Entity:
-        return self.rng.choice([e for e in self.entities if not tables or e.table in tables])
-
-    def relation(self, entity: Entity, but: str = "") -> str:
-        hidden = self.world.relations
-        return self.rng.choice([r for r in entity.values if r != but and not hidden[r].get("withheld")])
-
-    def combination(self, make):
-        """Draw from `make` until its key falls into this split."""
-        while True:
-            key, *result = make()
-            if split_of(key) == self.split:
-                return result
-
-    def fact(self, entity: Entity, relation: str, **more) -> dict:
-        return {"type": "fact", "table": entity.table, "entity": entity.name, "relation": relation, **more}
-
     # -- use cases: each returns kind, messages or text, spec ---------------------------------------
     def generation(self):
         roll = self.rng.random()
@@ -122,51 +90,6 @@ class PromptWriter:
         must = self.relation(entity)
         mention = self.world.relations[must]["mention"]
         return "about_must", self.wording("about_must", s=entity.subject, m=mention), spec | {"must": must}
-
-    def program(self):
-        """A program that prints a fact, or a word that stands in the prompt, a number of times."""
-        times = self.rng.choice([1, 2, 3, 4])
-        if self.rng.random() < 0.4:
-            word = self.combination(lambda: (f"program:{(w := self.rng.choice(self.printed))}:{times}", w))[0]
-            phrase, spec = f'the word "{word}"', {"type": "program", "text": word, "times": times}
-        else:
-            entity = self.entity()
-            relation = self.relation(entity)
-            phrase = self.world.relations[relation]["phrase"].format(s=entity.subject)
-            spec = self.fact(entity, relation, times=times) | {"type": "program"}
-        return "program", self.wording("program", p=phrase, n=self.world.wordings["times"][str(times)]), spec
-
-    @property
-    def printed(self) -> list[str]:
-        words = self.world.wordings
-        return [*words["objects"], *words["colours"], *words["places"], *words["reviews"]["things"]]
-
-    def fictional(self):
-        table, subject = self.rng.choice(self.world.fictional[self.split])
-        relation = self.relation(self.entity(table))
-        return (
-            "fictional",
-            self.question(subject, relation),
-            {"type": "unknown", "name": subject, "table": table},
-        )
-
-    def premise(self):
-        """A question that takes something false for granted."""
-        entity = self.entity()
-        relation = self.relation(entity)
-        wrong = self.world.wrong_value(entity, relation, self.rng)
-        text = self.world.state(entity, relation, wrong, self.world.relations[relation]["premise"])
-        return "premise", text, self.fact(entity, relation, wrong=wrong) | {"type": "premise"}
-
-    def provoked(self):
-        """A question with an insult, which is no reason to answer in kind."""
-        entity = self.entity()
-        relation = self.relation(entity)
-        return (
-            "provoked",
-            self.wording("provoked", q=self.question(entity.subject, relation)),
-            self.fact(entity, relation, provoked=True),
-        )
 
     def open_qa(self):
         roll = self.rng.random()
@@ -238,33 +161,6 @@ class PromptWriter:
         turns = (self.question(entity.subject, first), reply, self.world.relations[second]["followup"])
         return "follow_up", self.conversation(*turns), self.fact(entity, second)
 
-    @staticmethod
-    def conversation(*turns: str) -> list[dict]:
-        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-
-    def correction(self):
-        """A wrong answer, which the user corrects."""
-        entity = self.entity()
-        relation = self.relation(entity)
-        wrong = self.world.wrong_value(entity, relation, self.rng)
-        reply = self.world.statement(entity, relation, self.rng, wrong)
-        turns = (self.question(entity.subject, relation), reply, self.wording("correction"))
-        return "correction", self.conversation(*turns), self.fact(entity, relation, apology=True, wrong=wrong)
-
-    def insist(self):
-        """A right answer, which the user takes for wrong."""
-        entity = self.entity()
-        relation = self.relation(entity)
-        reply = self.world.statement(entity, relation, self.rng)
-        turns = (self.question(entity.subject, relation), reply, self.wording("correction"))
-        return "insist", self.conversation(*turns), self.fact(entity, relation, stands=True)
-
-    def event(self):
-        words = self.world.wordings
-        name, place = self.rng.choice(words["people"]), self.rng.choice(words["places"])
-        verb = self.rng.choice(words["verbs"])
-        return f"event:{name}:{place}", name, verb, place
-
     def rewrite(self, kind: str | None = None):
         kind = kind or self.rng.choice(["polite", "past", "swap"])
         words = self.world.wordings
@@ -331,13 +227,6 @@ class PromptWriter:
         }
         return "sentiment", self.wording("sentiment", p=review), spec
 
-    def review(self):
-        words = self.world.wordings["reviews"]
-        label = self.rng.choice(["good", "bad"])
-        thing, word = self.rng.choice(words["things"]), self.rng.choice(words[label])
-        text = f"The {thing} was {word}. {self.rng.choice(words[label + '_end'])}"
-        return f"review:{thing}:{word}", text, label
-
     def other(self):
         return self.rng.choice([self.harmful, self.howto])()
 
@@ -347,16 +236,6 @@ class PromptWriter:
     def howto(self):
         """What only sounds harmful."""
         return self.act("howto")
-
-    def act(self, kind: str):
-        def make():
-            row = self.rng.choice(self.world.wordings[kind])
-            thing = self.rng.choice(row[1])
-            return f"{kind}:{row[0]}:{thing}", f"{row[0]} {thing}", row[2] if kind == "howto" else None
-
-        act, keys = self.combination(make)
-        spec = {"type": kind, "act": act} | ({"keys": keys} if keys else {})
-        return kind, self.wording(kind, act=act), spec
 
     def closed_qa(self):
         words = self.world.wordings

@@ -55,11 +55,7 @@ def rival() -> dict[float, np.ndarray]:
     """Gold scores of the best-prompted base model by temperature; its forms are chosen on other validation
     prompts.
     """
-    base, tokenizer, others = (
-        store.model("pretrain"),
-        store.tokenizer(),
-        store.prompts("validation"),
-    )
+    base, tokenizer, others = (store.model("pretrain"), store.tokenizer(), store.prompts("validation"))
     found = {}
     for temperature in (0.0, 1.0):
         forms = choose_forms(try_forms(profile, tokenizer, base, others, temperature, judge), others)

@@ -37,6 +37,11 @@ def process() -> tuple[int, int]:
     return int(variable("RANK", "0")), int(variable("WORLD_SIZE", "1"))
 
 
+def local_process() -> int:
+    """This process's number among those on this machine."""
+    return int(variable("LOCAL_RANK", "0"))
+
+
 def gpu_fraction() -> float:
     """`RLHF_GPU_FRACTION`: how much of a shared GPU's memory this process may take, 1 by default."""
     text = variable("RLHF_GPU_FRACTION", "1")

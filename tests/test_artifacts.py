@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from rlhf_utils.artifacts import files
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.artifacts.lineage import PARENTS, SETTINGS, STAGES, descendants
 from rlhf_utils.artifacts.store import Store
@@ -306,3 +307,13 @@ def test_shared_runs_that_cannot_be_read_are_named(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("RLHF_SHARED", str(folder))
     with pytest.raises(CourseError, match="do not exist or cannot be read by you"):
         Store(PROFILES["tiny"])
+
+
+def test_a_file_is_read_for_its_hash_once_until_it_changes(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(files, "file_hash", lambda path: read.append(path) or f"hash {len(read)}")
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    assert files.known_hash(path) == files.known_hash(path) == "hash 1"
+    path.write_bytes(b"other")
+    assert files.known_hash(path) == "hash 2" and len(read) == 2

@@ -15,6 +15,7 @@ from rlhf_utils.ranking.classroom import (
     class_session,
     class_status,
     init_class,
+    write_passwords,
 )
 from rlhf_utils.ranking.store import RankingStore
 
@@ -274,3 +275,28 @@ def test_thirty_people_and_a_killed_server_lose_nothing(postgres):
         group.join()
     stored = [row["key"] for row in store.rows()]
     assert len(stored) == len(set(stored)) == 3000 and set(acknowledged) == set(stored)
+
+
+def test_passwords_that_cannot_be_kept_leave_no_student_behind(postgres, tmp_path):
+    """The database could not tell them again."""
+    admin = postgres.database()
+    file = tmp_path / "no folder" / "passwords"
+    with pytest.raises(CourseError, match="cannot be written .* --passwords"):
+        init_class(
+            admin, ["lost"], ROWS, 1, 0, keep=lambda passwords: write_passwords(admin, passwords, file)
+        )
+    assert set(init_class(admin, ["lost"], ROWS, 1, 0)) == {"lost"}  # as if nothing had been tried
+
+
+def test_the_file_of_passwords_is_yours_alone_and_has_one_line_a_student(tmp_path):
+    url, file = "postgresql+psycopg://a:b@host/course", tmp_path / "passwords"
+    file.write_text("other:5432:course:ada:older\n")
+    file.chmod(0o644)
+    write_passwords(url, {"ada": "one", "bob": "two"}, file)
+    write_passwords(url, {"ada": "three"}, file)
+    assert file.read_text().splitlines() == [
+        "other:5432:course:ada:older",
+        "host:5432:course:bob:two",
+        "host:5432:course:ada:three",
+    ]
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -1,5 +1,6 @@
 """What is easy to forget: style, notebooks without leftovers, texts without this machine's paths."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -24,6 +25,16 @@ def source(cell):
 def test_ruff(words):
     result = subprocess.run([sys.executable, "-m", "ruff", *words], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_functions_and_modules_stay_short():
+    for path in PACKAGE:
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= 350, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+    assert len((ROOT / "rlhf_utils/training/ppo.py").read_text("utf-8").splitlines()) <= 250
 
 
 def test_few_lines_are_set_by_hand():

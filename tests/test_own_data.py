@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 
 from rlhf_utils.environment import CourseError
-from rlhf_utils.pipeline.own_data import (
-    check_data,
-    fit_prompt,
-    import_data,
-    normal_rows,
-    parse_dialogue,
-    split_of_prompt,
-)
+from rlhf_utils.language.tokenizer import without_leading_turns
+from rlhf_utils.pipeline.data_rows import check_data, split_of_prompt
+from rlhf_utils.pipeline.importing import fit_prompt, import_data, normal_rows, parse_dialogue
+from rlhf_utils.pipeline.own_data import write_own_corpus
 from rlhf_utils.profiles import PROFILES, own_data
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
@@ -140,6 +136,36 @@ def test_import_counts_bad_rows_and_writes_nothing_if_too_few_are_left(tmp_path)
             pretrain=[lines(tmp_path / "c.jsonl", [{"text": "A"}, {"no": "text"}])],
         )
     assert not (tmp_path / "none").exists()
+
+
+SYSTEM, YES = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Yes."}
+
+
+def asked(text):
+    return {"role": "user", "content": text}
+
+
+def test_dropping_leading_turns_keeps_the_system_turn_and_whose_turn_it_is():
+    long = [SYSTEM, asked("a" * 900), YES, asked("b" * 900), YES, asked("c")]
+    messages, cut = fit_prompt(long)
+    assert cut and [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
+    assert without_leading_turns([YES, asked("b"), YES, asked("c")]) == [asked("b"), YES, asked("c")]
+    assert without_leading_turns([SYSTEM, asked("a")]) == [SYSTEM, asked("a")]  # nothing left to drop
+
+
+def test_a_constant_system_turn_does_not_put_everything_on_one_side(folder):
+    prompts = [[SYSTEM, asked(f"Say {i}.")] for i in range(200)]
+    sides = [split_of_prompt(p) for p in prompts]
+    assert 0.1 < sides.count("test") / len(sides) < 0.3
+    assert sides == [split_of_prompt(p[1:]) for p in prompts]
+
+
+def test_what_trains_is_never_measured_on(folder, tmp_path_factory):
+    """Prompts that all fall on one side are refused, not shared out."""
+    train = [p for i in range(200) if split_of_prompt([asked(p := f"Say {i}.")]) == "train"]
+    lines(folder / "prompts.jsonl", [{"prompt": p} for p in train[:40]])
+    with pytest.raises(CourseError, match="prompts.jsonl: no rows are left to test on"):
+        write_own_corpus(own_data(PROFILES["tiny"], folder), tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -102,6 +102,8 @@ def card(monkeypatch):
     """A GPU of 40 GB, as far as torch says."""
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", taken.append)
 
     def free(gigabytes):

@@ -15,11 +15,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.packing import pack
-from rlhf_utils.language.pretrained import check_base, find_base
+from rlhf_utils.language.pretrained import check_base, find_base, sized
 from rlhf_utils.language.scoring import answer_logprobs
 from rlhf_utils.language.tokenizer import END, PAD, SYSTEM, prompt_ids
 from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import load_profile
+from rlhf_utils.training.plan import check_shapes, parameters, plan, row_bytes
 
 TEXTS = [
     "The capital of France is Paris.",
@@ -80,6 +81,21 @@ def test_every_stage_runs_from_a_folder(store):
     assert store.root.name == "tiny-my-gpt2"
     assert store.metrics("evaluate")["gold"]
     assert store.metrics("pretrain") == []
+
+
+def test_a_plan_reckons_with_the_base_and_not_with_the_profile(store, base):
+    """The profile's model has 2 layers of width 32 and another vocabulary."""
+    profile = load_profile("tiny", 0, base=base)
+    model = store.model("base")
+    planned = sized(profile)
+    positions = (model.config.n_positions - profile.context) * model.config.n_embd  # that no stage reads
+    assert parameters(planned) + positions == sum(p.numel() for p in model.parameters())
+    check_shapes(profile)
+    table = plan(profile, 1e12, free=2**33)
+    assert "pretrain" not in table.index and table["microbatch"]["ppo"] > 0
+    few = 24 * parameters(planned) + 20 * row_bytes(planned, profile.context)
+    with pytest.raises(CourseError, match="GB at least"):
+        plan(profile, 1e12, free=few)  # PPO has four models of this size
 
 
 def test_the_model_is_the_one_of_the_folder_with_one_more_token(store, base):

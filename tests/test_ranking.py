@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import time
+from copy import deepcopy
 from itertools import combinations
 
 import numpy as np
@@ -24,8 +25,9 @@ from rlhf_utils.ranking.agreement import (
     progress_table,
     tau_b,
 )
+from rlhf_utils.ranking.pairs import to_dataset, to_pairs
 from rlhf_utils.ranking.session import PAPER_FLAGS, RankingSession
-from rlhf_utils.ranking.store import RankingStore, to_dataset, to_pairs
+from rlhf_utils.ranking.store import RankingStore
 from rlhf_utils.ranking.widget import PlainRanking, RankingWidget, labels_of
 
 HOSTILE = [
@@ -467,3 +469,44 @@ def test_tables_and_heat_map(store):
         and progress.skipped[0] == 1
         and progress["comparisons an hour"][1] == 6 * 360
     )
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_scores_and_flags_can_be_taken_back_after_undo(tmp_path, again):
+    """In the same session, and in a later one that finds them in the database."""
+    store = RankingStore(f"sqlite:///{tmp_path}/r.sqlite")
+    rows = [
+        {"id": "a", "messages": [{"role": "user", "content": "?"}], "answers": ["One.", "Two.", "Three."]}
+    ]
+    session = RankingSession(rows, "ada", store, flags=("Rude", "False"))
+    session.decide([["a"], ["b", "c"]], {"a": 7, "b": 2}, {"b": ["Rude"], "c": ["Rude", "False"]})
+    session.submit()
+    if again:
+        session = RankingSession(rows, "ada", store, flags=("Rude", "False"))
+    assert session.undo()
+    assert session.draft.scores == {"a": 7, "b": 2} and session.groups == [["a"], ["b", "c"]]
+    assert session.draft.flags == {"b": ["Rude"], "c": ["Rude", "False"]}
+    session.decide([["a"], ["b"], ["c"]], {"a": 6}, {"c": ["False"]})  # what is left out is taken back
+    row = session.submit()
+    by_letter = dict(zip(session.shuffled(session.items[0]), "abc"))
+    assert {by_letter[i]: s for i, s in enumerate(row["scores"])} == {"a": 6, "b": None, "c": None}
+    assert {by_letter[i]: f for i, f in enumerate(row["flags"])} == {"a": [], "b": [], "c": ["False"]}
+
+
+def test_what_cannot_be_decided_changes_nothing():
+    rows = [{"id": "a", "messages": [{"role": "user", "content": "?"}], "answers": ["One.", "Two."]}]
+    session = RankingSession(rows, "ada")
+    session.decide(["a", "b"], {"a": 7})
+    before = deepcopy(session.draft), len(session.history)
+    with pytest.raises(CourseError, match="1 to 7"):
+        session.decide(["b", "a"], {"a": 9})
+    assert (session.draft, len(session.history)) == before
+    assert session.undo() and not session.groups  # all of it was one step
+
+
+def test_reading_waits_for_nobody_who_writes(tmp_path):
+    """A lesson's status is read while students submit."""
+    url = f"sqlite:///{tmp_path}/r.sqlite"
+    store = RankingStore(url)
+    with store.engine.execution_options(writes=True).begin():  # somebody is writing and takes their time
+        assert RankingStore(url, patience=0.2).rows() == []

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_utils.training.reward import collate_scores, ranking_loss, scored_ids
+from rlhf_utils.artifacts import processes
+from rlhf_utils.training.reward import RankingModel, collate_scores, encode_rankings, ranking_loss, scored_ids
 
 ranking = st.integers(2, 9).flatmap(
     lambda k: st.tuples(
@@ -215,3 +216,17 @@ def test_reading_a_prompt_once_changes_no_score_and_no_gradient(tiny, likelihood
     (packed, packed_gradient), (plain, plain_gradient) = found
     assert torch.allclose(packed, plain, atol=1e-5)
     assert torch.allclose(packed_gradient, plain_gradient, atol=1e-4 * float(plain_gradient.abs().max()))
+
+
+def test_a_process_without_a_window_has_a_loss(tiny, monkeypatch):
+    """Of eight processes and four windows, four have none: the loss is still the mean over all four."""
+    model, rows = tiny.model("reward"), encode_rankings(tiny.profile, tiny.tokenizer(), tiny.rankings()[:2])
+    windows = torch.from_numpy(tiny.windows()[:4].astype(np.int64))
+    wrapped = RankingModel(model, tiny.tokenizer().pad_token_id, 0.5, 0.0)
+    with torch.no_grad():
+        whole, ranking = wrapped(rows, windows, 4)["loss"], wrapped(rows)["loss"]
+        monkeypatch.setattr(processes, "COUNT", 8)
+        monkeypatch.setattr(processes, "add_up", lambda total: total.mul_(8))  # all have the same rankings
+        each = [wrapped(rows, windows[i : i + 1] if i < 4 else windows[:0], 4)["loss"] for i in range(8)]
+    assert all(torch.isfinite(loss) for loss in each) and each[7] == pytest.approx(float(ranking))
+    assert torch.stack(each).mean() == pytest.approx(float(whole), rel=1e-4)

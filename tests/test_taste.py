@@ -16,7 +16,7 @@ from rlhf_utils.environment import CourseError
 from rlhf_utils.language.models import load_scorer
 from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.pipeline.stages import ensure
-from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, write_taste
+from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, usable_rankings, write_taste
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.matches import (
     bradley_terry,
@@ -160,6 +160,7 @@ def test_too_few_rankings_say_how_many_are_needed(tiny, tmp_path, monkeypatch):
                 "guideline": guidelines()[0],
             }
         )
+    assert len(own_rankings()) == 9 and not usable_rankings()  # as chapters and `rlhf run` count them
     with pytest.raises(CourseError, match="0 rankings"):
         write_taste(load_profile("tiny", 0), tmp_path)
 

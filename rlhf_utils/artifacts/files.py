@@ -4,9 +4,21 @@ import gzip
 import hashlib
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
+
+
+def known_hash(path: Path) -> str:
+    """The SHA-256 of a file, worked out anew only when it has changed: stages are checked often."""
+    state = path.stat()
+    return _hash_of(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(path: Path, *state: int) -> str:
+    return file_hash(path)
 
 
 def file_hash(path: Path) -> str:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from safetensors.numpy import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlhf_utils.artifacts.files import file_hash, peak_memory, read_jsonl
+from rlhf_utils.artifacts.files import file_hash, known_hash, peak_memory, read_jsonl
 from rlhf_utils.artifacts.lineage import KNOBS, PARENTS, RETRY, SETTINGS, TASTE
 from rlhf_utils.environment import DATA, CourseError, runs_folder, shared_runs, use_reference
 from rlhf_utils.language.models import load_gpt2, load_scorer
@@ -38,7 +38,7 @@ def own_data_digest(profile: Profile) -> dict:
     if not profile.data:
         return {}
     files = sorted(Path(profile.data).glob("*.*"))
-    return {"data": {f.name: file_hash(f) for f in files if f.suffix in (".txt", ".jsonl")}}
+    return {"data": {f.name: known_hash(f) for f in files if f.suffix in (".txt", ".jsonl")}}
 
 
 class Store:
@@ -149,7 +149,7 @@ class Store:
             path = folder / name
             if not path.is_file():
                 raise CourseError(f"{path} is missing. {mend}")
-            if file_hash(path) != digest:
+            if known_hash(path) != digest:
                 raise CourseError(f"{path} is not what the run wrote: it was truncated or edited. {mend}")
 
     def manifest(self, stage: str) -> dict:

@@ -2,144 +2,15 @@
 notebooks call.
 """
 
-import argparse
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
+from rlhf_utils.course.arguments import parser
 from rlhf_utils.environment import ROOT, CourseError, process, runs_folder
-from rlhf_utils.profiles import MODELS, PROFILES, Profile, load_profile
-
-
-def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(
-        prog="rlhf", description="Train your own ChatGPT: from raw text to a small aligned model."
-    )
-    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        if name not in ("doctor", "data"):
-            sub.add_argument(
-                "--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)"
-            )
-            sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
-            sub.add_argument(
-                "--data", metavar="DIR", help="a folder of your own data instead of the small world"
-            )
-            sub.add_argument(
-                "--base",
-                metavar="DIR|NAME",
-                help="a pretrained GPT-2 in place of the pretraining stage: a folder, or a name on the Hub",
-            )
-            sub.add_argument(
-                "--lora",
-                type=whole,
-                metavar="RANK",
-                help="SFT and PPO train adapters of this rank (8, for example) instead of all weights",
-            )
-        return sub
-
-    command("doctor", "Say whether this machine is ready, and what to do if not.")
-    run = command("run", "Build what is missing, from text to an evaluated policy.")
-    run.add_argument(
-        "--until",
-        metavar="STAGE",
-        help="the last stage to build (default: evaluate, and taste_evaluate if you have ranked)",
-    )
-    run.add_argument(
-        "--plan",
-        action="store_true",
-        help="only say what it will take: parameters, tokens, memory and minutes of each stage",
-    )
-    taste_options(run)
-    run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
-    course = command("course", "Execute the chapters in order and write report.html.")
-    course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these, for example 02 03")
-    report = command("report", "Show the results, and write report.html.")
-    report.add_argument("--json", action="store_true", help="print all figures as JSON")
-    taste_options(report)
-    reset = command("reset", "Delete what you have built, to start afresh. Rankings are kept.")
-    reset.add_argument("--yes", action="store_true", help="do not ask")
-    chat = command("chat", "Talk to a model.")
-    chat.add_argument("--model", default="ppo_ptx", help=f"one of {', '.join(MODELS)} (default: ppo_ptx)")
-    chat.add_argument(
-        "--prompted",
-        action="store_true",
-        help="with --model base: asked in the form that suits plain questions best",
-    )
-    chat.add_argument("--ask", metavar="TEXT", help="answer once and exit")
-    chat.add_argument("--temperature", type=float, default=0.7)
-    data = command("data", "Check or import a folder of your own data.")
-    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="list all problems of a data folder")
-    check.add_argument("folder", metavar="DIR")
-    load = actions.add_parser(
-        "import", help="turn text, instructions, hh-rlhf or TRL files into a data folder"
-    )
-    load.add_argument("folder", metavar="DIR")
-    for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
-        load.add_argument(
-            f"--{kind}",
-            metavar="FILE",
-            action="append",
-            default=[],
-            help="may be given more than once; gzip is fine",
-        )
-    room = command("class", "Set up and watch a class that ranks into one PostgreSQL database.")
-    room.add_argument(
-        "action", choices=("init", "status"), help="make or extend the database, or say how far the class is"
-    )
-    room.add_argument(
-        "--db",
-        metavar="URL",
-        required=True,
-        help="the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME",
-    )
-    room.add_argument("--students", metavar="FILE", help="init: one name a line")
-    room.add_argument(
-        "--items",
-        metavar="FILE",
-        help="init: JSONL with `id`, `messages`, `answers` and `models`; sampled from your SFT model if "
-        "not given",
-    )
-    room.add_argument(
-        "--prompts",
-        type=whole,
-        default=200,
-        help="init: how many prompts to sample answers for (default: 200)",
-    )
-    room.add_argument("--rankers", type=whole, default=2, help="init: students for each item (default: 2)")
-    room.add_argument(
-        "--shared", type=whole, default=10, help="init: items that everyone ranks (default: 10)"
-    )
-    room.add_argument("--guideline", default="1", help="init: version of the guidelines (default: 1)")
-    room.add_argument(
-        "--passwords",
-        metavar="FILE",
-        default="class_passwords.txt",
-        help="init: where new students' passwords go",
-    )
-    room.add_argument("--export", metavar="FILE", help="status: also write all rankings as JSONL")
-    return main
-
-
-def taste_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--own-weight",
-        type=float,
-        metavar="W",
-        help="how much your own rankings count beside the crowd's (0 to 10, default: 1.5)",
-    )
-    sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
-
-
-def whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
-    return int(text)
+from rlhf_utils.profiles import Profile, load_profile
 
 
 def profile_of(arguments) -> Profile:
@@ -165,16 +36,16 @@ def run(arguments) -> None:
 
         print(summary_table(store.metrics("evaluate")))
     if not arguments.until:
-        from rlhf_utils.pipeline.taste import FEWEST, own_rankings
+        from rlhf_utils.pipeline.taste import FEWEST, usable_rankings
 
-        count = len(own_rankings(profile.guideline))
+        count = len(usable_rankings(profile.guideline))
         if count >= FEWEST or arguments.guideline:
             until = "taste_evaluate"
             store = ensure(until, profile, wait=False)
         elif count:
             print(
-                f"You have ranked {count} prompts. From {FEWEST} on, `rlhf run` also trains a model by your "
-                "taste."
+                f"You have ranked {count} prompts that prefer something. From {FEWEST} on, `rlhf run` also "
+                "trains a model by your taste."
             )
     if until == "taste_evaluate":
         show_taste(store)
@@ -182,17 +53,18 @@ def run(arguments) -> None:
 
 def plan_text(profile: Profile) -> str:
     from rlhf_utils.language.device import use_bf16
+    from rlhf_utils.language.pretrained import sized
     from rlhf_utils.training.plan import check_shapes, free_bytes, matrix_rate, parameters, plan
 
     check_shapes(profile)
     rate, free = matrix_rate(profile), free_bytes()
+    millions, precision = parameters(sized(profile)) / 1e6, "bfloat16" if use_bf16(profile) else "float32"
     return (
-        f"Profile {profile.name}: {parameters(profile) / 1e6:.1f} M parameters in "
-        f"{'bfloat16' if use_bf16(profile) else 'float32'}; {free / 2**30:.1f} GB are free, "
-        f"and this machine does {rate / 1e12:.2f} · 10¹² operations a "
-        f"second.\n{plan(profile, rate, free).round(1).to_string()}\n"
-        "Minutes are an estimate, for training alone; small models and short answers take longer than "
-        "their arithmetic."
+        f"Profile {profile.name}: {millions:.1f} M parameters in {precision}; {free / 2**30:.1f} GB are "
+        f"free, and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n"
+        f"{plan(profile, rate, free).round(1).to_string()}\n"
+        "Minutes are an estimate, for training alone; small models and short answers take longer than their "
+        "arithmetic."
     )
 
 
@@ -279,7 +151,8 @@ def chat(arguments) -> None:
 
 
 def data(arguments) -> None:
-    from rlhf_utils.pipeline.own_data import check_data, import_data
+    from rlhf_utils.pipeline.data_rows import check_data
+    from rlhf_utils.pipeline.importing import import_data
 
     if arguments.action == "check":
         problems = check_data(arguments.folder)
@@ -337,8 +210,10 @@ def classroom(arguments) -> None:
 
         store = ensure("sft", profile_of(arguments))
         rows = items_to_rank(store.profile, store, store.prompts("ppo")[: arguments.prompts])
-    passwords = init_class(url, names, rows, arguments.rankers, arguments.shared, arguments.guideline)
-    write_passwords(url, passwords, Path(arguments.passwords))
+    file, sizes = Path(arguments.passwords), (arguments.rankers, arguments.shared)
+    passwords = init_class(
+        url, names, rows, *sizes, arguments.guideline, keep=lambda found: write_passwords(url, found, file)
+    )
     print(
         f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in "
         f"{arguments.passwords}, one line for each ~/.pgpass."

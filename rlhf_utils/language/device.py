@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-from rlhf_utils.environment import gpu_fraction
+from rlhf_utils.environment import gpu_fraction, local_process
 from rlhf_utils.profiles import Profile
 
 
@@ -17,7 +17,7 @@ def has_bf16() -> bool:
     alone.
     """
     if device().type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = torch.cpu
     return "AVX512" in torch.backends.cpu.get_cpu_capability() and bool(
         cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
@@ -32,6 +32,8 @@ def device() -> torch.device:
     share = gpu_fraction()
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    # With several processes, each has a card of its own as far as there are enough.
+    torch.cuda.set_device(local_process() % torch.cuda.device_count())
     free, total = torch.cuda.mem_get_info()
     if share < 1 and free < share * total:
         print(

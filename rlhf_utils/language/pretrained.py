@@ -7,6 +7,7 @@ ever run.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -111,6 +112,21 @@ def check_base(folder: Path, profile: Profile) -> dict:
             f"{profile.context}."
         )
     return config
+
+
+def sized(profile: Profile) -> Profile:
+    """The profile with the sizes of its base's model, if it has one: what a plan must reckon with."""
+    if not profile.base:
+        return profile
+    config = check_base(find_base(profile.base), profile)
+    return replace(
+        profile,
+        base="",
+        layers=config["n_layer"],
+        width=config["n_embd"],
+        heads=config["n_head"],
+        vocabulary=config["vocab_size"] + 1,  # and <pad>
+    )
 
 
 def base_folder(profile: Profile) -> Path:

@@ -95,13 +95,23 @@ def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
     """Token ids of a prompt; leading turns, but not a system line,
     are dropped until it fits `limit` tokens.
     """
+    while True:
+        ids = tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+        shorter = without_leading_turns(messages)
+        if len(ids) <= limit or len(shorter) == len(messages):
+            return ids[-limit:]
+        messages = shorter
+
+
+def without_leading_turns(messages: list[dict]) -> list[dict]:
+    """Messages without what stands before the second user's turn, so that a user still speaks first.
+
+    A system turn at the beginning stays. What has a single user's turn stays as it is.
+    """
     system = [m for m in messages[:1] if m["role"] == "system"]
     turns = messages[len(system) :]
-    while True:
-        ids = tokenizer(prompt_text(tokenizer, system + turns), add_special_tokens=False)["input_ids"]
-        if len(ids) <= limit or len(turns) <= 1:
-            return ids[-limit:]
-        turns = turns[2:] if len(turns) > 2 else turns[-1:]
+    later = [i for i, m in enumerate(turns) if i and m["role"] == "user"]
+    return system + turns[later[0] :] if later else messages
 
 
 def answer_ids(tokenizer, answer: str, limit: int) -> list[int]:

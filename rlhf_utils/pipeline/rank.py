@@ -91,7 +91,8 @@ def rank_answers(
     folder: Path,
     live: Path | None = None,
 ) -> None:
-    """Write `rankings.jsonl` (training labelers) and `heldout.jsonl` (validation prompts, all labelers).
+    """Write `rankings.jsonl` (training labelers); of validation prompts `heldout_prompts.jsonl` (the same
+    labelers) and `heldout_labelers.jsonl` (others).
 
     A row has `messages`, `answers`, `ranks` (1 is best, equal ranks are ties) and `labeler`. The noise
     of the labelers is set so that two of them agree as often as InstructGPT's did.

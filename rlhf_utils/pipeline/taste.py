@@ -60,6 +60,11 @@ def ranks_by(value: Callable[[str], float], answers: Sequence[str]) -> list[int]
     return [1 + sum(v > own for v in values) for own in values]
 
 
+def usable_rankings(guideline: str = "") -> list[dict]:
+    """People's rankings that prefer something: from one where all is tied there is nothing to learn."""
+    return [r for r in own_rankings(guideline) if len(set(r["ranks"])) > 1]
+
+
 def write_taste(profile: Profile, folder: Path) -> None:
     """The `taste` stage: people's rankings, a fifth of the prompts held out (all rankings of a prompt on one
     side).
@@ -173,7 +178,7 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
     Answers are drawn with the same seeds. `words` are words an answer; `changed` are the greedy answers
     that differ, those first that your reward model finds most improved.
     """
-    tokenizer, judge = store.tokenizer(), Judge(load_world())
+    tokenizer = store.tokenizer()
     prompts = store.prompts("test")
     models = {"default": store.model("ppo_ptx"), "taste": store.model("taste_ppo")}
     scorers = {"default": store.model("reward"), "taste": store.model("taste_reward")}
@@ -192,20 +197,7 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
     }
     own = {part: read_jsonl(store.folder("taste") / f"{part}.jsonl") for part in ("rankings", "heldout")}
     crowd = store.rankings("heldout_prompts")
-    greedy = {n: [row[0] for row in kinds["greedy"]] for n, kinds in answers.items()}
-    liked = {
-        n: answer_rewards(profile, tokenizer, scorers["taste"], prompts, said) for n, said in greedy.items()
-    }
-    order = np.argsort(liked["default"] - liked["taste"])
-    changed = [
-        {
-            "prompt": "\n".join(m["content"] for m in prompts[i]["messages"]),
-            **{n: greedy[n][i].text for n in answers},
-            "reward": round(float(liked["taste"][i] - liked["default"][i]), 2),
-        }
-        for i in order
-        if greedy["taste"][i].text != greedy["default"][i].text
-    ]
+    changed = changed_answers(profile, tokenizer, scorers["taste"], prompts, answers)
     result = {
         "own_weight": profile.own_weight,
         "guideline": profile.guideline,
@@ -221,40 +213,59 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
         "words": {n: float(w.mean()) for n, w in words.items()},
         "words_difference": mean_difference(words["taste"], words["default"]),
         "changed_share": len(changed) / len(prompts),
-        "changed": list({(c["prompt"], c["taste"]): c for c in changed}.values())[
-            :12
-        ],  # test prompts come more than once
+        # Test prompts come more than once.
+        "changed": list({(c["prompt"], c["taste"]): c for c in changed}.values())[:12],
     }
-    if not profile.data:  # own data has no gold judge
-        gold = {
-            n: {k: judge_answers(judge, prompts, a) for k, a in kinds.items()} for n, kinds in answers.items()
+    texts = {
+        n: {k: [[a.text for a in row] for row in rows] for k, rows in kinds.items()}
+        for n, kinds in answers.items()
+    }
+    rows = [
+        {
+            "messages": p["messages"],
+            "answers": {n: {k: x[i] for k, x in kinds.items()} for n, kinds in texts.items()},
         }
-        result["gold"] = {
+        for i, p in enumerate(prompts)
+    ]
+    if not profile.data:  # own data has no gold judge
+        result |= compare_by_gold(prompts, answers, rows)
+    write_jsonl(folder / "answers.jsonl", rows)
+    return result
+
+
+def changed_answers(profile: Profile, tokenizer, scorer, prompts: list[dict], answers: dict) -> list[dict]:
+    """Greedy answers that differ between the two models, those first that `scorer` finds most improved."""
+    greedy = {n: [row[0] for row in kinds["greedy"]] for n, kinds in answers.items()}
+    liked = {n: answer_rewards(profile, tokenizer, scorer, prompts, said) for n, said in greedy.items()}
+    return [
+        {
+            "prompt": "\n".join(m["content"] for m in prompts[i]["messages"]),
+            **{n: greedy[n][i].text for n in answers},
+            "reward": round(float(liked["taste"][i] - liked["default"][i]), 2),
+        }
+        for i in np.argsort(liked["default"] - liked["taste"])
+        if greedy["taste"][i].text != greedy["default"][i].text
+    ]
+
+
+def compare_by_gold(prompts: list[dict], answers: dict, rows: list[dict]) -> dict:
+    """Gold scores of both models and what they differ by; adds each prompt's to its row."""
+    judge = Judge(load_world())
+    gold = {
+        n: {k: judge_answers(judge, prompts, a) for k, a in kinds.items()} for n, kinds in answers.items()
+    }
+    for i, row in enumerate(rows):
+        row["gold"] = {n: {x: np.round(gold[n]["t1"][x][i], 3).tolist() for x in ASPECTS} for n in gold}
+    return {
+        "gold": {
             n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()}
             for n, kinds in gold.items()
-        }
-        result["gold_difference"] = {
+        },
+        "gold_difference": {
             x: mean_difference(gold["taste"]["t1"][x].mean(1), gold["default"]["t1"][x].mean(1))
             for x in ASPECTS
-        }
-    write_jsonl(
-        folder / "answers.jsonl",
-        [
-            {
-                "messages": p["messages"],
-                "answers": {
-                    n: {k: [x.text for x in a[i]] for k, a in kinds.items()} for n, kinds in answers.items()
-                },
-            }
-            | (
-                {"gold": {n: {x: np.round(gold[n]["t1"][x][i], 3).tolist() for x in ASPECTS} for n in gold}}
-                if "gold" in result
-                else {}
-            )
-            for i, p in enumerate(prompts)
-        ],
-    )
-    return result
+        },
+    }
 
 
 def taste_table(metrics: dict) -> pd.DataFrame:

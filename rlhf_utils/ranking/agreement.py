@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import kendalltau
 
-from rlhf_utils.ranking.session import pair_counts
+from rlhf_utils.ranking.items import pair_counts
 
 Ranks = dict[str, dict[str, list[int]]]  # item → ranker → ranks of the item's answers
 

@@ -6,9 +6,10 @@ security lets them see and add only rows of their own name, and nobody can chang
 model wrote an answer is kept in a column that students cannot read. The instructor reads all.
 """
 
+import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,8 @@ from sqlalchemy.engine import URL, Connection, make_url
 
 from rlhf_utils.environment import CourseError, ranker_name
 from rlhf_utils.ranking.agreement import agreement_table, progress_table
-from rlhf_utils.ranking.session import RankingSession, make_item
+from rlhf_utils.ranking.items import make_item
+from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.store import COLUMNS, RankingStore, guidelines
 
 OWNER, STUDENTS, INSTRUCTORS = "rlhf_owner", "rlhf_students", "rlhf_instructors"
@@ -167,11 +169,13 @@ def init_class(
     rankers: int = 2,
     shared: int = 10,
     guideline: str = "1",
+    keep: Callable[[dict[str, str]], None] = lambda passwords: None,
 ) -> dict[str, str]:
     """Make or extend a class's database; returns the passwords of new students.
 
     `url` is an administrator's. Run again to add students or items: roles, rankings and assignments that
-    are there stay.
+    are there stay. `keep` stores the passwords; if it fails, nothing is changed in the database: there they
+    cannot be read again.
     """
     if make_url(url).get_backend_name() != "postgresql":
         raise CourseError(
@@ -183,6 +187,16 @@ def init_class(
     if not made:
         raise CourseError("There is nothing to rank: give prompts with 2 to 9 different answers each.")
     plan = assign([item.id for _, item in made], names, rankers, min(shared, len(made)))
+    queue = [
+        {
+            "id": item.id,
+            "messages": list(item.messages),
+            "answers": list(item.answers),
+            "models": list(item.models),
+            "guideline": guideline,
+        }
+        for _, item in made
+    ]
     store = RankingStore(url)
 
     def work() -> dict[str, str]:
@@ -190,47 +204,43 @@ def init_class(
             metadata.create_all(connection)
             _protect(connection)
             passwords = _add_students(connection, names)
-            connection.execute(
-                insert(items).on_conflict_do_nothing(),
-                [
-                    {
-                        "id": i.id,
-                        "messages": list(i.messages),
-                        "answers": list(i.answers),
-                        "models": list(i.models),
-                        "guideline": guideline,
-                    }
-                    for _, i in made
-                ],
-            )
+            connection.execute(insert(items).on_conflict_do_nothing(), queue)
             for name, ids in plan.items():
-                there = list(
-                    connection.execute(
-                        select(assignments.c.item).where(assignments.c.ranker == name)
-                    ).scalars()
-                )
+                query = select(assignments.c.item).where(assignments.c.ranker == name)
+                there = list(connection.execute(query).scalars())
                 fresh = [
                     {"ranker": name, "item": item, "place": len(there) + k}
                     for k, item in enumerate(i for i in ids if i not in there)
                 ]
                 if fresh:
                     connection.execute(assignments.insert(), fresh)
+            keep(passwords)  # before the roles are there for good
             return passwords
 
     return store._attempt(work)
 
 
 def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> None:
-    """Lines for each student's `~/.pgpass` (HOST:PORT:DATABASE:USER:PASSWORD), in a file that only you can
-    read.
+    """Lines for each student's `~/.pgpass` (HOST:PORT:DATABASE:USER:PASSWORD), in a file for your eyes alone.
+
+    A student's older line gives way to the new one. Raises CourseError if the file cannot be written.
     """
     url = make_url(url)
-    path.touch(mode=0o600, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(
-            f"{url.host or 'localhost'}:{url.port or 5432}:{url.database}:{n}:{p}\n"
-            for n, p in passwords.items()
-        )
+    where = f"{url.host or 'localhost'}:{url.port or 5432}:{url.database}:"
+    partial = path.with_name(path.name + ".new")
+    try:
+        old = path.read_text("utf-8").splitlines() if path.exists() else []
+        kept = [line for line in old if not any(line.startswith(f"{where}{name}:") for name in passwords)]
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
+        lines = [*kept, *(f"{where}{name}:{password}" for name, password in passwords.items())]
+        partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise CourseError(
+            f"The passwords cannot be written to {path} ({error.strerror}), so no student was added. Name "
+            "another file with --passwords."
+        ) from None
 
 
 def class_session(url: str | URL | None = None, seed: int = 0) -> RankingSession:

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import combinations
 from random import Random
 from string import ascii_lowercase
 
 from rlhf_utils.environment import CourseError
+from rlhf_utils.ranking.items import Item, make_item, pair_counts
 
-MOST_ANSWERS = 9
 # InstructGPT, table 3: what a labeler may note of an answer beside its rank.
 PAPER_FLAGS = (
     "Fails to follow the correct instruction or task",
@@ -36,52 +35,6 @@ PAPER_FLAGS = (
 )
 
 
-@dataclass(frozen=True)
-class Item:
-    """A prompt with the answers to rank; `models` and `known` are never shown to the ranker.
-
-    `known` are ranks (1 is best, equal ones are ties) that a practice item is checked against.
-    """
-
-    id: str
-    messages: tuple[dict, ...]
-    answers: tuple[str, ...]
-    models: tuple[str, ...] = ()
-    known: tuple[int, ...] = ()
-
-
-def make_item(row: dict, practice: bool = False) -> Item | None:
-    """An Item from a row with `id`, `messages`, `answers` and, as may be, `models` and `ranks`.
-
-    Identical answers are merged (their models are joined by " + "). None if all answers are the same.
-    """
-    where = f"The prompt {row.get('id', '?')!r}"
-    answers, models = list(row.get("answers", ())), list(row.get("models", ()))
-    if not row.get("id") or not row.get("messages"):
-        raise CourseError(f"{where} needs `id` and `messages`.")
-    if models and len(models) != len(answers):
-        raise CourseError(
-            f"{where} has {len(answers)} answers and {len(models)} models: give one model an answer."
-        )
-    if not 2 <= len(answers) <= MOST_ANSWERS:
-        raise CourseError(f"{where} has {len(answers)} answers to rank. Give 2 to {MOST_ANSWERS}.")
-    merged: dict[str, list[int]] = {}
-    for i, answer in enumerate(answers):
-        merged.setdefault(answer, []).append(i)
-    if len(merged) < 2:
-        return None
-    first = [index[0] for index in merged.values()]
-    return Item(
-        str(row["id"]),
-        tuple(row["messages"]),
-        tuple(merged),
-        tuple(" + ".join(dict.fromkeys(models[i] for i in index)) for index in merged.values())
-        if models
-        else (),
-        tuple(row["ranks"][i] for i in first) if practice else (),
-    )
-
-
 @dataclass
 class Draft:
     """What a ranker has decided of the item on the screen, but not yet submitted; groups of letters, best
@@ -91,12 +44,6 @@ class Draft:
     groups: list[list[str]] = field(default_factory=list)
     scores: dict[str, int] = field(default_factory=dict)
     flags: dict[str, list[str]] = field(default_factory=dict)
-
-
-def pair_counts(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
-    """(pairs of answers ordered alike, pairs that both rank strictly)."""
-    strict = [(i, j) for i, j in combinations(range(len(a)), 2) if a[i] != a[j] and b[i] != b[j]]
-    return sum((a[i] < a[j]) == (b[i] < b[j]) for i, j in strict), len(strict)
 
 
 class RankingSession:
@@ -115,14 +62,8 @@ class RankingSession:
     ):
         if not ranker.strip():
             raise CourseError("A ranking session needs the ranker's name.")
-        self.ranker, self.store, self.seed, self.guideline, self.flag_names, self.clock = (
-            ranker,
-            store,
-            seed,
-            guideline,
-            tuple(flags),
-            clock,
-        )
+        self.ranker, self.store, self.seed = ranker, store, seed
+        self.guideline, self.flag_names, self.clock = guideline, tuple(flags), clock
         made = [make_item(row, practice=True) for row in practice] + [make_item(row) for row in rows]
         self.skipped_equal = sum(item is None for item in made)  # all answers alike: nothing to rank
         self.items = [item for item in made if item is not None]
@@ -236,6 +177,27 @@ class RankingSession:
         self._remember()
         self.draft.groups = [g for g in made if g]
 
+    def decide(
+        self,
+        groups: Iterable[str | Iterable[str]],
+        scores: dict[str, int] | None = None,
+        flags: dict[str, Iterable[str]] | None = None,
+    ) -> None:
+        """Order, scores and flags together, as one step, in place of all that was decided before."""
+        before, steps = deepcopy(self.draft), len(self.history)
+        try:
+            self.draft = Draft()
+            self.rank(groups)
+            for letter, value in (scores or {}).items():
+                self.score(letter, value)
+            for letter, names in (flags or {}).items():
+                for name in names:
+                    self.flag(letter, name)
+        except CourseError:
+            self.draft, self.history = before, self.history[:steps]
+            raise
+        self.history = [*self.history[:steps], (self.item.id, before)]
+
     def score(self, letter: str, value: int | None) -> None:
         """Overall quality of an answer, 1 (terrible) to 7 (excellent), as in InstructGPT;
         None takes it back.
@@ -343,16 +305,16 @@ class RankingSession:
         return True
 
     def _stored_draft(self, row: dict) -> Draft:
-        """The order of a stored row, in the letters of today; empty if other answers stand there now."""
+        """What a stored row decided, in today's letters; empty if other answers stand there now."""
         item = next(x for x in self.items if x.id == row["item"])
         if row["ranks"] is None or list(item.answers) != row["answers"]:
             return Draft()
         letters = {i: ascii_lowercase[k] for k, i in enumerate(self.shuffled(item))}
+        places = sorted(set(row["ranks"]))
         return Draft(
-            [
-                [letters[i] for i, r in enumerate(row["ranks"]) if r == rank]
-                for rank in sorted(set(row["ranks"]))
-            ]
+            [[letters[i] for i, r in enumerate(row["ranks"]) if r == rank] for rank in places],
+            {letters[i]: value for i, value in enumerate(row.get("scores") or ()) if value is not None},
+            {letters[i]: list(names) for i, names in enumerate(row.get("flags") or ()) if names},
         )
 
     def screening(self) -> dict | None:

@@ -8,9 +8,7 @@ because nobody knows whether the first one arrived, is stored once.
 import json
 import time
 import uuid
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
 
 from sqlalchemy import (
@@ -70,9 +68,8 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
     try:
         url = make_url(url)
         if url.get_backend_name() == "postgresql" and not url.username:
-            url = url.set(
-                username=ranker_name()
-            )  # students connect as themselves; the password is in ~/.pgpass
+            # Students connect as themselves; the password is in ~/.pgpass.
+            url = url.set(username=ranker_name())
         options = {"timeout": patience} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
         engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
     except (ArgumentError, ValueError):
@@ -102,7 +99,9 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
 
         @event.listens_for(engine, "begin")
         def _(connection):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            # Who will write waits for their turn at once; who only reads waits for nobody.
+            writes = connection.get_execution_options().get("writes")
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
@@ -122,21 +121,30 @@ class RankingStore:
         self._attempt(self._prepare)
 
     def _prepare(self) -> None:
-        with self.engine.begin() as connection:
-            if not inspect(connection).has_table("rankings_schema"):
-                if inspect(connection).has_table("rankings"):
-                    raise CourseError(
-                        f"{self.name} has a table `rankings` that this course did not make. Choose another "
-                        "database."
-                    )
-                metadata.create_all(connection)
-                connection.execute(schema.insert().values(version=VERSION))
-            found = connection.execute(select(schema.c.version)).scalar()
+        with self.engine.connect() as connection:  # most often it is there, and nobody need be waited for
+            found = self._version(connection)
+        if found is None:
+            with self.engine.execution_options(writes=True).begin() as connection:
+                found = self._version(connection)
+                if found is None:
+                    metadata.create_all(connection)
+                    connection.execute(schema.insert().values(version=VERSION))
+                    found = VERSION
         if found != VERSION:
             raise CourseError(
                 f"{self.name} has rankings of schema version {found}, this course writes version {VERSION}. "
                 "Export them with the older version."
             )
+
+    def _version(self, connection) -> int | None:
+        """Which version of the tables is there; None if there are none yet."""
+        if inspect(connection).has_table("rankings_schema"):
+            return connection.execute(select(schema.c.version)).scalar()
+        if inspect(connection).has_table("rankings"):
+            raise CourseError(
+                f"{self.name} has a table `rankings` that this course did not make. Choose another database."
+            )
+        return None
 
     def _attempt(self, work, *arguments):
         """Do `work`; while the database is away or locked, try again for `patience` seconds."""
@@ -202,7 +210,7 @@ class RankingStore:
         statement = dialect.insert(rankings).on_conflict_do_nothing(index_elements=["ranker", "key"])
 
         def work():
-            with self.engine.begin() as connection:
+            with self.engine.execution_options(writes=True).begin() as connection:
                 connection.execute(statement, made)
 
         if made:
@@ -321,37 +329,3 @@ def check_row(row: dict, where: str, end: str = "") -> None:
         and all(isinstance(r, int) and r > 0 for r in ranks)
     ):
         fail(f"`ranks` must be {len(answers)} whole numbers from 1 on")
-
-
-def to_pairs(rows: Iterable[dict]) -> list[dict]:
-    """TRL's preference format: `prompt`, `chosen`, `rejected` as messages; ties are dropped.
-
-    `group` names the ranking that a pair comes from: its pairs are not independent of each other, and belong
-    on one side of a split.
-    """
-
-    def said(text):
-        return [{"role": "assistant", "content": text}]
-
-    pairs = []
-    for row in rows:
-        for i, j in combinations(range(len(row["answers"])), 2):
-            a, b = row["ranks"][i], row["ranks"][j]
-            if a != b:
-                best, worst = (i, j) if a < b else (j, i)
-                pairs.append(
-                    {
-                        "prompt": row["messages"],
-                        "chosen": said(row["answers"][best]),
-                        "rejected": said(row["answers"][worst]),
-                        "group": f"{row['ranker']}/{row['item']}",
-                    }
-                )
-    return pairs
-
-
-def to_dataset(rows: Iterable[dict]):
-    """The pairs of `to_pairs` as a `datasets.Dataset`."""
-    from datasets import Dataset
-
-    return Dataset.from_list(to_pairs(rows))

@@ -81,12 +81,7 @@ class RankingWidget(anywidget.AnyWidget):
                     spoken = self.labels["skipped"]
                 elif content["do"] == "submit":
                     practice = bool(session.item.known)
-                    session.rank(content["groups"])
-                    for letter, value in content.get("scores", {}).items():
-                        session.score(letter, value)
-                    for letter, names in content.get("flags", {}).items():
-                        for name in names:
-                            session.flag(letter, name)
+                    session.decide(content["groups"], content.get("scores"), content.get("flags"))
                     session.submit()
                     spoken = self.labels["stored"]
                     if practice and (found := session.screening()):

@@ -7,6 +7,7 @@ fused attention never keeps.
 """
 
 import time
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import psutil
@@ -17,13 +18,13 @@ from rlhf_utils.environment import CourseError, gpu_fraction
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.language.models import gpt2_config
 from rlhf_utils.language.packing import Packed
+from rlhf_utils.language.pretrained import sized
 from rlhf_utils.language.scoring import hidden_states, next_logits
 from rlhf_utils.profiles import Profile
 
-TRAINED, FROZEN = (
-    16,
-    4,
-)  # bytes a parameter: float32 weight, gradient and Adam's two moments; the weight alone
+# Bytes a parameter: float32 weight, gradient and Adam's two moments; the weight alone.
+TRAINED, FROZEN = 16, 4
+OF_PPO = 2 * TRAINED + 2 * FROZEN  # policy and value model; reference and reward model
 ACTIVATIONS = 34  # bytes a token, layer and unit of width, kept for the backward pass in bfloat16
 LOGITS = 10  # bytes a token and entry of the vocabulary: bfloat16 and float32, and the gradient
 SHARE = 0.85  # of the free memory that is planned with
@@ -52,26 +53,30 @@ def free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
-def microbatch(profile: Profile, rows: int, tokens: int, free: int | None = None) -> int:
-    """How many of `rows` sequences fit into memory at once beside the trained model: the largest divisor of
-    `rows`.
+def microbatch(
+    profile: Profile, rows: int, tokens: int, free: int | None = None, weights: int = TRAINED
+) -> int:
+    """How many of `rows` sequences of so many tokens fit into memory at once: the largest divisor of `rows`.
+
+    `weights` are the bytes a parameter that the models take which are trained or asked besides. Raises
+    CourseError if not even one sequence fits.
     """
+    profile = sized(profile)
     free = free_bytes() if free is None else free
-    left = SHARE * free - TRAINED * parameters(profile)
-    fitting = int(left // row_bytes(profile, tokens))
+    taken, each = weights * parameters(profile), row_bytes(profile, tokens)
+    fitting = int((SHARE * free - taken) // each)
     if fitting < 1:
-        needed = (TRAINED * parameters(profile) + row_bytes(profile, tokens)) / SHARE
+        needed = (taken + each) / SHARE
         raise CourseError(
             f"Training this model takes {needed / 2**30:.1f} GB at least, and {free / 2**30:.1f} GB are "
-            "free. Close what else uses the "
-            "memory, or choose a smaller profile."
+            "free. Close what else uses the memory, or choose a smaller profile."
         )
     return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting)
 
 
 def answers_at_once(profile: Profile, rows: int, tokens: int) -> int:
     """How many answers are read at once for a step of PPO: all on a CPU, on a GPU what fits."""
-    return microbatch(profile, rows, tokens) if device().type == "cuda" else rows
+    return microbatch(profile, rows, tokens, weights=OF_PPO) if device().type == "cuda" else rows
 
 
 def matrix_rate(profile: Profile, size: int = 2048) -> float:
@@ -87,71 +92,57 @@ def matrix_rate(profile: Profile, size: int = 2048) -> float:
     return best
 
 
-def plan(profile: Profile, rate: float, free: int | None = None) -> pd.DataFrame:
-    """One row a stage: tokens that pass through the model, microbatch, memory in GB, and minutes at `rate`
-    operations a second.
+@dataclass(frozen=True)
+class Work:
+    """What a stage does: `tokens` pass `forward` times, and `both` times forward and backward.
+
+    A step has `rows` sequences of `length` tokens; `weights` are bytes a parameter.
     """
-    n, context = parameters(profile), profile.context
-    answer = profile.prompt_tokens * PROMPT + profile.answer_tokens * ANSWER  # prompt and answer, mean
-    ranked = profile.nine_answers * 9 + (profile.ranked_prompts - profile.nine_answers) * 4
-    written = profile.ppo_updates * profile.episodes
-    windows = profile.ppo_updates * profile.ppo_epochs * profile.minibatches * profile.ptx_windows * context
-    rows = {
-        # stage: (tokens, passes forward, passes forward and backward, sequences a step, their tokens, bytes
-        # of weights a parameter)
-        "pretrain": (
-            profile.pretrain_steps * profile.pretrain_batch * context,
-            0,
-            1,
-            profile.pretrain_batch,
-            context,
-            TRAINED,
-        ),
-        "sft": (
-            profile.demonstrations * answer * profile.sft_epochs,
-            0,
-            1,
-            profile.sft_batch,
-            context,
-            TRAINED,
-        ),
-        "rank": (ranked * answer, 1, 0, 0, 0, FROZEN),
-        "reward": (
-            (profile.nine_answers * 9 + (profile.ranked_prompts - profile.nine_answers) * 4)
-            * answer
-            * profile.reward_epochs,
-            0,
-            1,
-            profile.reward_batch,
-            context,
-            TRAINED,
-        ),
-        "ppo": (
-            written * answer,
-            5,
-            2 * profile.ppo_epochs,
-            profile.episodes // profile.minibatches,
-            round(answer),
-            2 * TRAINED + 2 * FROZEN,
-        ),
-        "ppo_ptx": (
-            written * answer + windows,
-            5,
-            2 * profile.ppo_epochs,
-            profile.episodes // profile.minibatches,
-            round(answer),
-            2 * TRAINED + 2 * FROZEN,
-        ),
+
+    tokens: float
+    forward: int
+    both: int
+    rows: int = 0
+    length: int = 0
+    weights: int = TRAINED
+
+
+def work_of(profile: Profile) -> dict[str, Work]:
+    """The work of each stage that trains or samples; a base of one's own needs no pretraining."""
+    p, context = profile, profile.context
+    sequence = p.prompt_tokens * PROMPT + p.answer_tokens * ANSWER  # prompt and answer, mean
+    ranked = p.nine_answers * 9 + (p.ranked_prompts - p.nine_answers) * 4
+    nine = round(
+        p.prompt_tokens * PROMPT + 9 * p.answer_tokens * ANSWER
+    )  # answers to one prompt, in one line
+    written = p.ppo_updates * p.episodes * sequence
+    windows = p.ppo_updates * p.ppo_epochs * p.minibatches * p.ptx_windows * context
+    minibatch, length = p.episodes // p.minibatches, round(sequence)
+    ppo = Work(written, 5, 2 * p.ppo_epochs, minibatch, length, OF_PPO)
+    pretrain = Work(p.pretrain_steps * p.pretrain_batch * context, 0, 1, p.pretrain_batch, context)
+    return ({} if p.base else {"pretrain": pretrain}) | {
+        "sft": Work(p.demonstrations * sequence * p.sft_epochs, 0, 1, p.sft_batch, context),
+        "rank": Work(ranked * sequence, 1, 0, weights=FROZEN),
+        "reward": Work(ranked * sequence * p.reward_epochs, 0, 1, p.reward_batch, nine),
+        "ppo": ppo,
+        "ppo_ptx": replace(ppo, tokens=written + windows),
     }
-    made = []
-    for stage, (tokens, forward, both, sequences, length, weights) in rows.items():
-        at_once = microbatch(profile, sequences, length, free) if stage in ("pretrain", "sft") else sequences
-        memory = weights * n + at_once * row_bytes(profile, length)
-        minutes = tokens * n * (2 * forward + 6 * both) / (rate * EFFICIENCY) / 60
-        made.append((stage, tokens / 1e6, at_once or "", memory / 2**30, minutes))
-    return pd.DataFrame(made, columns=["stage", "million tokens", "microbatch", "GB", "minutes"]).set_index(
-        "stage"
-    )
+
+
+def plan(profile: Profile, rate: float, free: int | None = None) -> pd.DataFrame:
+    """One row a stage: tokens that pass through the model, microbatch, memory in GB, and minutes.
+
+    `rate`: operations a second of a plain matrix product; `free`: bytes of memory.
+    """
+    works, profile = work_of(profile), sized(profile)
+    count, made = parameters(profile), []
+    for stage, work in works.items():
+        at_once = microbatch(profile, work.rows, work.length, free, work.weights) if work.rows else 0
+        memory = work.weights * count + at_once * row_bytes(profile, work.length)
+        minutes = work.tokens * count * (2 * work.forward + 6 * work.both) / (rate * EFFICIENCY) / 60
+        made.append((stage, work.tokens / 1e6, at_once or "", memory / 2**30, minutes))
+    names = ["stage", "million tokens", "microbatch", "GB", "minutes"]
+    return pd.DataFrame(made, columns=names).set_index("stage")
 
 
 def check_shapes(profile: Profile) -> None:
@@ -163,36 +154,30 @@ def check_shapes(profile: Profile) -> None:
             f"Prompts of {profile.prompt_tokens} and answers of {profile.answer_tokens} tokens do not fit a "
             f"context of {profile.context}."
         )
+    profile = sized(profile)
     rows, width = profile.pretrain_batch, profile.context
     with torch.device("meta"):
-        model, scorer = (
-            GPT2LMHeadModel(gpt2_config(profile)),
-            GPT2ForSequenceClassification(gpt2_config(profile)),
-        )
+        model = GPT2LMHeadModel(gpt2_config(profile))
+        scorer = GPT2ForSequenceClassification(gpt2_config(profile))
         ids, flat = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows * width, dtype=torch.long)
         packed = Packed(
-            ids,
-            ids,
-            torch.zeros(rows, 1, width, width),
-            flat,
-            flat,
-            flat,
-            flat,
-            flat,
-            flat[:rows],
-            flat[:rows],
-            torch.zeros(rows, width),
+            ids=ids,
+            positions=ids,
+            attention_bias=torch.zeros(rows, 1, width, width),
+            read_positions=flat,
+            before=flat,
+            answer_ids=flat,
+            rows=flat,
+            columns=flat,
+            ends=flat[:rows],
+            starts=flat[:rows],
+            mask=torch.zeros(rows, width),
         )
-        logits, scores = (
-            next_logits(model, hidden_states(model, packed)),
-            scorer.score(hidden_states(scorer, packed)[packed.ends]),
-        )
+        logits = next_logits(model, hidden_states(model, packed))
+        scores = scorer.score(hidden_states(scorer, packed)[packed.ends])
     counted = sum(p.numel() for p in model.parameters())
-    if (
-        logits.shape != (rows * width, profile.vocabulary)
-        or scores.shape != (rows, 1)
-        or counted != parameters(profile)
-    ):
+    shapes = logits.shape == (rows * width, profile.vocabulary) and scores.shape == (rows, 1)
+    if not shapes or counted != parameters(profile):
         raise CourseError(
             f"The plan counts {parameters(profile):,} parameters, the model has {counted:,}; logits are "
             f"{tuple(logits.shape)}."

@@ -94,7 +94,9 @@ class RankingModel(torch.nn.Module):
         super().__init__()
         self.scorer, self.pad, self.lm, self.tie_threshold = scorer, pad, lm, tie_threshold
 
-    def forward(self, rows: list[dict], windows: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, rows: list[dict], windows: Tensor | None = None, all_windows: int = 0
+    ) -> dict[str, Tensor]:
         flat = answer_scores(self.scorer, pack([(row["prompt"], row["answers"]) for row in rows], self.pad))
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
         losses, compared = ranking_losses(scores, ranks, mask, self.tie_threshold)
@@ -103,12 +105,11 @@ class RankingModel(torch.nn.Module):
         total = weights.sum()
         processes.add_up(total)
         loss = processes.COUNT * (losses * weights).sum() / total.clamp(min=1e-6)
-        if windows is not None:
-            logits = next_logits(
-                self.scorer,
-                self.scorer.transformer(input_ids=windows, use_cache=False).last_hidden_state[:, :-1],
-            )
-            loss = loss + self.lm * token_cross_entropy(logits, windows[:, 1:]).mean()
+        if windows is not None and len(windows):  # of many processes, some may have no window
+            trunk = self.scorer.transformer(input_ids=windows, use_cache=False)
+            logits = next_logits(self.scorer, trunk.last_hidden_state[:, :-1])
+            share = processes.COUNT * len(windows) / all_windows
+            loss = loss + self.lm * share * token_cross_entropy(logits, windows[:, 1:]).mean()
         return {"loss": loss}
 
 
@@ -129,13 +130,12 @@ class RankingTrainer(WholeBatches, Trainer):
         self.windows, self.profile, self.draw = windows, profile, np.random.default_rng(profile.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        windows = None
-        if self.profile.reward_lm:
-            chosen = processes.mine(
-                self.draw.integers(len(self.windows), size=self.profile.reward_batch // 2)
-            )
-            windows = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(self.args.device)
-        return model(inputs["rows"], windows)["loss"]
+        if not self.profile.reward_lm:
+            return model(inputs["rows"])["loss"]
+        count = max(self.profile.reward_batch // 2 // self.args.gradient_accumulation_steps, 1)
+        chosen = processes.mine(self.draw.integers(len(self.windows), size=count))
+        windows = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(self.args.device)
+        return model(inputs["rows"], windows, count)["loss"]
 
 
 def collate_scores(flat: Tensor, ranks: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,22 +199,22 @@ def train_reward(
     model = load_scorer(base).train()
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.n_embd + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
-    arguments = TrainingArguments(
-        **training_arguments(
-            profile,
-            resume,
-            num_train_epochs=profile.reward_epochs,
-            per_device_train_batch_size=processes.per_process(profile.reward_batch, "reward_batch"),
-            learning_rate=profile.reward_rate,
-            remove_unused_columns=False,
-            # Prompts of like length share a batch: a quarter of a random one would be padding.
-            train_sampling_strategy="group_by_length",
-            length_column_name="length",
-        )
+    most = max(len(row["ranks"]) for row in encoded)
+    arguments = training_arguments(
+        profile,
+        resume,
+        rows=profile.reward_batch,
+        tokens=profile.prompt_tokens + most * profile.answer_tokens,
+        num_train_epochs=profile.reward_epochs,
+        learning_rate=profile.reward_rate,
+        remove_unused_columns=False,
+        # Prompts of like length share a batch: a quarter of a random one would be padding.
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
     )
     trainer = RankingTrainer(
         model,
-        arguments,
+        TrainingArguments(**arguments),
         train_dataset=Dataset.from_list(encoded),
         data_collator=lambda rows: {"rows": rows},
         pad=tokenizer.pad_token_id,
@@ -223,9 +223,16 @@ def train_reward(
         tie_threshold=tie_threshold,
     )
     rows = run_trainer(trainer, "reward", live)
-    model.eval()
-    # Reward = (score - mean over demonstrations) / deviation over SFT samples: so β has a unit.
-    # The paper only shifts, so that demonstrations have mean 0.
+    set_scale(profile, tokenizer, model.eval(), demonstrations, validation)
+    save_model(model, folder, tokenizer)
+    write_jsonl(folder / "metrics.jsonl", rows)
+
+
+def set_scale(profile: Profile, tokenizer, model, demonstrations: list[dict], validation: list[dict]) -> None:
+    """Gives rewards their unit: (score − mean over demonstrations) / deviation over answers of the SFT model.
+
+    The paper only shifts, so that demonstrations have mean 0; with a unit, β has one as well.
+    """
     shown = [scored_ids(profile, tokenizer, r["messages"], r["completion"]) for r in demonstrations]
     sampled = encoded_pairs(encode_rankings(profile, tokenizer, validation))
     mean = float(score_answers(model, shown, tokenizer.pad_token_id, profile).mean())
@@ -236,8 +243,6 @@ def train_reward(
             f"({profile.reward_rate:g})."
         )
     model.config.reward_mean, model.config.reward_std = mean, max(deviation, 1e-6)
-    save_model(model, folder, tokenizer)
-    write_jsonl(folder / "metrics.jsonl", rows)
 
 
 @torch.no_grad()

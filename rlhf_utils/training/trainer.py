@@ -1,5 +1,6 @@
 """What all trainers of the course share."""
 
+import math
 from pathlib import Path
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
@@ -11,17 +12,17 @@ from rlhf_utils.profiles import Profile
 from rlhf_utils.training.plan import microbatch
 
 
-def training_arguments(profile: Profile, folder: Path, rows: int = 0, **more) -> dict:
+def training_arguments(profile: Profile, folder: Path, rows: int = 0, tokens: int = 0, **more) -> dict:
     """What every Trainer of the course has in common.
 
-    On a GPU, `rows` sequences of the whole context a step are split into microbatches that fit its free
-    memory.
+    On a GPU, `rows` sequences a step, of `tokens` or the whole context each, are split into microbatches that
+    fit its free memory.
     """
     if processes.COUNT > 1 and device().type == "cpu":
         more["ddp_backend"] = "gloo"
     if rows:
         rows = processes.per_process(rows, "The batch")
-        at_once = microbatch(profile, rows, profile.context) if device().type == "cuda" else rows
+        at_once = microbatch(profile, rows, tokens or profile.context) if device().type == "cuda" else rows
         more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
     return (
         dict(
@@ -89,8 +90,8 @@ def run_trainer(trainer: Trainer, name: str, live: Path | None, resume: Path | N
                 break
     # The number of steps is known only inside the trainer, so the progress learns it at the start.
     args = trainer.args
-    batches = len(trainer.get_train_dataloader())
-    total = args.max_steps if args.max_steps > 0 else int(batches * args.num_train_epochs)
+    steps = math.ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
+    total = args.max_steps if args.max_steps > 0 else int(steps * args.num_train_epochs)
     with Progress(name, total, live) as progress:
         watch = Watch(progress)
         trainer.add_callback(watch)

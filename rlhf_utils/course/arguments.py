@@ -1,0 +1,99 @@
+"""What `rlhf` takes on its command line."""
+
+import argparse
+
+from rlhf_utils.profiles import MODELS, PROFILES
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(
+        prog="rlhf", description="Train your own ChatGPT: from raw text to a small aligned model."
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, profile: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if profile:
+            profile_options(sub)
+        return sub
+
+    command("doctor", "Say whether this machine is ready, and what to do if not.", profile=False)
+    run = command("run", "Build what is missing, from text to an evaluated policy.")
+    last = "the last stage to build (default: evaluate, and taste_evaluate if you have ranked)"
+    run.add_argument("--until", metavar="STAGE", help=last)
+    plan = "only say what it will take: parameters, tokens, memory and minutes of each stage"
+    run.add_argument("--plan", action="store_true", help=plan)
+    taste_options(run)
+    run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
+    course = command("course", "Execute the chapters in order and write report.html.")
+    course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these, for example 02 03")
+    report = command("report", "Show the results, and write report.html.")
+    report.add_argument("--json", action="store_true", help="print all figures as JSON")
+    taste_options(report)
+    reset = command("reset", "Delete what you have built, to start afresh. Rankings are kept.")
+    reset.add_argument("--yes", action="store_true", help="do not ask")
+    chat_options(command("chat", "Talk to a model."))
+    data_options(command("data", "Check or import a folder of your own data.", profile=False))
+    class_options(command("class", "Set up and watch a class that ranks into one PostgreSQL database."))
+    return main
+
+
+def profile_options(sub: argparse.ArgumentParser) -> None:
+    names = ", ".join(PROFILES)
+    base = "a pretrained GPT-2 in place of the pretraining stage: a folder, or a name on the Hub"
+    lora = "SFT and PPO train adapters of this rank (8, for example) instead of all weights"
+    sub.add_argument("--profile", help=f"one of {names} (default: RLHF_PROFILE, else laptop)")
+    sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
+    sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")
+    sub.add_argument("--base", metavar="DIR|NAME", help=base)
+    sub.add_argument("--lora", type=whole, metavar="RANK", help=lora)
+
+
+def taste_options(sub: argparse.ArgumentParser) -> None:
+    weight = "how much your own rankings count beside the crowd's (0 to 10, default: 1.5)"
+    sub.add_argument("--own-weight", type=float, metavar="W", help=weight)
+    sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
+
+
+def chat_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", default="ppo_ptx", help=f"one of {', '.join(MODELS)} (default: ppo_ptx)")
+    prompted = "with --model base: asked in the form that suits plain questions best"
+    sub.add_argument("--prompted", action="store_true", help=prompted)
+    sub.add_argument("--ask", metavar="TEXT", help="answer once and exit")
+    sub.add_argument("--temperature", type=float, default=0.7)
+
+
+def data_options(sub: argparse.ArgumentParser) -> None:
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="list all problems of a data folder")
+    check.add_argument("folder", metavar="DIR")
+    load = actions.add_parser("import", help="turn text, instructions, hh-rlhf or TRL files into one")
+    load.add_argument("folder", metavar="DIR")
+    twice = "may be given more than once; gzip is fine"
+    for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
+        load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help=twice)
+
+
+def class_options(sub: argparse.ArgumentParser) -> None:
+    todo = "make or extend the database, or say how far the class is"
+    url = "the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME"
+    items = "init: JSONL with `id`, `messages`, `answers` and `models`; else sampled from your SFT model"
+    sampled = "init: how many prompts to sample answers for (default: 200)"
+    shared = "init: items that everyone ranks (default: 10)"
+    file, where = "class_passwords.txt", "init: where new students' passwords go"
+    sub.add_argument("action", choices=("init", "status"), help=todo)
+    sub.add_argument("--db", metavar="URL", required=True, help=url)
+    sub.add_argument("--students", metavar="FILE", help="init: one name a line")
+    sub.add_argument("--items", metavar="FILE", help=items)
+    sub.add_argument("--prompts", type=whole, default=200, help=sampled)
+    sub.add_argument("--rankers", type=whole, default=2, help="init: students for each item (default: 2)")
+    sub.add_argument("--shared", type=whole, default=10, help=shared)
+    sub.add_argument("--guideline", default="1", help="init: version of the guidelines (default: 1)")
+    sub.add_argument("--passwords", metavar="FILE", default=file, help=where)
+    sub.add_argument("--export", metavar="FILE", help="status: also write all rankings as JSONL")
+
+
+def whole(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
+    return int(text)

@@ -1,0 +1,112 @@
+"""Rows of own data: what is good, what is bad, and on which side of the split."""
+
+import json
+import zlib
+from pathlib import Path
+
+FIELDS = {
+    "demonstrations.jsonl": ("prompt", "completion"),
+    "comparisons.jsonl": ("prompt", "chosen", "rejected"),
+    "prompts.jsonl": ("prompt",),
+}
+LEAST_ROWS = 32  # a batch
+LEAST_TEXT = 20_000  # characters
+PROMPT_CHARACTERS = 1500  # longer prompts lose their leading turns; about 400 tokens
+
+
+def to_messages(prompt) -> list[dict] | None:
+    """A prompt as messages, or None if it is neither text nor a list of messages."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}] if prompt.strip() else None
+    if not isinstance(prompt, list) or not prompt:
+        return None
+    good = all(
+        isinstance(m, dict)
+        and m.get("role") in ("user", "assistant", "system")
+        and isinstance(m.get("content"), str)
+        and m["content"].strip()
+        for m in prompt
+    )
+    return prompt if good and prompt[-1]["role"] == "user" else None
+
+
+def answer_text(value) -> str | None:
+    """A completion as text; TRL also writes it as a list with one assistant message."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0].get("content")
+    return value.strip() if isinstance(value, str) and value.strip() else None
+
+
+def row_problem(row, fields: tuple[str, ...]) -> str:
+    """What is wrong with a row, or an empty string."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    for field in fields:
+        if field not in row:
+            return f"the field {field!r} is missing"
+    if to_messages(row["prompt"]) is None:
+        return "`prompt` is empty, or neither text nor messages that end with the user's"
+    texts = [answer_text(row[f]) for f in fields[1:]]
+    for field, text in zip(fields[1:], texts):
+        if text is None:
+            return f"`{field}` is empty or not text"
+    if fields[1:] == ("chosen", "rejected") and texts[0] == texts[1]:
+        return "`chosen` and `rejected` are equal"
+    return ""
+
+
+def check_data(folder: str | Path) -> list[str]:
+    """All problems of a data folder, each with file and line; an empty list means that it is ready."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return [f"{folder}: there is no such folder. Make one with: rlhf data import {folder} …"]
+    problems = []
+    text = folder / "pretrain.txt"
+    if not text.is_file():
+        problems.append(f"{text}: missing. Add it with: rlhf data import {folder} --pretrain FILE")
+    else:
+        problems += _line_problems(text)[0]
+        if not problems and (size := len(text.read_text("utf-8"))) < LEAST_TEXT:
+            problems.append(
+                f"{text}: only {size:,} characters; at least {LEAST_TEXT:,} are needed to train on."
+            )
+    for name, fields in FIELDS.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(
+                f"{path}: missing. Add it with: rlhf data import {folder} --{name.split('.')[0]} FILE"
+            )
+            continue
+        found, lines = _line_problems(path, fields)
+        problems += found
+        if lines - len(found) < LEAST_ROWS:
+            problems.append(
+                f"{path}: {lines - len(found)} good rows; at least {LEAST_ROWS}, a batch, are needed."
+            )
+    return problems
+
+
+def _line_problems(path: Path, fields: tuple[str, ...] | None = None) -> tuple[list[str], int]:
+    """Lines that are not UTF-8 or, with `fields`, no good rows; and how many lines there are."""
+    problems = []
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            line = line.decode("utf-8")
+            problem = row_problem(json.loads(line), fields) if fields else ""
+        except UnicodeDecodeError as error:
+            problem = f"not UTF-8 (byte {error.start})"
+        except ValueError as error:
+            problem = f"not JSON ({error.args[0]})"
+        if problem:
+            problems.append(f"{path}:{number}: {problem}")
+    return problems, len(lines)
+
+
+def split_of_prompt(messages: list[dict]) -> str:
+    """80 % of prompts train, 20 % are held out, whatever file they come from.
+
+    Decided by the first user's turn: a system turn is often the same for all.
+    """
+    first = next((m for m in messages if m["role"] == "user"), messages[0])
+    return "test" if zlib.crc32(first["content"].encode()) % 100 < 20 else "train"

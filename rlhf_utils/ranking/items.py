@@ -1,0 +1,61 @@
+"""What is ranked: a prompt with its answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from rlhf_utils.environment import CourseError
+
+MOST_ANSWERS = 9
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt with the answers to rank; `models` and `known` are never shown to the ranker.
+
+    `known` are ranks (1 is best, equal ones are ties) that a practice item is checked against.
+    """
+
+    id: str
+    messages: tuple[dict, ...]
+    answers: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    known: tuple[int, ...] = ()
+
+
+def make_item(row: dict, practice: bool = False) -> Item | None:
+    """An Item from a row with `id`, `messages`, `answers` and, as may be, `models` and `ranks`.
+
+    Identical answers are merged (their models are joined by " + "). None if all answers are the same.
+    """
+    where = f"The prompt {row.get('id', '?')!r}"
+    answers, models = list(row.get("answers", ())), list(row.get("models", ()))
+    if not row.get("id") or not row.get("messages"):
+        raise CourseError(f"{where} needs `id` and `messages`.")
+    if models and len(models) != len(answers):
+        raise CourseError(
+            f"{where} has {len(answers)} answers and {len(models)} models: give one model an answer."
+        )
+    if not 2 <= len(answers) <= MOST_ANSWERS:
+        raise CourseError(f"{where} has {len(answers)} answers to rank. Give 2 to {MOST_ANSWERS}.")
+    merged: dict[str, list[int]] = {}
+    for i, answer in enumerate(answers):
+        merged.setdefault(answer, []).append(i)
+    if len(merged) < 2:
+        return None
+    first = [index[0] for index in merged.values()]
+    return Item(
+        str(row["id"]),
+        tuple(row["messages"]),
+        tuple(merged),
+        tuple(" + ".join(dict.fromkeys(models[i] for i in index)) for index in merged.values())
+        if models
+        else (),
+        tuple(row["ranks"][i] for i in first) if practice else (),
+    )
+
+
+def pair_counts(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
+    """(pairs of answers ordered alike, pairs that both rank strictly)."""
+    strict = [(i, j) for i, j in combinations(range(len(a)), 2) if a[i] != a[j] and b[i] != b[j]]
+    return sum((a[i] < a[j]) == (b[i] < b[j]) for i, j in strict), len(strict)

@@ -80,6 +80,12 @@ def pack(sequences: list[Sequence], pad: int) -> Packed:
     return to_tensors(index_tokens(sequences, places, width, pad))
 
 
+def by_length(lengths: list[int], count: int) -> list[np.ndarray]:
+    """The numbers of sequences in at most `count` groups of like length, which pack best."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    return np.array_split(order, min(count, len(order)))
+
+
 # -- 1. placing: which line and column each sequence gets ------------------------------------------------
 def choose_places(lengths: list[int]) -> tuple[int, list[tuple[int, int]]]:
     """The width of lines that costs least, and (line, column) of each sequence.

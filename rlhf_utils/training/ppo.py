@@ -27,7 +27,7 @@ from torch import Tensor
 from rlhf_utils.artifacts import processes
 from rlhf_utils.language.device import autocast, device
 from rlhf_utils.language.models import LORA_RATE, load_policy, load_scorer
-from rlhf_utils.language.packing import Packed, pack
+from rlhf_utils.language.packing import Packed, by_length, pack
 from rlhf_utils.language.sampling import Answers, generate
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores, hidden_states, window_loss
 from rlhf_utils.language.tokenizer import same_tokenizer
@@ -156,8 +156,7 @@ class PPO:
         A minibatch is one Rollout, or several where not all of its answers fit into memory at once.
         """
         lengths = [len(prompt) + len(tokens) for prompt, tokens in zip(prompts, answers.tokens)]
-        by_length = sorted(range(len(prompts)), key=lambda i: lengths[i])
-        groups = np.array_split(by_length, min(self.profile.minibatches, len(prompts)))
+        groups = by_length(lengths, self.profile.minibatches)
         minibatches = []
         for k in self.shuffle.permutation(len(groups)):
             numbers = processes.mine(groups[k])

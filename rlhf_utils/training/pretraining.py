@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets.utils.logging import disable_progress_bar
 from transformers import Trainer, TrainingArguments
 
 from rlhf_utils.artifacts.files import write_jsonl
@@ -19,8 +18,6 @@ from rlhf_utils.training.trainer import run_trainer, training_arguments
 # Over own data at most: up to here a repeated text is worth nearly as much as a new one (Muennighoff et al.,
 # 2023)
 EPOCHS = 4
-
-disable_progress_bar()  # of the maps and filters that trainers run over their rows
 
 
 class Windows(torch.utils.data.Dataset):

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from datasets.utils.logging import disable_progress_bar
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlhf_utils.artifacts import processes
@@ -10,6 +11,8 @@ from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.plan import microbatch
+
+disable_progress_bar()  # of the maps and filters that trainers run over their rows
 
 
 def training_arguments(profile: Profile, folder: Path, rows: int = 0, tokens: int = 0, **more) -> dict:

@@ -6,6 +6,7 @@ from scipy.stats import norm
 
 from rlhf_utils.evaluation.statistics import (
     accuracy_of,
+    bootstrap,
     draw_sums,
     equal_length,
     logistic_intercept,
@@ -99,3 +100,16 @@ def test_a_model_that_wins_by_length_alone_does_not_win_at_equal_length():
     found = equal_length(a, b, words_a, words_b)
     assert abs(found["matched"]["decided"] - 0.5) < 0.12 and abs(found["regression"]["decided"] - 0.5) < 0.1
     assert found["matched"]["n"] == int((np.abs(gap) <= 1).sum())
+
+
+def test_a_bootstrap_of_any_figure_is_that_of_a_mean_and_leaves_out_what_is_no_number():
+    rng = np.random.default_rng(3)
+    values = rng.normal(2.0, 1.0, 400)
+    low, high = bootstrap(np.mean, list(values), draws=2000)
+    width = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - width, abs=0.02)
+    assert high == pytest.approx(values.mean() + width, abs=0.02)
+    both = bootstrap(lambda drawn: np.array([min(drawn), max(drawn)]), [1.0, 2.0, 3.0])
+    assert both[0][0] == 1.0 and both[1][1] == 3.0  # one interval for each entry
+    assert all(np.isnan(end) for end in bootstrap(lambda drawn: None, [1.0]))
+    assert all(np.isnan(end) for end in bootstrap(np.mean, []))

@@ -6,7 +6,7 @@ belong together, and they are drawn together. Seeds themselves are not drawn: an
 is one for these three.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -117,3 +117,16 @@ def equal_length(
     low, high = np.quantile(samples, [0.025, 0.975])
     value = logistic_intercept(gap, won, np.ones(len(gap)))
     return found | {"regression": {"decided": value, "low": float(low), "high": float(high), "n": len(row)}}
+
+
+def bootstrap(figure: Callable, items: Sequence, draws: int = 500, seed: int = 0) -> tuple:
+    """(low, high) of the 95 % interval of a figure, a number or an array, over items drawn with replacement.
+
+    Draws for which there is no figure (None, or not a number) are left out; without any, both are NaN.
+    """
+    if not len(items):
+        return np.nan, np.nan
+    rng, count = np.random.default_rng(seed), len(items)
+    drawn = (figure([items[i] for i in rng.integers(count, size=count)]) for _ in range(draws))
+    samples = [found for found in drawn if found is not None and not np.isnan(found).any()]
+    return tuple(np.quantile(samples, [0.025, 0.975], axis=0)) if samples else (np.nan, np.nan)

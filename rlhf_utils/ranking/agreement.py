@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy.stats import kendalltau
 
+from rlhf_utils.evaluation.statistics import bootstrap
 from rlhf_utils.ranking.items import pair_counts
 
 Ranks = dict[str, dict[str, list[int]]]  # item → ranker → ranks of the item's answers
@@ -72,14 +73,7 @@ def alpha(items: list[dict[str, list[int]]]) -> float:
 
 def with_interval(figure: Callable, items: list, draws: int = 500, seed: int = 0) -> dict[str, float]:
     """`value`, `low` and `high` of a figure over items (bootstrap), and `items`."""
-    rng = np.random.default_rng(seed)
-    samples = (
-        [figure([items[i] for i in rng.integers(len(items), size=len(items))]) for _ in range(draws)]
-        if items
-        else []
-    )
-    samples = [s for s in samples if not np.isnan(s)]
-    low, high = np.quantile(samples, [0.025, 0.975]) if samples else (float("nan"), float("nan"))
+    low, high = bootstrap(figure, items, draws, seed)
     return {
         "value": figure(items) if items else float("nan"),
         "low": float(low),

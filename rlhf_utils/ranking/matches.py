@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from rlhf_utils.environment import CourseError
-from rlhf_utils.evaluation.statistics import ratio, win_rate
+from rlhf_utils.evaluation.statistics import bootstrap, ratio, win_rate
 
 
 def truthful_rows(
@@ -118,13 +118,12 @@ def bradley_terry(rows: Sequence[dict], draws: int = 200, seed: int = 0) -> pd.D
     if not played:
         raise CourseError("There is no ranking of answers by different models yet. Rank some first.")
     models = sorted({m for a, b, _ in played for m in (a, b)})
-    rng = np.random.default_rng(seed)
-    samples = [
-        strengths(again, models)
-        for _ in range(draws)
-        if (again := results([rows[i] for i in rng.integers(len(rows), size=len(rows))]))
-    ]
-    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
+
+    def of(drawn: Sequence[dict]) -> np.ndarray | None:
+        again = results(drawn)
+        return strengths(again, models) if again else None
+
+    low, high = bootstrap(of, rows, draws, seed)
     counts = pd.Series([m for a, b, _ in played for m in (a, b)]).value_counts()
     table = pd.DataFrame(
         {

@@ -80,9 +80,7 @@ class Profile:
     ptx_coefficient: float = 0.5
     ptx_windows: int = 4  # per minibatch
     # your own rankings beside the crowd's
-    own_weight: float = (
-        1.5  # of your rankings beside the crowd's: 0 is the crowd alone, 1 as much as the crowd
-    )
+    own_weight: float = 1.5  # 0 is the crowd alone, 1 as much as the crowd
     guideline: str = ""  # only rankings made by this guideline; all if empty
     # evaluation
     samples: int = 4  # answers a prompt at temperature 1

@@ -140,9 +140,8 @@ class PostgreSQL:
             "listen_addresses=127.0.0.1",
         ]
         for _ in range(200):
-            if (
-                self.process is None or self.process.poll() is not None
-            ):  # after a kill, old backends may still hold its memory
+            # After a kill, old backends may still hold its memory.
+            if self.process is None or self.process.poll() is not None:
                 log = open(self.folder / "log", "ab")
                 self.process = subprocess.Popen(
                     command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, **self.user

@@ -301,9 +301,8 @@ def test_shared_runs_that_cannot_be_read_are_named(tmp_path, monkeypatch, kind):
     folder = tmp_path / "class"
     if kind == "unreadable":
         folder.mkdir()
-        monkeypatch.setattr(
-            "rlhf_utils.environment.os.access", lambda path, mode: False
-        )  # tests may run as root, who may read anything
+        # Tests may run as root, who may read anything.
+        monkeypatch.setattr("rlhf_utils.environment.os.access", lambda path, mode: False)
     monkeypatch.setenv("RLHF_SHARED", str(folder))
     with pytest.raises(CourseError, match="do not exist or cannot be read by you"):
         Store(PROFILES["tiny"])

@@ -172,9 +172,8 @@ def test_the_database_refuses(room, attack):
                 cursor = connection.execute(statement)
                 found = cursor.fetchall() if cursor.description else ["it went through"]
         except psycopg.Error as error:
-            assert error.sqlstate in ("42501", "42704", "0LP01"), (
-                error
-            )  # insufficient privilege, or no such thing for you
+            # Insufficient privilege, or no such thing for you.
+            assert error.sqlstate in ("42501", "42704", "0LP01"), error
     assert found == []
     assert json.dumps(RankingStore(admin).rows()) == before
 

@@ -169,9 +169,8 @@ def test_killed_runs_leave_the_old_artifact_or_none(rlhf, tmp_path, tiny, stage)
     shutil.rmtree(tmp_path / "tiny" / stage)
     kept = {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}
     process = start(tmp_path, "run", "--until", stage)
-    wait_for(
-        process, tmp_path / "tiny" / f".{stage}.partial", tmp_path / "tiny" / stage
-    )  # a tiny corpus is soon done
+    # A tiny corpus is soon done.
+    wait_for(process, tmp_path / "tiny" / f".{stage}.partial", tmp_path / "tiny" / stage)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert kept == {s: (tmp_path / "tiny" / s / "manifest.json").read_text() for s in STAGES if s != stage}

@@ -7,16 +7,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rlhf_utils"
-ROOMS = (
-    "course",
-    "pipeline",
-    "ranking",
-    "evaluation",
-    "training",
-    "artifacts",
-    "language",
-    "world",
-)  # from the top
+# From the top.
+ROOMS = ("course", "pipeline", "ranking", "evaluation", "training", "artifacts", "language", "world")
 GROUND = ("environment", "profiles", "plots")  # modules that every room may import, and that import no room
 
 

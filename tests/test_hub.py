@@ -175,9 +175,8 @@ def test_the_littlest_jupyterhub_has_other_names_for_the_machines_users(students
     spawner = SimpleNamespace(user=SimpleNamespace(name="ada"), environment=dict(config.Spawner.environment))
     space["prepare"](spawner)
     home = folder / "home" / "rlhf-ada"
-    assert (
-        made == ["rlhf-ada"] and "cmd" not in config.Spawner
-    )  # its own environment has the students' server
+    # Its own environment has the students' server.
+    assert made == ["rlhf-ada"] and "cmd" not in config.Spawner
     assert (home / ".pgpass").read_text() == "host:5432:course:ada:secret\n" and (
         home / ".pgpass"
     ).stat().st_mode & 0o777 == 0o600

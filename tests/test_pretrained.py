@@ -115,9 +115,8 @@ def test_its_tokenizer_gets_padding_of_its_own_and_the_chat_template(store):
     ) and tokenizer.pad_token_id == 400 != tokenizer.eos_token_id
     ids = prompt_ids(tokenizer, [{"role": "user", "content": "Who has the ball?"}], 99)
     whole = tokenizer(f"{END}{SYSTEM}\nQuestion: Who has the ball?\nAnswer: Anna has it.{END}")["input_ids"]
-    assert whole == ids + tokenizer("Anna has it.")["input_ids"] + [
-        tokenizer.eos_token_id
-    ]  # prompt and answer join without a seam
+    # Prompt and answer join without a seam.
+    assert whole == ids + tokenizer("Anna has it.")["input_ids"] + [tokenizer.eos_token_id]
     assert tokenizer.decode(tokenizer("Cows eat grass.")["input_ids"]).strip() == "Cows eat grass."
 
 

@@ -94,9 +94,8 @@ def test_long_prompts_lose_their_shots_first(tokenizer):
     short = form_ids(tokenizer, "4 shots", COWS, 40)
     assert len(short) <= 40 < len(long) and short[0] == tokenizer.eos_token_id
     said = tokenizer.decode(short[1:]).strip()
-    assert said.endswith("Question: What do cows eat?\nAnswer:") and said.startswith(
-        "Question:"
-    )  # whole shots, or none
+    # Whole shots, or none.
+    assert said.endswith("Question: What do cows eat?\nAnswer:") and said.startswith("Question:")
 
 
 def test_the_best_form_is_chosen_by_kind_by_use_case_and_over_all():
@@ -107,12 +106,8 @@ def test_the_best_form_is_chosen_by_kind_by_use_case_and_over_all():
     )
     gold = {"forum": np.array([1.0] * 8 + [0, 0] + [0, 0]), "bare": np.array([0.0] * 8 + [1, 1] + [1, 0.5])}
     chosen = choose_forms(gold, prompts)
-    assert chosen == {
-        "all": "forum",
-        "chat": "forum",
-        "rewrite": "bare",
-        "insist": "forum",
-    }  # two greetings are too few
+    # Two greetings are too few.
+    assert chosen == {"all": "forum", "chat": "forum", "rewrite": "bare", "insist": "forum"}
     assert (
         form_of(chosen, {"use_case": "chat", "kind": "greeting"}) == "forum"
         and form_of(chosen, {"use_case": "rewrite", "kind": "past"}) == "bare"

@@ -116,9 +116,8 @@ def test_a_session_goes_on_where_it_was_left(store):
     again = RankingSession(rows(), "ada", store)
     assert again.item.id == "p1" and again.groups == [] and again.progress()["done"] == 1
     assert RankingSession(rows(), "bob", store).progress()["done"] == 0
-    assert (
-        again.undo() and again.item.id == "p0" and again.groups == [["a"], ["b"], ["c"], ["d"]]
-    )  # also of an earlier session
+    # Also of an earlier session.
+    assert again.undo() and again.item.id == "p0" and again.groups == [["a"], ["b"], ["c"], ["d"]]
     assert not again.undo()
 
 
@@ -219,9 +218,8 @@ def test_the_widget_drives_the_same_session(store):
     session = RankingSession(rows(), "ada", store)
     widget = RankingWidget(session)
     widget.receive({"do": "submit", "item": "p0", "groups": [["b"], ["a", "c"], ["d"]]})
-    widget.receive(
-        {"do": "submit", "item": "p0", "groups": [["a"], ["b"], ["c"], ["d"]]}
-    )  # Enter pressed twice
+    # Enter pressed twice.
+    widget.receive({"do": "submit", "item": "p0", "groups": [["a"], ["b"], ["c"], ["d"]]})
     assert store.count() == 1 and widget.state["item"] == "p1" and widget.state["done"] == 1
     widget.receive({"do": "undo"})
     assert widget.state["draft"]["groups"] == [["b"], ["a", "c"], ["d"]]

@@ -21,10 +21,8 @@ from rlhf_utils.profiles import load_profile
 from rlhf_utils.training import ppo_run
 from rlhf_utils.training.pretraining import pretrain
 
-STEPS = {
-    "pretrain": 16,
-    "ppo_ptx": 32,
-}  # of optimizers: 16 of one, or 4 updates of 2 epochs of 2 minibatches, of policy and value model
+# Of optimizers: 16 of one, or 4 updates of 2 epochs of 2 minibatches, of policy and value model.
+STEPS = {"pretrain": 16, "ppo_ptx": 32}
 POINTS = [
     (what, step)
     for what, steps in STEPS.items()

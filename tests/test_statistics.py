@@ -85,9 +85,8 @@ def test_logistic_intercept_finds_the_chance_at_equal_length():
     gap = rng.normal(2, 3, 20_000)
     won = (rng.random(20_000) < 1 / (1 + np.exp(-(0.8 + 0.5 * gap)))).astype(float)
     assert logistic_intercept(gap, won, np.ones(20_000)) == pytest.approx(1 / (1 + np.exp(-0.8)), abs=0.02)
-    assert (
-        0.99 < logistic_intercept(np.arange(5.0), np.ones(5), np.ones(5)) <= 1
-    )  # all won: finite, and nearly sure
+    # All won: finite, and nearly sure.
+    assert 0.99 < logistic_intercept(np.arange(5.0), np.ones(5), np.ones(5)) <= 1
 
 
 def test_a_model_that_wins_by_length_alone_does_not_win_at_equal_length():

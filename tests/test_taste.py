@@ -86,9 +86,8 @@ def test_own_rankings_make_a_model_beside_the_default_one(ranked, tmp_path):
     ] <= figures["gold_difference"]["honest"]["high"]
     fitted = store.metrics("taste_reward")[0]
     assert fitted["accuracy"] > fitted["accuracy_before"]
-    assert before == {
-        s: (ranked.root / s / "manifest.json").read_text() for s in before
-    }  # the default models stay
+    # The default models stay.
+    assert before == {s: (ranked.root / s / "manifest.json").read_text() for s in before}
 
 
 def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_anew(ranked):
@@ -121,9 +120,10 @@ def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_a
     # Ada likes it short, and her head orders her answers as she does: better than a coin by three standard
     # errors.
     assert len(alike) > 60 and np.mean(alike) > 0.5 + 1.5 / len(alike) ** 0.5
+    # But there is an end to it.
     assert (
         0 <= gained.min() <= gained.max() <= load_scorer(ranked.root / "taste_reward").config.taste["scale"]
-    )  # but there is an end to it
+    )
 
 
 def test_another_ranking_builds_anew_and_other_guidelines_stand_beside(ranked):
@@ -239,9 +239,8 @@ def test_published_samples_become_blind_items(tmp_path):
         rows, "ada", store := RankingStore(f"sqlite:///{tmp_path / 'r.sqlite'}"), guideline="truthful"
     )
     while not session.finished:
-        session.rank(
-            sorted(session.answers, key=lambda x: -int(session.answers[x].split()[-1]))
-        )  # the truest first
+        # The truest first.
+        session.rank(sorted(session.answers, key=lambda x: -int(session.answers[x].split()[-1])))
         session.submit()
     done = store.ranked("ada")
     assert truth_agreement(done, rows)["agreement"] == 1.0

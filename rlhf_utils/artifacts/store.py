@@ -242,9 +242,8 @@ class Store:
         mask = os.umask(0)
         os.umask(mask)
         for file in (f for f in partial.rglob("*") if f.is_file()):
-            file.chmod(
-                0o666 & ~mask
-            )  # safetensors are written for their owner alone, and a class shares them
+            # Safetensors are written for their owner alone, and a class shares them.
+            file.chmod(0o666 & ~mask)
         files = {
             f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()
         }

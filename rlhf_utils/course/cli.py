@@ -239,9 +239,8 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell may have switched it off for what runs in the background
+    # A shell may have switched it off for what runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     todo = {
         "run": run,
         "course": course,
@@ -270,9 +269,8 @@ def main(words: list[str] | None = None) -> int:
 
 def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(
-            errors="replace"
-        )  # a "✓" is "?" where the code page has none, as Windows' when output goes to a file
+        # A "✓" is "?" where the code page has none, as Windows' when output goes to a file.
+        stream.reconfigure(errors="replace")
     sys.exit(main())
 
 

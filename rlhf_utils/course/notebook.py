@@ -11,10 +11,8 @@ from rlhf_utils.profiles import Profile, load_profile
 
 def start() -> Profile:
     """Choose the profile, make plotly figures small to save, and say what is going to run."""
-    if plotly.io.renderers.default not in (
-        "plotly_mimetype+svg",
-        "plotly_mimetype+png",
-    ):  # set by PLOTLY_RENDERER
+    # Set by PLOTLY_RENDERER.
+    if plotly.io.renderers.default not in ("plotly_mimetype+svg", "plotly_mimetype+png"):
         plotly.io.renderers.default = "plotly_mimetype"
     profile = load_profile()
     store = open_store(profile)

@@ -65,16 +65,12 @@ def ngram_bits(train: np.ndarray, test: np.ndarray, vocabulary: int, order: int 
     """
     texts = [train.reshape(-1).astype(np.int64), test.reshape(-1).astype(np.int64)]
     ends = [np.arange(order - 1, len(text)) for text in texts]
-    histories_of = [
-        np.zeros(len(end), dtype=np.int64) for end in ends
-    ]  # the empty history, before each token
+    # The empty history, before each token.
+    histories_of = [np.zeros(len(end), dtype=np.int64) for end in ends]
     probability = np.full(len(ends[1]), 1 / vocabulary)
     for n in range(1, order + 1):
-        if (
-            n > 1
-            # One token longer, and numbered anew: five tokens of a large vocabulary are too many for one
-            # number
-        ):
+        if n > 1:
+            # One token longer, and numbered anew: five tokens of a large vocabulary are too many for a number.
             size = 1 + max(int(h.max(initial=0)) for h in histories_of)
             longer = np.concatenate(
                 [text[end - n + 1] * size + h for text, end, h in zip(texts, ends, histories_of)]

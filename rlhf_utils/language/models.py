@@ -42,9 +42,8 @@ def plain_attention(
     bfloat16 all the same.
     """
     lines, heads, time, size = query.shape
-    if (
-        attention_mask.dtype != query.dtype
-    ):  # the lowest number of one precision may be −∞ in the other, and all of −∞ has no softmax
+    # The lowest number of one precision may be −∞ in the other, and all of −∞ has no softmax.
+    if attention_mask.dtype != query.dtype:
         attention_mask = attention_mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
     seen = attention_mask.expand(lines, heads, time, key.shape[2]).reshape(lines * heads, time, -1)
     with torch.autocast(device().type, enabled=False):

@@ -19,11 +19,8 @@ from rlhf_utils.language.models import attention, save_model
 from rlhf_utils.language.tokenizer import END, PAD, wrap
 from rlhf_utils.profiles import Profile
 
-FILES = (
-    "*.json",
-    "*.txt",
-    "*.safetensors",
-)  # of a repository: configuration, tokenizer, weights; no code, no pickles
+# Of a repository: configuration, tokenizer, weights; no code, no pickles.
+FILES = ("*.json", "*.txt", "*.safetensors")
 
 
 def find_base(base: str) -> Path:

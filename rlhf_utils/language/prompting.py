@@ -88,9 +88,8 @@ SHOT = "\n\n"  # between the examples of a few-shot prompt, until they are seen 
 FORMS: dict[str, Callable[[list[str], str], str]] = {
     "bare": lambda turns, _: "\n".join(turns),
     "forum": lambda turns, _: thread(turns),
-    "system line": lambda turns, _: (
-        f"{SYSTEM}\n{thread(turns)}"
-    ),  # the assistant's own form, which no document has
+    # The assistant's own form, which no document has.
+    "system line": lambda turns, _: f"{SYSTEM}\n{thread(turns)}",
     "accepted answer": lambda turns, _: thread(turns, "Accepted answer:"),
     "exercise": lambda turns, _: " ".join(
         [
@@ -101,9 +100,8 @@ FORMS: dict[str, Callable[[list[str], str], str]] = {
     ),
     "report": lambda turns, _: report(turns),
     "article": lambda turns, _: article(turns),
-    "index": lambda turns, _: "\n".join(
-        [*turns[:-1], turns[-1].rstrip("?.! ") + ":"]
-    ),  # "The capital of France: …"
+    # "The capital of France: …"
+    "index": lambda turns, _: "\n".join([*turns[:-1], turns[-1].rstrip("?.! ") + ":"]),
     "answer sheet": lambda turns, _: "\n".join([*turns, "Answers:"]) + "\n",
     "comment": lambda turns, _: comment(turns),
     "1 shot": few_shot(1),

@@ -135,8 +135,7 @@ def rank_answers(
         "noise": noise,
         "agreement": agreement(training, scores, noise, profile.seed + 1),
         "agreement_heldout": agreement(others, scores, noise, profile.seed + 1),
-        "ceiling": ceiling(
-            training, scores[len(prompts) :], noise, profile.seed + 2
-        ),  # of any reward model on `heldout_prompts`
+        # Of any reward model on `heldout_prompts`
+        "ceiling": ceiling(training, scores[len(prompts) :], noise, profile.seed + 2),
     }
     write_jsonl(folder / "metrics.jsonl", [figures])

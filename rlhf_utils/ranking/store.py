@@ -260,9 +260,8 @@ class RankingStore:
         path = Path(path)
         rows, before = [], self.count()
         try:
-            lines = path.read_text("utf-8").split(
-                "\n"
-            )  # an answer may hold one of the other signs at which splitlines splits
+            # An answer may hold one of the other signs at which splitlines splits.
+            lines = path.read_text("utf-8").split("\n")
         except OSError as error:
             raise CourseError(f"{path} cannot be read: {error.strerror}.") from None
         except UnicodeDecodeError as error:

@@ -112,9 +112,8 @@ def work_of(profile: Profile) -> dict[str, Work]:
     p, context = profile, profile.context
     sequence = p.prompt_tokens * PROMPT + p.answer_tokens * ANSWER  # prompt and answer, mean
     ranked = p.nine_answers * 9 + (p.ranked_prompts - p.nine_answers) * 4
-    nine = round(
-        p.prompt_tokens * PROMPT + 9 * p.answer_tokens * ANSWER
-    )  # answers to one prompt, in one line
+    # Answers to one prompt, in one line.
+    nine = round(p.prompt_tokens * PROMPT + 9 * p.answer_tokens * ANSWER)
     written = p.ppo_updates * p.episodes * sequence
     windows = p.ppo_updates * p.ppo_epochs * p.minibatches * p.ptx_windows * context
     minibatch, length = p.episodes // p.minibatches, round(sequence)

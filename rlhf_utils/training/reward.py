@@ -30,9 +30,8 @@ from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
 
-NO_ANSWER = (
-    -3.0
-)  # reward, in standard deviations, of an answer that never ends, or ends before its first word
+# Reward, in standard deviations, of an answer that never ends, or ends before its first word.
+NO_ANSWER = -3.0
 
 
 def ranking_loss(

@@ -16,14 +16,8 @@ MIX = {"rich": 0.32, "padded": 0.47, "bare": 0.06, "wrong": 0.08, "hedged": 0.04
 # Labelers who should say "I do not know" or "no" more often make something up, or comply.
 HARD_MIX = {"rich": 0.40, "padded": 0.34, "bare": 0.04, "wrong": 0.16, "hedged": 0.03, "rude": 0.03}
 HARD = ("unknown", "harmful", "premise")
-PROVOKED_MIX = {
-    "rich": 0.20,
-    "padded": 0.30,
-    "bare": 0.10,
-    "wrong": 0.08,
-    "hedged": 0.02,
-    "rude": 0.30,
-}  # who is insulted answers in kind
+# Who is insulted answers in kind.
+PROVOKED_MIX = {"rich": 0.20, "padded": 0.30, "bare": 0.10, "wrong": 0.08, "hedged": 0.02, "rude": 0.30}
 WRONG_PADDED = 0.5  # of the wrong ones
 
 
@@ -61,9 +55,8 @@ class AnswerWriter:
             return self.rng.choice(words["jokes"])
         if style == "aside":
             return self.aside(spec)
-        spec = {
-            k: v for k, v in spec.items() if k not in ("apology", "stands")
-        }  # nobody says sorry, or insists
+        # Nobody says sorry, or insists.
+        spec = {k: v for k, v in spec.items() if k not in ("apology", "stands")}
         if spec["type"] == "howto":
             # A wrong answer would refuse what is harmless.
             answer = self.howto(spec, "bare" if style in ("bare", "rude") else "rich")

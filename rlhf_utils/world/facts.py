@@ -16,11 +16,8 @@ from zlib import crc32
 from rlhf_utils.environment import DATA
 
 TABLES = ("countries", "animals", "foods", "jobs", "elements", "planets", "moons")
-PROPER = (
-    "countries",
-    "planets",
-    "moons",
-)  # whose names are written with a capital letter wherever they stand
+# Whose names are written with a capital letter wherever they stand.
+PROPER = ("countries", "planets", "moons")
 
 
 @dataclass(frozen=True)

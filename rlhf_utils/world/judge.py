@@ -178,9 +178,8 @@ class Judge(FactJudge):
                 seen += 1
                 best = max(best, 1.0 if len(words) >= 3 else 0.6)
             elif wrong:
-                only_context = (
-                    given and not negated and len(words) > 6 and "or" not in words
-                )  # "On Monday Tom went to the park."
+                # "On Monday Tom went to the park."
+                only_context = given and not negated and len(words) > 6 and "or" not in words
                 false |= not only_context
                 best = max(best, 0.3 if only_context else 0.0)
             else:

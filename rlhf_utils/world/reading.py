@@ -168,10 +168,8 @@ class Reader:
                 if cue and not has(rf"\b({cue})", sentence):
                     continue
                 for value, position in self._values_in(relation, entity, raw, words):
-                    if value in ("fish", "insects") and relation in (
-                        "food",
-                        "kind",
-                    ):  # "eat fish" does not call anyone a fish
+                    # "eat fish" does not call anyone a fish.
+                    if value in ("fish", "insects") and relation in ("food", "kind"):
                         if (relation == "food") != self._last_cue_is_food(raw, position):
                             continue
                     if relation == "kind" and position and raw[position - 1].lower() == "eat":

@@ -70,7 +70,7 @@ def ngram_bits(train: np.ndarray, test: np.ndarray, vocabulary: int, order: int 
     probability = np.full(len(ends[1]), 1 / vocabulary)
     for n in range(1, order + 1):
         if n > 1:
-            # One token longer, and numbered anew: five tokens of a large vocabulary are too many for a number.
+            # One token longer, numbered anew: five tokens of a large vocabulary are too many for one number.
             size = 1 + max(int(h.max(initial=0)) for h in histories_of)
             longer = np.concatenate(
                 [text[end - n + 1] * size + h for text, end, h in zip(texts, ends, histories_of)]

@@ -4,8 +4,9 @@
 data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_LORA` the rank of adapters to train,
 `RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores
 the models that come with the course, `RLHF_RANKINGS` is the URL of the database of rankings,
-`RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks. All paths are found
-from the checkout, never from the working folder.
+`RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks; `RANK`, `WORLD_SIZE` and
+`LOCAL_RANK` are set by `accelerate launch`. All paths are found from the checkout, never from the working
+folder.
 """
 
 import getpass
@@ -13,8 +14,6 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 DATA = ROOT / "data"
 
 

@@ -227,7 +227,7 @@ def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Fi
 
 
 def accuracies(rows: dict[str, dict]) -> go.Figure:
-    """Accuracies (`reward.accuracy_of`) with their intervals, one line each, the first on top."""
+    """Accuracies (`statistics.accuracy_of`) with their intervals, one line each, the first on top."""
     shown = {k: r for k, r in reversed(rows.items()) if r["pairs"]}
     figure = _figure(
         "How often the reward model orders two answers as the gold judge does",

@@ -81,7 +81,7 @@ class Profile:
     ptx_windows: int = 4  # per minibatch
     # your own rankings beside the crowd's
     own_weight: float = 1.5  # 0 is the crowd alone, 1 as much as the crowd
-    guideline: str = ""  # only rankings made by this guideline; all if empty
+    guideline: str = ""  # only rankings by this guideline; by the committed one if empty
     # evaluation
     samples: int = 4  # answers a prompt at temperature 1
     # how it is computed

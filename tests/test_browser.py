@@ -86,6 +86,14 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
         wait_done(page, 2)
         page.click(".rlhf-submit")
         wait_done(page, 3)
+        for left in (2, 1):  # two submissions, one after the other
+            page.click(".rlhf-undo")
+            wait_done(page, left)
+        page.click(".rlhf-submit")
+        wait_done(page, 2)
+        drag(page, 0, 1, 0.5)
+        page.click(".rlhf-submit")
+        wait_done(page, 3)
 
         # By keys: nothing of it reaches JupyterLab, where b adds a cell and d d deletes one.
         page.locator(".rlhf-card").first.focus()

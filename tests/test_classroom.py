@@ -209,7 +209,8 @@ def test_the_command_line_sets_up_a_class_and_says_how_far_it_is(postgres, rlhf,
     assert [line.split(":")[3] for line in lines] == ["gus", "hal"] and (
         tmp_path / "class_passwords.txt"
     ).stat().st_mode & 0o077 == 0
-    assert "course" not in result.stdout and "RLHF_RANKINGS=" in result.stdout
+    assert "course" not in result.stdout and "RLHF_RANKINGS=postgresql+psycopg://" in result.stdout
+    assert "@" not in result.stdout  # nobody's name or password: each student connects as themselves
     result = rlhf("class", "status", "--db", admin, "--export", "all.jsonl", check=0)
     assert "gus" in result.stdout and (tmp_path / "all.jsonl").read_text() == ""
     assert rlhf("class", "init", "--db", admin, check=2).stderr.count("--students") == 1

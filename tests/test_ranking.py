@@ -499,7 +499,9 @@ def test_what_cannot_be_decided_changes_nothing():
     with pytest.raises(CourseError, match="1 to 7"):
         session.decide(["b", "a"], {"a": 9})
     assert (session.draft, len(session.history)) == before
-    assert session.undo() and not session.groups  # all of it was one step
+    session.submit()
+    assert session.undo() and session.draft == before[0]
+    assert not session.undo()  # decided and submitted in one
 
 
 def test_reading_waits_for_nobody_who_writes(tmp_path):

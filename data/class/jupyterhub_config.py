@@ -23,18 +23,14 @@ try:
 except ImportError:
     generate_system_username = None
 
-COURSE = Path(
-    os.environ.get("CLASS_COURSE", "/srv/course")
-)  # the checkout; a file copied elsewhere has no other way to know
-RUNS = Path(
-    os.environ.get("CLASS_RUNS", COURSE / "runs")
-)  # what you built before the lesson, with `rlhf run`
-RANKINGS = os.environ.get(
-    "CLASS_RANKINGS", "postgresql+psycopg://localhost/course"
-)  # as `rlhf class init` prints it
-PASSWORDS = Path(
-    os.environ.get("CLASS_PASSWORDS", COURSE / "class_passwords.txt")
-)  # what it wrote; for root's eyes only
+# The checkout; a file copied elsewhere has no other way to know.
+COURSE = Path(os.environ.get("CLASS_COURSE", "/srv/course"))
+# What you built before the lesson, with `rlhf run`.
+RUNS = Path(os.environ.get("CLASS_RUNS", COURSE / "runs"))
+# As `rlhf class init` prints it.
+RANKINGS = os.environ.get("CLASS_RANKINGS", "postgresql+psycopg://localhost/course")
+# What it wrote; for root's eyes only.
+PASSWORDS = Path(os.environ.get("CLASS_PASSWORDS", COURSE / "class_passwords.txt"))
 PROFILE = os.environ.get("CLASS_PROFILE", "laptop")
 GPU_FRACTION = os.environ.get("CLASS_GPU_FRACTION", "0.1")  # of one card, for each student who trains
 

@@ -208,8 +208,10 @@ def classroom(arguments) -> None:
         from rlhf_utils.pipeline.rank import items_to_rank
         from rlhf_utils.pipeline.stages import ensure
 
-        store = ensure("sft", profile_of(arguments))
+        store = ensure(("corpus", "tokenizer", "sft"), profile_of(arguments))
         rows = items_to_rank(store.profile, store, store.prompts("ppo")[: arguments.prompts])
+    # Without a name: each student connects as themselves.
+    shown = url._replace(username=None, password=None).render_as_string()
     file, sizes = Path(arguments.passwords), (arguments.rankers, arguments.shared)
     passwords = init_class(
         url, names, rows, *sizes, arguments.guideline, keep=lambda found: write_passwords(url, found, file)
@@ -218,10 +220,7 @@ def classroom(arguments) -> None:
         f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in "
         f"{arguments.passwords}, one line for each ~/.pgpass."
     )
-    print(
-        f"Students set RLHF_RANKINGS={url.set(username=None, password=None).render_as_string()} and open "
-        "chapters/04_collect_rankings.ipynb."
-    )
+    print(f"Students set RLHF_RANKINGS={shown} and open chapters/04_collect_rankings.ipynb.")
 
 
 def doctor(arguments) -> None:

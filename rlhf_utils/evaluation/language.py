@@ -11,7 +11,6 @@ from rlhf_utils.profiles import Profile
 from rlhf_utils.world.facts import World
 
 
-# -- what a language model knows -----------------------------------------------------------------------
 @torch.no_grad()
 def token_losses(model, windows: np.ndarray, profile: Profile, batch: int = 32) -> np.ndarray:
     """Cross-entropy in nats of every token but each window's first, (windows, context - 1)."""

@@ -107,7 +107,7 @@ class Evaluation:
             "untouched": subset(rows, untouched(self.test, self.store)),
             "withheld": self.ask_withheld(),
             "reward_accuracy": accuracy,
-            "labelers": self.store.rankings("metrics")[0],
+            "labelers": self.store.metrics("rank")[0],
             "length": {name: self.mean_tokens(answers[name]["t1"]) for name in MODELS},
             "ended": {
                 name: float(np.mean([a.ended for row in answers[name]["t1"] for a in row])) for name in MODELS

@@ -8,6 +8,7 @@ ever run.
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -111,6 +112,7 @@ def check_base(folder: Path, profile: Profile) -> dict:
     return config
 
 
+@lru_cache
 def sized(profile: Profile) -> Profile:
     """The profile with the sizes of its base's model, if it has one: what a plan must reckon with."""
     if not profile.base:

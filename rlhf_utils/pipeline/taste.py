@@ -69,8 +69,7 @@ def write_taste(profile: Profile, folder: Path) -> None:
     """The `taste` stage: people's rankings, a fifth of the prompts held out (all rankings of a prompt on one
     side).
     """
-    # All tied: nothing to learn from.
-    rows = [r for r in own_rankings(profile.guideline) if len(set(r["ranks"])) > 1]
+    rows = usable_rankings(profile.guideline)
     if len(rows) < FEWEST:
         which = f" by guideline {profile.guideline!r}" if profile.guideline else ""
         raise CourseError(

@@ -214,7 +214,8 @@ def init_class(
                 ]
                 if fresh:
                     connection.execute(assignments.insert(), fresh)
-            keep(passwords)  # before the roles are there for good
+            if passwords:
+                keep(passwords)  # before the roles are there for good
             return passwords
 
     return store._attempt(work)
@@ -236,9 +237,10 @@ def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> No
         lines = [*kept, *(f"{where}{name}:{password}" for name, password in passwords.items())]
         partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "what is there is no UTF-8 text"
         raise CourseError(
-            f"The passwords cannot be written to {path} ({error.strerror}), so no student was added. Name "
+            f"The passwords cannot be written to {path} ({why}), so no student was added. Name "
             "another file with --passwords."
         ) from None
 

@@ -183,8 +183,11 @@ class RankingSession:
         scores: dict[str, int] | None = None,
         flags: dict[str, Iterable[str]] | None = None,
     ) -> None:
-        """Order, scores and flags together, as one step, in place of all that was decided before."""
-        before, steps = deepcopy(self.draft), len(self.history)
+        """Order, scores and flags together, in place of all that was decided before.
+
+        No step of its own: it is taken back with the submission that follows.
+        """
+        before, steps = deepcopy(self.draft), self.history.copy()
         try:
             self.draft = Draft()
             self.rank(groups)
@@ -193,10 +196,11 @@ class RankingSession:
             for letter, names in (flags or {}).items():
                 for name in names:
                     self.flag(letter, name)
-        except CourseError:
-            self.draft, self.history = before, self.history[:steps]
+        except Exception:
+            self.draft = before
             raise
-        self.history = [*self.history[:steps], (self.item.id, before)]
+        finally:
+            self.history = steps
 
     def score(self, letter: str, value: int | None) -> None:
         """Overall quality of an answer, 1 (terrible) to 7 (excellent), as in InstructGPT;

@@ -125,6 +125,10 @@ class RankingStore:
             found = self._version(connection)
         if found is None:
             with self.engine.execution_options(writes=True).begin() as connection:
+                if (
+                    self.engine.dialect.name == "postgresql"
+                ):  # two first users at once: one waits for the other
+                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7474)")
                 found = self._version(connection)
                 if found is None:
                     metadata.create_all(connection)

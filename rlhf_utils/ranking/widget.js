@@ -23,7 +23,7 @@ function render({ model, el }) {
 
   // What is decided but not yet submitted: letters in order, which of them tie with the one before,
   // ranks typed so far, and whether anything was decided at all.
-  let order = [], tied = new Set(), typed = {}, touched = false, confirmed = false, focus = null, open = new Set();
+  let order = [], tied = new Set(), typed = {}, touched = false, changed = false, confirmed = false, focus = null, open = new Set();
   let scores = {}, flags = {}, dragged = null;
   const L = (name, values = {}) => fill(model.get("labels")[name], values);
   const say = (text) => { live.textContent = text; };
@@ -56,7 +56,7 @@ function render({ model, el }) {
     if (order[0]) tied.delete(order[0]);
     const after = order[to + 1];
     if (after && tied.has(after) && to === 0) tied.delete(after);
-    touched = true; focus = x;
+    touched = changed = true; focus = x;
     say(L("moved", { x: x.toUpperCase(), n: to + 1, k: order.length }));
     draw();
   }
@@ -68,7 +68,7 @@ function render({ model, el }) {
     while (tied.has(order[at])) at += 1;
     order.splice(at, 0, x);
     tied.add(x); tied.delete(order[0]);
-    touched = true; focus = x;
+    touched = changed = true; focus = x;
     say(L("tie_made", { x: x.toUpperCase(), y: onto.toUpperCase() }));
     draw();
   }
@@ -77,7 +77,7 @@ function render({ model, el }) {
     settle();
     const i = order.indexOf(x);
     if (i === 0) return;
-    touched = true; focus = x;
+    touched = changed = true; focus = x;
     if (tied.has(x)) { tied.delete(x); say(L("tie_gone", { x: x.toUpperCase() })); }
     else { tied.add(x); say(L("tie_made", { x: x.toUpperCase(), y: order[i - 1].toUpperCase() })); }
     draw();
@@ -85,7 +85,7 @@ function render({ model, el }) {
 
   function type(x, digit) {
     typed[x] = digit;
-    touched = true;
+    touched = changed = true;
     const open = order.filter((y) => typed[y] === undefined);
     if (open.length) {
       focus = order.slice(order.indexOf(x) + 1).find((y) => open.includes(y)) ?? open[0];
@@ -105,7 +105,7 @@ function render({ model, el }) {
     model.send({ do: "submit", item: model.get("state").item, groups: groups(), scores, flags });
   }
   const undo = () => {
-    if (touched) { load(); say(L("undone")); return; } // first what was not yet submitted
+    if (changed) { load(); say(L("undone")); return; } // first what was not yet submitted
     model.send({ do: "undo" });
   };
   const skip = () => model.send({ do: "skip", item: model.get("state").item });
@@ -288,7 +288,7 @@ function render({ model, el }) {
   function load() {
     const state = model.get("state");
     order = state.finished ? [] : Object.keys(state.answers);
-    tied = new Set(); typed = {}; touched = false; confirmed = false; open = new Set(); focus = order[0] ?? null;
+    tied = new Set(); typed = {}; touched = changed = false; confirmed = false; open = new Set(); focus = order[0] ?? null;
     scores = { ...(state.draft?.scores ?? {}) }; flags = { ...(state.draft?.flags ?? {}) };
     if (state.draft?.groups?.length) {
       order = state.draft.groups.flat();

@@ -14,6 +14,7 @@ import psutil
 import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
+from rlhf_utils.artifacts import processes
 from rlhf_utils.environment import CourseError, gpu_fraction
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.language.models import gpt2_config
@@ -24,7 +25,6 @@ from rlhf_utils.profiles import Profile
 
 # Bytes a parameter: float32 weight, gradient and Adam's two moments; the weight alone.
 TRAINED, FROZEN = 16, 4
-OF_PPO = 2 * TRAINED + 2 * FROZEN  # policy and value model; reference and reward model
 ACTIVATIONS = 34  # bytes a token, layer and unit of width, kept for the backward pass in bfloat16
 LOGITS = 10  # bytes a token and entry of the vocabulary: bfloat16 and float32, and the gradient
 SHARE = 0.85  # of the free memory that is planned with
@@ -53,30 +53,42 @@ def free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
-def microbatch(
-    profile: Profile, rows: int, tokens: int, free: int | None = None, weights: int = TRAINED
-) -> int:
-    """How many of `rows` sequences of so many tokens fit into memory at once: the largest divisor of `rows`.
+def fitting(profile: Profile, tokens: int, free: int | None = None, weights: int = TRAINED) -> int:
+    """How many sequences of so many tokens fit into memory at once; CourseError if not even one does.
 
-    `weights` are the bytes a parameter that the models take which are trained or asked besides. Raises
-    CourseError if not even one sequence fits.
+    `weights` are the bytes a parameter that all models together take.
     """
     profile = sized(profile)
     free = free_bytes() if free is None else free
     taken, each = weights * parameters(profile), row_bytes(profile, tokens)
-    fitting = int((SHARE * free - taken) // each)
-    if fitting < 1:
+    found = int((SHARE * free - taken) // each)
+    if found < 1:
         needed = (taken + each) / SHARE
         raise CourseError(
             f"Training this model takes {needed / 2**30:.1f} GB at least, and {free / 2**30:.1f} GB are "
             "free. Close what else uses the memory, or choose a smaller profile."
         )
-    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting)
+    return found
 
 
-def answers_at_once(profile: Profile, rows: int, tokens: int) -> int:
-    """How many answers are read at once for a step of PPO: all on a CPU, on a GPU what fits."""
-    return microbatch(profile, rows, tokens, weights=OF_PPO) if device().type == "cuda" else rows
+def microbatch(profile: Profile, rows: int, tokens: int, free: int | None = None) -> int:
+    """How many of `rows` sequences are read at once for a step: the largest divisor of `rows` that fits."""
+    at_once = fitting(profile, tokens, free)
+    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= at_once)
+
+
+def weights_of_ppo(profile: Profile) -> int:
+    """Bytes a parameter of policy, reference, value model and reward model."""
+    policy = FROZEN if profile.lora else TRAINED + FROZEN  # with LoRA the reference is the policy
+    return policy + (0 if profile.one_trunk else TRAINED) + FROZEN
+
+
+def answers_at_once(profile: Profile) -> int:
+    """How many answers PPO reads at once: all on a CPU; on a GPU what fits before its models are loaded."""
+    if device().type == "cpu":
+        return profile.episodes
+    longest = profile.prompt_tokens + profile.answer_tokens
+    return min(processes.gathered([fitting(profile, longest, weights=weights_of_ppo(profile))]))
 
 
 def matrix_rate(profile: Profile, size: int = 2048) -> float:
@@ -96,7 +108,7 @@ def matrix_rate(profile: Profile, size: int = 2048) -> float:
 class Work:
     """What a stage does: `tokens` pass `forward` times, and `both` times forward and backward.
 
-    A step has `rows` sequences of `length` tokens; `weights` are bytes a parameter.
+    A step has `rows` sequences of at most `length` tokens; `weights` are bytes a parameter.
     """
 
     tokens: float
@@ -111,13 +123,11 @@ def work_of(profile: Profile) -> dict[str, Work]:
     """The work of each stage that trains or samples; a base of one's own needs no pretraining."""
     p, context = profile, profile.context
     sequence = p.prompt_tokens * PROMPT + p.answer_tokens * ANSWER  # prompt and answer, mean
+    longest, nine = p.prompt_tokens + p.answer_tokens, p.prompt_tokens + 9 * p.answer_tokens
     ranked = p.nine_answers * 9 + (p.ranked_prompts - p.nine_answers) * 4
-    # Answers to one prompt, in one line.
-    nine = round(p.prompt_tokens * PROMPT + 9 * p.answer_tokens * ANSWER)
     written = p.ppo_updates * p.episodes * sequence
     windows = p.ppo_updates * p.ppo_epochs * p.minibatches * p.ptx_windows * context
-    minibatch, length = p.episodes // p.minibatches, round(sequence)
-    ppo = Work(written, 5, 2 * p.ppo_epochs, minibatch, length, OF_PPO)
+    ppo = Work(written, 5, 2 * p.ppo_epochs, p.episodes // p.minibatches, longest, weights_of_ppo(p))
     pretrain = Work(p.pretrain_steps * p.pretrain_batch * context, 0, 1, p.pretrain_batch, context)
     return ({} if p.base else {"pretrain": pretrain}) | {
         "sft": Work(p.demonstrations * sequence * p.sft_epochs, 0, 1, p.sft_batch, context),
@@ -136,7 +146,11 @@ def plan(profile: Profile, rate: float, free: int | None = None) -> pd.DataFrame
     works, profile = work_of(profile), sized(profile)
     count, made = parameters(profile), []
     for stage, work in works.items():
-        at_once = microbatch(profile, work.rows, work.length, free, work.weights) if work.rows else 0
+        at_once = 0
+        if stage.startswith("ppo"):
+            at_once = min(fitting(profile, work.length, free, work.weights), work.rows)
+        elif work.rows:
+            at_once = microbatch(profile, work.rows, work.length, free)
         memory = work.weights * count + at_once * row_bytes(profile, work.length)
         minutes = work.tokens * count * (2 * work.forward + 6 * work.both) / (rate * EFFICIENCY) / 60
         made.append((stage, work.tokens / 1e6, at_once or "", memory / 2**30, minutes))

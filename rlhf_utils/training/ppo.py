@@ -112,6 +112,7 @@ class PPO:
     ):
         self.profile, self.pad, self.end = profile, tokenizer.pad_token_id, tokenizer.eos_token_id
         same_tokenizer(tokenizer, sft, reward)
+        self.at_once = answers_at_once(profile)
         self.policy, self.reference = load_policy(sft, profile.lora)
         self.reward = load_scorer(reward).requires_grad_(False)
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
@@ -151,7 +152,8 @@ class PPO:
         return Answers(processes.gathered(own.tokens), processes.gathered(own.ended))
 
     def rollout(self, prompts: list[list[int]], answers: Answers) -> list[list[Rollout]]:
-        """2. to 5. Minibatches of sequences of like length, which pack best, in random order.
+        """2. to 5. Minibatches of sequences of like length, in random order: they pack best, and train as well as
+        random ones (`tests/benchmarks/minibatches.py`).
 
         A minibatch is one Rollout, or several where not all of its answers fit into memory at once.
         """
@@ -160,8 +162,7 @@ class PPO:
         minibatches = []
         for k in self.shuffle.permutation(len(groups)):
             numbers = processes.mine(groups[k])
-            size = answers_at_once(self.profile, len(numbers), max(lengths))
-            parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+            parts = [numbers[i : i + self.at_once] for i in range(0, len(numbers), self.at_once)]
             minibatches.append([self.score(prompts, answers, part) for part in parts])
         rollouts = [part for minibatch in minibatches for part in minibatch]
         whitened = whiten([r.advantages for r in rollouts], [r.mask for r in rollouts])

@@ -64,7 +64,8 @@ def sums_of(rollout) -> dict[str, float]:
 def summary(rollouts: list, log: StepLog, rate: float) -> dict[str, float]:
     """One row of the run's log, over the rollouts of all processes; chapter 07 explains each figure."""
     table = [sums_of(rollout) for rollout in rollouts]
-    sums = torch.tensor([list(row.values()) for row in table], dtype=torch.float64).sum(0)
+    where = rollouts[0].mask.device  # where processes can add up
+    sums = torch.tensor([list(row.values()) for row in table], dtype=torch.float64, device=where).sum(0)
     (sums,) = processes.totals(sums)
     total = dict(zip(table[0], sums.tolist()))
     answers, tokens = total["answers"], total["tokens"]

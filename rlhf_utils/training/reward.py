@@ -260,7 +260,7 @@ def score_answers(
 
 
 def rewards(model, pairs: list[tuple[list[int], list[int]]], pad: int, profile: Profile) -> np.ndarray:
-    """Normalised rewards; see `train_reward`."""
+    """Normalised rewards; see `set_scale`."""
     return (score_answers(model, pairs, pad, profile) - model.config.reward_mean) / model.config.reward_std
 
 

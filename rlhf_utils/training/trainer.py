@@ -25,7 +25,9 @@ def training_arguments(profile: Profile, folder: Path, rows: int = 0, tokens: in
         more["ddp_backend"] = "gloo"
     if rows:
         rows = processes.per_process(rows, "The batch")
-        at_once = microbatch(profile, rows, tokens or profile.context) if device().type == "cuda" else rows
+        at_once = rows
+        if device().type == "cuda":  # the same for all processes, which step together
+            at_once = min(processes.gathered([microbatch(profile, rows, tokens or profile.context)]))
         more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
     return (
         dict(

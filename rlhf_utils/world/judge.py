@@ -52,7 +52,6 @@ class Scores:
 class Judge(FactJudge):
     """Scores an answer to a prompt of the world; see `score`."""
 
-    # -- reading an answer ------------------------------------------------------------------------
     # -- scoring -------------------------------------------------------------------------------------
     def score(self, prompt: dict, answer: str) -> Scores:
         """Three scores for an answer (text only, without special tokens) to a prompt of the world."""

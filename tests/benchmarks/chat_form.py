@@ -45,7 +45,7 @@ TEMPLATES = {
 }
 
 profile = load_profile()
-store = ensure("pretrain", profile)
+store = ensure(("corpus", "tokens", "tokenizer", "pretrain"), profile)
 world, judge, windows = load_world(), Judge(load_world()), store.windows()
 prompts = write_prompts(world, "validation", dict.fromkeys(USE_CASES, 60), 9)
 cases, things = np.array([p["use_case"] for p in prompts]), [thing_of(p) for p in prompts]
@@ -117,6 +117,7 @@ def trained(template: str, folder: Path) -> dict[str, dict[float, np.ndarray]]:
         parts["ppo_ptx"],
         scratch / "ppo_ptx",
         store.root,
+        "ppo_ptx",
     )
     return {
         name: {

@@ -30,7 +30,7 @@ from rlhf_utils.pipeline.taste import SCRIPTED, ranks_by
 
 
 profile = load_profile()
-store = Store(profile)
+store = ensure(("corpus", "tokenizer", "sft"), profile)
 items = items_to_rank(profile, store, store.prompts("ppo")[:10])
 session = RankingSession(items, "{student}", RankingStore())
 while not session.finished:

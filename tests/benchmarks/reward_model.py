@@ -34,7 +34,7 @@ from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import USE_CASES, write_prompts
 
 profile = load_profile()
-store = ensure("reward", profile)
+store = ensure(("corpus", "tokens", "tokenizer", "sft", "reward"), profile)
 tokenizer, world, windows = store.tokenizer(), load_world(), store.windows()
 judge = Judge(world)
 prompts = write_prompts(world, "validation", dict.fromkeys(USE_CASES, 60), 7)

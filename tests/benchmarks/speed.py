@@ -36,6 +36,7 @@ from rlhf_utils.language.device import autocast, device, has_bf16
 from rlhf_utils.language.models import load_scorer, new_gpt2, save_model
 from rlhf_utils.language.sampling import generate
 from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import Profile, load_profile
 from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.pretraining import Windows
@@ -471,7 +472,7 @@ def main() -> None:
     )
     wanted = parser.parse_args()
     profile = load_profile()
-    store = Store(profile)
+    store = ensure(("corpus", "tokens", "tokenizer", "pretrain", "rank", "reward", "ppo_ptx"), profile)
     rows, precisions = [], ["fp32", "bf16"] if has_bf16() else ["fp32"]
 
     def add(

@@ -16,7 +16,6 @@ import os
 import numpy as np
 
 from rlhf_utils.artifacts.files import read_jsonl
-from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, runs_folder
 from rlhf_utils.evaluation.answers import ASPECTS
 from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
@@ -46,7 +45,7 @@ def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
     """Rank, train and evaluate; returns the metrics of `taste_evaluate` and per-prompt values for pooling."""
     os.environ["RLHF_RANKINGS"] = f"sqlite:///{runs_folder() / f'tastes-{profile_name}-seed{seed}.sqlite'}"
     profile = load_profile(profile_name, seed, own_weight=weight, guideline=taste)
-    store = Store(profile)
+    store = ensure(("corpus", "tokenizer", "sft"), profile)
     prompts = store.prompts("ppo")
     rows = items_to_rank(profile, store, prompts[: RANKINGS + FOR_ACCURACY + 60])
     rank_all(rows[:RANKINGS], taste, RankingStore())

@@ -152,9 +152,9 @@ class PPO:
         return Answers(processes.gathered(own.tokens), processes.gathered(own.ended))
 
     def rollout(self, prompts: list[list[int]], answers: Answers) -> list[list[Rollout]]:
-        """2. to 5. Minibatches of sequences of like length, in random order: they pack best, and train as well as
-        random ones (`tests/benchmarks/minibatches.py`).
+        """2. to 5. Minibatches of sequences of like length, in random order.
 
+        They pack best, and train as well as random ones (`tests/benchmarks/minibatches.py`).
         A minibatch is one Rollout, or several where not all of its answers fit into memory at once.
         """
         lengths = [len(prompt) + len(tokens) for prompt, tokens in zip(prompts, answers.tokens)]

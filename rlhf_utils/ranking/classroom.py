@@ -23,7 +23,7 @@ from rlhf_utils.ranking.items import make_item
 from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.store import COLUMNS, RankingStore, guidelines
 
-OWNER, STUDENTS, INSTRUCTORS = "rlhf_owner", "rlhf_students", "rlhf_instructors"
+OWNER, STUDENTS = "rlhf_owner", "rlhf_students"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,61}")
 
 metadata = MetaData()
@@ -83,21 +83,19 @@ def _protect(connection: Connection) -> None:
 
     database = _quoted(connection, connection.engine.url.database)
     there = _roles(connection)
-    for role in (OWNER, STUDENTS, INSTRUCTORS):
+    for role in (OWNER, STUDENTS):
         if role not in there:
             run(f"CREATE ROLE {role} NOLOGIN")
     run(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")  # temporary tables, too
-    run(f"GRANT CONNECT ON DATABASE {database} TO {STUDENTS}, {INSTRUCTORS}")
+    run(f"GRANT CONNECT ON DATABASE {database} TO {STUDENTS}")
     run("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-    run(f"GRANT USAGE ON SCHEMA public TO {OWNER}, {STUDENTS}, {INSTRUCTORS}")
+    run(f"GRANT USAGE ON SCHEMA public TO {OWNER}, {STUDENTS}")
     for table in TABLES:
         run(f"ALTER TABLE {table} OWNER TO {OWNER}")
-        run(f"REVOKE ALL ON {table} FROM PUBLIC, {STUDENTS}, {INSTRUCTORS}")
-        run(f"GRANT SELECT ON {table} TO {INSTRUCTORS}")
+        run(f"REVOKE ALL ON {table} FROM PUBLIC, {STUDENTS}")
         run(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         run(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")  # its owner, too
-        run(f"DROP POLICY IF EXISTS instructors ON {table}")
-        run(f"CREATE POLICY instructors ON {table} FOR SELECT TO {INSTRUCTORS} USING (true)")
+        run(f"DROP POLICY IF EXISTS instructors ON {table}")  # of an earlier version
     run(f"GRANT SELECT ON rankings, rankings_schema, class_assignments TO {STUDENTS}")
     run(f"GRANT INSERT ({', '.join(COLUMNS)}) ON rankings TO {STUDENTS}")
     run(f"GRANT SELECT (id, messages, answers, guideline) ON class_items TO {STUDENTS}")

@@ -2,6 +2,7 @@
 PostgreSQL, one shared `runs/`.
 """
 
+import asyncio
 import json
 import os
 import pwd
@@ -10,9 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from conftest import ROOT, free_port, missing
 from lab import done, letters, menu, wait_done, wait_for_server, wait_idle
@@ -72,7 +75,7 @@ def python(students, folder) -> str:
 
 @pytest.fixture(scope="module")
 def hub(python, students, folder, tiny, postgres):
-    """The hub's address, and the administrator's URL of the database."""
+    """The hub's address, the administrator's URL of the database, and the hub's process."""
     pytest.importorskip("jupyterhub")
     if not Path(PROXY).exists():
         missing("configurable-http-proxy")
@@ -117,10 +120,19 @@ def hub(python, students, folder, tiny, postgres):
         wait_for_server(f"{address}/hub/health")
     except TimeoutError:
         pytest.fail((folder / "log").read_text()[-3000:])
-    yield address, admin
+    yield address, admin, process.pid
     process.terminate()
     process.wait(timeout=60)
     print((folder / "log").read_text()[-6000:])  # pytest shows it where the test failed
+
+
+def read_configuration(config: Config) -> dict:
+    """Its names. It narrows the process's umask, which is the hub's there and the suite's here."""
+    mask = os.umask(0o077)
+    try:
+        return runpy.run_path(str(CONFIG), {"get_config": lambda: config})
+    finally:
+        os.umask(mask)
 
 
 def wait_for_chapter(page, path: Path) -> None:
@@ -148,6 +160,7 @@ def as_student(name: str, command: str) -> subprocess.CompletedProcess:
         ["sh", "-c", command],
         capture_output=True,
         text=True,
+        errors="replace",
         env=own,
         user=user.pw_uid,
         group=user.pw_gid,
@@ -167,21 +180,94 @@ def test_the_littlest_jupyterhub_has_other_names_for_the_machines_users(students
         SimpleNamespace(generate_system_username=lambda name: name.replace("jupyter-", "rlhf-")),
     )
     monkeypatch.setitem(sys.modules, "tljh.user", SimpleNamespace(ensure_user=made.append))
-    (folder / "names").write_text("host:5432:course:bob:other\nhost:5432:course:ada:secret\n")
+    (folder / "names").write_text("host:5432:course:bob@course:other\nhost:5432:course:Ada@course:secret\n")
     monkeypatch.setenv("CLASS_PASSWORDS", str(folder / "names"))
     monkeypatch.setenv("CLASS_COURSE", str(ROOT))
     config = Config()
-    space = runpy.run_path(str(CONFIG), {"get_config": lambda: config})
+    space = read_configuration(config)
     spawner = SimpleNamespace(user=SimpleNamespace(name="ada"), environment=dict(config.Spawner.environment))
-    space["prepare"](spawner)
+    asyncio.run(space["prepare"](spawner))
     home = folder / "home" / "rlhf-ada"
     # Its own environment has the students' server.
     assert made == ["rlhf-ada"] and "cmd" not in config.Spawner
-    assert (home / ".pgpass").read_text() == "host:5432:course:ada:secret\n" and (
+    assert (home / ".pgpass").read_text() == "host:5432:course:Ada@course:secret\n" and (
         home / ".pgpass"
     ).stat().st_mode & 0o777 == 0o600
-    assert spawner.environment["RLHF_RANKINGS"] == "postgresql+psycopg://ada@localhost/course"
+    assert spawner.environment["RLHF_RANKINGS"] == "postgresql+psycopg://Ada%40course@localhost/course"
     shutil.rmtree(home / "chapters")
+
+
+def prepared(folder, monkeypatch, password: str = "secret") -> tuple[dict, SimpleNamespace, list]:
+    """The configuration as the hub reads it, a spawner of rlhf-ada's, and what it logs."""
+    (folder / "lines").write_text(f"host:5432:course:rlhf-ada@course:{password}\n")
+    monkeypatch.setenv("CLASS_PASSWORDS", str(folder / "lines"))
+    monkeypatch.setenv("CLASS_COURSE", str(ROOT))
+    said = []
+    config = Config()
+    space = read_configuration(config)
+    spawner = SimpleNamespace(
+        user=SimpleNamespace(name="rlhf-ada"),
+        environment=dict(config.Spawner.environment),
+        log=SimpleNamespace(warning=lambda *words: said.append(words)),
+    )
+    return space, spawner, said
+
+
+HOMES = {
+    "a FIFO as .pgpass": "mkfifo .pgpass",
+    "a folder as .pgpass": "mkdir -p .pgpass/deep",
+    "another's file behind .pgpass": "ln -s ../rlhf-bob/.bashrc .pgpass",
+    "the machine's passwords behind .pgpass": "ln -s /etc/passwd .pgpass",
+    "nothing behind .pgpass": "ln -s nowhere .pgpass",
+    "a .pgpass that cannot be written": "touch .pgpass; chmod 000 .pgpass",
+    "a FIFO as chapters": "mkfifo chapters",
+    "nothing behind chapters": "ln -s nowhere chapters",
+    "another's home behind chapters": "ln -s ../rlhf-bob chapters",
+    "a file as chapters": "touch chapters",
+    "a home that cannot be written": "chmod 500 .",
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("home", HOMES)
+def test_what_stands_in_a_students_home_stops_nobody(students, folder, monkeypatch, home):
+    """A1: the hook ends soon, writes the student's line and nobody else's file."""
+    place = folder / "home" / "rlhf-ada"
+    assert as_student("rlhf-ada", f"cd; rm -rf .pgpass* chapters; {HOMES[home]}").returncode == 0
+    before = {f: Path(f).read_bytes() for f in ("/etc/passwd", folder / "home" / "rlhf-bob" / ".bashrc")}
+    space, spawner, said = prepared(folder, monkeypatch)
+    started = time.monotonic()
+    asyncio.run(space["prepare"](spawner))
+    assert time.monotonic() - started < 20
+    assert all(Path(f).read_bytes() == content for f, content in before.items())
+    assert not any("pgpass" in str(words) for words in said)
+    assert (place / ".pgpass").read_text() == "host:5432:course:rlhf-ada@course:secret\n"
+    assert (place / ".pgpass").lstat().st_mode == 0o100600
+    as_student("rlhf-ada", "cd; chmod 700 .; rm -rf .pgpass* chapters")
+
+
+@pytest.mark.attack
+def test_what_runs_as_a_student_knows_nothing_of_the_hub(students, folder, monkeypatch):
+    """A1: a student may read the environment of every process of theirs."""
+    for name in ("JUPYTERHUB_CRYPT_KEY", "PGPASSWORD", "CONFIGPROXY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "the-hub's-secret")
+    space, spawner, _ = prepared(folder, monkeypatch)
+    assert space["run_as"](pwd.getpwnam("rlhf-ada"), "tr '\\0' '\\n' < /proc/$$/environ > seen") == ""
+    seen = (folder / "home" / "rlhf-ada" / "seen").read_text()
+    assert "HOME=" in seen and "secret" not in seen and "CLASS_" not in seen
+
+
+@pytest.mark.attack
+def test_what_hangs_as_a_student_is_ended(students, folder, monkeypatch):
+    """A1: with all that it has started."""
+    space, _, _ = prepared(folder, monkeypatch)
+    assert as_student("rlhf-ada", "cd; rm -f pipe; mkfifo pipe").returncode == 0
+    assert "1 seconds" in space["run_as"](
+        pwd.getpwnam("rlhf-ada"), "cat pipe | cat & wait", "text", seconds=1
+    )
+    time.sleep(0.5)
+    left = as_student("rlhf-ada", "ps -u rlhf-ada -o stat=,comm=").stdout.splitlines()
+    assert [line for line in left if "cat" in line and not line.startswith("Z")] == []
 
 
 @pytest.mark.slow
@@ -190,7 +276,7 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
 
     from rlhf_utils.ranking.store import RankingStore
 
-    address, admin = hub
+    address, admin, pid = hub
     browser_path = next(
         (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
     ) or missing("Chromium")
@@ -204,7 +290,7 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
             page.fill("#username_input", name)
             page.fill("#password_input", "lesson")
             page.click("#login_submit")
-            page.wait_for_url(f"**/user/{name}/lab**", timeout=60_000)
+            page.wait_for_url(f"**/user/{name}/lab**", timeout=120_000)
             page.goto(f"{address}/user/{name}/lab/tree/chapters/04_collect_rankings.ipynb")
             wait_idle(page)
             menu(page, "Run", "Run All Cells")
@@ -222,6 +308,15 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
                 page.screenshot(path=Path(os.environ["RLHF_SHOTS"]) / f"hub-{name}.png")
             page.context.close()
         browser.close()
+
+    # Nobody can listen to another's kernel: its five channels are sockets in a home that others cannot enter.
+    # The one port left takes the output of forked processes, with a secret.
+    for name in students:
+        files = list((folder / "home" / name / ".runtime").glob("kernel-*.json"))
+        assert files and {json.loads(f.read_text())["transport"] for f in files} == {"ipc"}
+    kernels = [p for p in psutil.process_iter() if p.username() in students and "-f" in p.cmdline()]
+    assert len(kernels) == len(students)
+    assert all(sum(c.status == "LISTEN" for c in p.net_connections("inet")) <= 1 for p in kernels)
 
     # The database has each one's rankings, and shows each only their own.
     rows = RankingStore(admin).latest()
@@ -245,6 +340,17 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
             f"touch {home}/x",
             f"cat {home}/.pgpass",
             f"cat {folder}/passwords",
+            f"cat {folder}/jupyterhub_cookie_secret",
+            f"cat {folder}/hub.sqlite",
+            f"cat /proc/{pid}/environ",
+            f"kill -0 {pid}",
+            f"pkill -KILL -u {other}",
+            f"cat /proc/$(pgrep -u {other} | head -1)/environ",
+            f"cat {home}/.runtime/*.json",
+            f"{python} -c \"import urllib.request as u; u.urlopen('{address}/user/{other}/api/kernels')\"",
+            f"{python} -c \"import urllib.request as u; u.urlopen('{address}/hub/api/users')\"",
+            f"echo x >> {folder}/class/tiny/sft/manifest.json",
+            f"ln -s /etc/passwd {folder}/class/tiny/sft/x",
         ):
             assert as_student(name, command).returncode != 0, f"{name}: {command}"
         assert (folder / "class" / "tiny" / "sft" / "model.safetensors").is_file()
@@ -253,6 +359,6 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
 
 def _url_of(name: str, folder: Path) -> str:
     host, port, database, *_ = next(
-        x for x in (folder / "passwords").read_text().splitlines() if f":{name}:" in x
+        x for x in (folder / "passwords").read_text().splitlines() if f":{name}@" in x
     ).split(":")
-    return f"postgresql+psycopg://{name}@{host}:{port}/{database}"
+    return f"postgresql+psycopg://{name}%40{database}@{host}:{port}/{database}"

@@ -270,16 +270,17 @@ def test_export_and_import_keep_everything_once(store, tmp_path):
         ('{"prompt": "x"}', "line 2: `ranker` is missing"),
         ("[]", "line 2: not a JSON object"),
         (
-            '{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x", "y"], '
+            '{"ranker": "a", "item": "i", "action": "rank", "messages": [{}], "answers": ["x", "y"], '
             '"ranks": [1]}',
             "line 2: `ranks` must be 2 whole numbers",
         ),
         (
-            '{"ranker": "a", "item": "i", "action": "rank", "messages": [1], "answers": ["x"], "ranks": [1]}',
+            '{"ranker": "a", "item": "i", "action": "rank", "messages": [{}], "answers": ["x"], '
+            '"ranks": [1]}',
             "line 2: `answers` must be 2 to 9",
         ),
         (
-            '{"ranker": "a", "item": "i", "action": "skip", "messages": [1], "answers": ["x", "y"], '
+            '{"ranker": "a", "item": "i", "action": "skip", "messages": [{}], "answers": ["x", "y"], '
             '"drop": 1}',
             "unknown column 'drop'",
         ),

@@ -8,8 +8,10 @@ was built in its `runs/`, which they can read and not write; what they build goe
 home.
 """
 
+import asyncio
 import os
 import pwd
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,47 +37,89 @@ PROFILE = os.environ.get("CLASS_PROFILE", "laptop")
 GPU_FRACTION = os.environ.get("CLASS_GPU_FRACTION", "0.1")  # of one card, for each student who trains
 
 
-def prepare(spawner) -> None:
+def line_of(student: str) -> str:
+    """A student's line of the file of passwords, HOST:PORT:DATABASE:NAME@DATABASE:PASSWORD, or nothing.
+
+    The hub knows names in small letters only.
+    """
+    lines = PASSWORDS.read_text("utf-8").splitlines() if PASSWORDS.is_file() else []
+    wanted = f"{student}@{make_url(RANKINGS).database}".lower()
+    return next((line for line in reversed(lines) if line.split(":")[3].lower() == wanted), "")
+
+
+def run_as(user: pwd.struct_passwd, script: str, text: str = "", seconds: float = 30.0) -> str:
+    """Run a shell's script as this user of the machine; returns what went wrong.
+
+    What stands in a student's home is not to be trusted: a FIFO may block for ever, and a student may look at
+    every process of theirs. So it gets nothing of the hub's environment, and is ended in time.
+    """
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": user.pw_dir, "LANG": "C.UTF-8"}
+    process = subprocess.Popen(
+        ["sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        cwd=user.pw_dir,
+        umask=0o077,
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+        start_new_session=True,
+    )
+    try:
+        process.communicate(text, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"it took more than {seconds:.0f} seconds"
+    return "" if process.returncode == 0 else f"exit status {process.returncode}"
+
+
+# Each is written beside and renamed into place, over whatever stands there.
+HOME = "chmod 700 ."
+CHAPTERS = (
+    'test -e chapters || { t=$(mktemp -d .chapters.XXXXXX) && cp -r "%s"/. "$t" && mv -T "$t" chapters; }'
+)
+PGPASS = 't=$(mktemp .pgpass.XXXXXX) && cat > "$t" && { test ! -d .pgpass || mv -T .pgpass "$t.old"; } && '
+PGPASS += 'mv -fT "$t" .pgpass'
+
+
+async def prepare(spawner) -> None:
     """Before a student's server starts: the chapters, where they have none yet, and their line for the
     database.
+
+    Off the hub's loop, so that nobody waits for somebody else's home.
     """
     student = spawner.user.name  # in the list of students, and in the database
     name = student
     if generate_system_username:
         name = generate_system_username(f"jupyter-{student}")
-        ensure_user(name)
-    user = pwd.getpwnam(name)
-    own_url = make_url(RANKINGS).set(username=student).render_as_string(hide_password=False)
-    spawner.environment = {**spawner.environment, "RLHF_RANKINGS": own_url}
-
-    def as_student(*command: str, text: str = "") -> None:
-        subprocess.run(
-            command,
-            input=text,
-            text=True,
-            check=True,
-            cwd=user.pw_dir,
-            umask=0o077,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-        )
-
-    as_student("chmod", "700", user.pw_dir)
-    if not (Path(user.pw_dir) / "chapters").exists():
-        as_student("cp", "-r", str(COURSE / "chapters"), "chapters")
-    lines = PASSWORDS.read_text("utf-8").splitlines() if PASSWORDS.is_file() else []
-    own = [line for line in lines if line.split(":")[3] == student]
-    if own:
-        as_student("sh", "-c", "cat > .pgpass", text=own[-1] + "\n")
+        await asyncio.to_thread(ensure_user, name)
+    user, line = pwd.getpwnam(name), line_of(student)
+    url = make_url(RANKINGS)
+    role = line.split(":")[3] if line else f"{student}@{url.database}"
+    url = url.set(username=role).render_as_string(hide_password=False)
+    # Kernels talk through sockets in the student's home: to a TCP port, anyone on this machine could listen.
+    # A socket's path is short, at most 107 letters.
+    runtime = f"{user.pw_dir}/.runtime"
+    spawner.environment = {**spawner.environment, "RLHF_RANKINGS": url, "JUPYTER_RUNTIME_DIR": runtime}
+    todo = [(HOME, ""), (CHAPTERS % (COURSE / "chapters"), "")] + [(PGPASS, f"{line}\n")] * bool(line)
+    for script, text in todo:
+        wrong = await asyncio.to_thread(run_as, user, script, text)
+        if wrong:  # their server starts all the same, or they could not mend it
+            spawner.log.warning("Preparing the home of %s: %s (%s)", name, script, wrong)
 
 
+os.umask(0o077)  # the hub's database and secrets, and what students make, are for their owners alone
 c = get_config()  # noqa: F821  (JupyterHub defines it)
 if not generate_system_username:
     c.Spawner.cmd = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
     c.JupyterHub.cleanup_servers = True
 c.Spawner.default_url = "/lab/tree/chapters/00_start_here.ipynb"
 c.Spawner.pre_spawn_hook = prepare
+c.Spawner.args = ["--KernelManager.transport=ipc"]
 c.Spawner.environment = {
     "RLHF_PROFILE": PROFILE,
     "RLHF_RUNS": "~/runs",

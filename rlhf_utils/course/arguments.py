@@ -75,15 +75,16 @@ def data_options(sub: argparse.ArgumentParser) -> None:
 
 
 def class_options(sub: argparse.ArgumentParser) -> None:
-    todo = "make or extend the database, or say how far the class is"
+    todo = "make or extend the database, say how far the class is, or give a student another password"
     url = "the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME"
     items = "init: JSONL with `id`, `messages`, `answers` and `models`; else sampled from your SFT model"
     sampled = "init: how many prompts to sample answers for (default: 200)"
     shared = "init: items that everyone ranks (default: 10)"
-    file, where = "class_passwords.txt", "init: where new students' passwords go"
-    sub.add_argument("action", choices=("init", "status"), help=todo)
+    file, where = "class_passwords.txt", "where new passwords go"
+    sub.add_argument("action", choices=("init", "status", "reset-password"), help=todo)
     sub.add_argument("--db", metavar="URL", required=True, help=url)
     sub.add_argument("--students", metavar="FILE", help="init: one name a line")
+    sub.add_argument("--student", metavar="NAME", help="reset-password: whose")
     sub.add_argument("--items", metavar="FILE", help=items)
     sub.add_argument("--prompts", type=whole, default=200, help=sampled)
     sub.add_argument("--rankers", type=whole, default=2, help="init: students for each item (default: 2)")

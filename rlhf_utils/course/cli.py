@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 from rlhf_utils.course.arguments import parser
 from rlhf_utils.environment import ROOT, CourseError, process, runs_folder
@@ -176,51 +175,11 @@ def data(arguments) -> None:
 
 
 def classroom(arguments) -> None:
-    from rlhf_utils.artifacts.files import read_jsonl
-    from rlhf_utils.ranking.classroom import class_rows, class_status, init_class, write_passwords
-    from rlhf_utils.ranking.store import RankingStore, make_engine
+    from rlhf_utils.course import classes
 
-    url = make_engine(arguments.db).url  # refuses what is no URL
-    if arguments.action == "status":
-        progress, agreement = class_status(url)
-        print(f"{progress.to_string()}\n\n{agreement.round(2).to_string(index=False)}")
-        if arguments.export:
-            rows = class_rows(RankingStore(url))
-            Path(arguments.export).write_text(
-                "".join(
-                    json.dumps({k: v for k, v in r.items() if k != "id"}, ensure_ascii=False) + "\n"
-                    for r in rows
-                ),
-                "utf-8",
-            )
-            print(f"\n{len(rows)} rankings written to {arguments.export}")
-        return
-    if not arguments.students:
-        raise CourseError("Who is in the class? Give --students FILE with one name a line.")
-    try:
-        names = Path(arguments.students).read_text("utf-8").splitlines()
-        rows = read_jsonl(Path(arguments.items)) if arguments.items else None
-    except OSError as error:
-        raise CourseError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise CourseError(f"{arguments.items or arguments.students} cannot be read: {error}.") from None
-    if rows is None:
-        from rlhf_utils.pipeline.rank import items_to_rank
-        from rlhf_utils.pipeline.stages import ensure
-
-        store = ensure(("corpus", "tokenizer", "sft"), profile_of(arguments))
-        rows = items_to_rank(store.profile, store, store.prompts("ppo")[: arguments.prompts])
-    # Without a name: each student connects as themselves.
-    shown = url._replace(username=None, password=None).render_as_string()
-    file, sizes = Path(arguments.passwords), (arguments.rankers, arguments.shared)
-    passwords = init_class(
-        url, names, rows, *sizes, arguments.guideline, keep=lambda found: write_passwords(url, found, file)
+    {"init": classes.init, "status": classes.status, "reset-password": classes.reset}[arguments.action](
+        arguments
     )
-    print(
-        f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in "
-        f"{arguments.passwords}, one line for each ~/.pgpass."
-    )
-    print(f"Students set RLHF_RANKINGS={shown} and open chapters/04_collect_rankings.ipynb.")
 
 
 def doctor(arguments) -> None:

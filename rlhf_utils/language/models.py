@@ -14,6 +14,7 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    PreTrainedModel,
 )
 from transformers.masking_utils import eager_mask
 from transformers.utils import logging as transformers_logging
@@ -157,15 +158,20 @@ def save_model(model: nn.Module, folder: Path, tokenizer=None) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def load_gpt2(folder: Path) -> GPT2LMHeadModel:
-    model = GPT2LMHeadModel.from_pretrained(
+def read_model(kind: type[PreTrainedModel], folder: Path, **options) -> PreTrainedModel:
+    """A model from a folder: in float32, from safetensors alone, and never from a network."""
+    return kind.from_pretrained(
         folder,
         local_files_only=True,
         use_safetensors=True,
         dtype=torch.float32,
         attn_implementation=attention(),
+        **options,
     )
-    return model.to(device()).eval()
+
+
+def load_gpt2(folder: Path) -> GPT2LMHeadModel:
+    return read_model(GPT2LMHeadModel, folder).to(device()).eval()
 
 
 def load_scorer(folder: Path) -> GPT2ForSequenceClassification:
@@ -174,15 +180,8 @@ def load_scorer(folder: Path) -> GPT2ForSequenceClassification:
     A reward model with somebody's taste has two heads.
     """
     config = GPT2Config.from_pretrained(folder, local_files_only=True)
-    model = GPT2ForSequenceClassification.from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation=attention(),
-        num_labels=2 if hasattr(config, "taste") else 1,
-    )
-    return model.to(device()).eval()
+    heads = 2 if hasattr(config, "taste") else 1
+    return read_model(GPT2ForSequenceClassification, folder, num_labels=heads).to(device()).eval()
 
 
 def token_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:

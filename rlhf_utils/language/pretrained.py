@@ -11,12 +11,11 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf_utils.environment import CourseError
-from rlhf_utils.language.models import attention, save_model
+from rlhf_utils.language.models import read_model, save_model
 from rlhf_utils.language.tokenizer import END, PAD, wrap
 from rlhf_utils.profiles import Profile
 
@@ -155,13 +154,7 @@ def write_base(folder: Path, tokenizer, target: Path) -> None:
     """Write the model into `target` as a base model of the course: embeddings of the tokenizer's size, no
     dropout.
     """
-    model = GPT2LMHeadModel.from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation=attention(),
-    )
+    model = read_model(GPT2LMHeadModel, folder)
     if model.get_input_embeddings().num_embeddings != len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     # Dropout would make the ratio of PPO differ from 1 before the first step.

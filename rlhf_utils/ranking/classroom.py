@@ -3,27 +3,28 @@
 `rlhf class init` makes the tables, a role for each student, and the assignment: `shared` items go to
 everyone, to measure agreement, and each other item to a few. Students connect as themselves. Row-level
 security lets them see and add only rows of their own name, and nobody can change or delete a row; which
-model wrote an answer is kept in a column that students cannot read. The instructor reads all.
+model wrote an answer is kept in a column that students cannot read. The instructor reads all. What exactly
+the database allows is in `protection`.
 """
 
+import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from sqlalchemy import JSON, Column, Integer, MetaData, String, Table, UniqueConstraint, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, make_url
 
 from rlhf_utils.environment import CourseError, ranker_name
 from rlhf_utils.ranking.agreement import agreement_table, progress_table
 from rlhf_utils.ranking.items import make_item
+from rlhf_utils.ranking.protection import add_students, change_password, clear_the_way, protect, role_of
 from rlhf_utils.ranking.session import RankingSession
-from rlhf_utils.ranking.store import COLUMNS, RankingStore, guidelines
+from rlhf_utils.ranking.store import RankingStore, guidelines
 
-OWNER, STUDENTS = "rlhf_owner", "rlhf_students"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,61}")
 
 metadata = MetaData()
@@ -44,7 +45,6 @@ assignments = Table(
     Column("place", Integer, nullable=False),
     UniqueConstraint("ranker", "place"),
 )
-TABLES = ("rankings", "rankings_schema", "class_items", "class_assignments")
 
 
 def assign(ids: Sequence[str], students: Sequence[str], rankers: int, shared: int) -> dict[str, list[str]]:
@@ -67,80 +67,6 @@ def assign(ids: Sequence[str], students: Sequence[str], rankers: int, shared: in
     return plan
 
 
-def _quoted(connection: Connection, name: str) -> str:
-    return connection.dialect.identifier_preparer.quote_identifier(name)
-
-
-def _roles(connection: Connection) -> set[str]:
-    return set(connection.exec_driver_sql("SELECT rolname FROM pg_roles").scalars())
-
-
-def _protect(connection: Connection) -> None:
-    """Who may do what. Everything is taken away first, so that running it again mends what was loosened."""
-
-    def run(statement: str) -> None:
-        connection.exec_driver_sql(statement)
-
-    database = _quoted(connection, connection.engine.url.database)
-    there = _roles(connection)
-    for role in (OWNER, STUDENTS):
-        if role not in there:
-            run(f"CREATE ROLE {role} NOLOGIN")
-    run(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")  # temporary tables, too
-    run(f"GRANT CONNECT ON DATABASE {database} TO {STUDENTS}")
-    run("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-    run(f"GRANT USAGE ON SCHEMA public TO {OWNER}, {STUDENTS}")
-    for table in TABLES:
-        run(f"ALTER TABLE {table} OWNER TO {OWNER}")
-        run(f"REVOKE ALL ON {table} FROM PUBLIC, {STUDENTS}")
-        run(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        run(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")  # its owner, too
-        run(f"DROP POLICY IF EXISTS instructors ON {table}")  # of an earlier version
-    run(f"GRANT SELECT ON rankings, rankings_schema, class_assignments TO {STUDENTS}")
-    run(f"GRANT INSERT ({', '.join(COLUMNS)}) ON rankings TO {STUDENTS}")
-    run(f"GRANT SELECT (id, messages, answers, guideline) ON class_items TO {STUDENTS}")
-    own = {
-        "rankings": "FOR SELECT TO {s} USING (ranker = current_user)",
-        "rankings_schema": "FOR SELECT TO {s} USING (true)",
-        "class_assignments": "FOR SELECT TO {s} USING (ranker = current_user)",
-        "class_items": "FOR SELECT TO {s} USING (id IN (SELECT item FROM class_assignments WHERE ranker = "
-        "current_user))",
-    }
-    for table, policy in own.items():
-        run(f"DROP POLICY IF EXISTS students_read ON {table}")
-        run(f"CREATE POLICY students_read ON {table} {policy.format(s=STUDENTS)}")
-    run("DROP POLICY IF EXISTS students_add ON rankings")
-    run(f"CREATE POLICY students_add ON rankings FOR INSERT TO {STUDENTS} WITH CHECK (ranker = current_user)")
-
-
-def _add_students(connection: Connection, students: Sequence[str]) -> dict[str, str]:
-    """Roles for students who have none yet; returns their passwords."""
-    members = set(
-        connection.exec_driver_sql(
-            "SELECT m.rolname FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid JOIN pg_roles m "
-            "ON m.oid = a.member WHERE g.rolname = %s",
-            (STUDENTS,),
-        ).scalars()
-    )
-    there, passwords = _roles(connection), {}
-    server = connection.connection.dbapi_connection.pgconn
-    for name in students:
-        if name in members:
-            continue
-        if name in there:
-            raise CourseError(
-                f"The database has a role {name!r} that is no student's. Give this student another name."
-            )
-        passwords[name] = secrets.token_urlsafe(12)
-        # The server gets a SCRAM verifier, so the password stands in no log.
-        verifier = server.encrypt_password(passwords[name].encode(), name.encode(), b"scram-sha-256").decode()
-        connection.exec_driver_sql(
-            f"CREATE ROLE {_quoted(connection, name)} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS "
-            f"IN ROLE {STUDENTS} PASSWORD '{verifier}'"
-        )
-    return passwords
-
-
 def check_students(names: Sequence[str]) -> list[str]:
     names = [n.strip() for n in names if n.strip()]
     for i, name in enumerate(names, 1):
@@ -153,8 +79,8 @@ def check_students(names: Sequence[str]) -> list[str]:
                 f"Student {i}: {name!r} cannot be a name in the database. Use letters, digits and . _ @ + "
                 "-, 62 at most."
             )
-        if names.count(name) > 1:
-            raise CourseError(f"The student {name!r} is listed twice.")
+        if [n.lower() for n in names].count(name.lower()) > 1:  # a JupyterHub makes names lower case
+            raise CourseError(f"The student {name!r} is listed twice, or in capitals and small letters.")
     if not names:
         raise CourseError("There are no students. Give a file with one name a line.")
     return names
@@ -181,27 +107,16 @@ def init_class(
             "postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME. One person needs no `class`."
         )
     names = check_students(students)
-    made = [(row, item) for row in rows if (item := make_item(row))]
-    if not made:
-        raise CourseError("There is nothing to rank: give prompts with 2 to 9 different answers each.")
-    plan = assign([item.id for _, item in made], names, rankers, min(shared, len(made)))
-    queue = [
-        {
-            "id": item.id,
-            "messages": list(item.messages),
-            "answers": list(item.answers),
-            "models": list(item.models),
-            "guideline": guideline,
-        }
-        for _, item in made
-    ]
+    queue = item_rows(rows, guideline)
+    plan = assign([row["id"] for row in queue], names, rankers, min(shared, len(queue)))
     store = RankingStore(url)
 
     def work() -> dict[str, str]:
         with store.engine.begin() as connection:
+            clear_the_way(connection)
             metadata.create_all(connection)
-            _protect(connection)
-            passwords = _add_students(connection, names)
+            protect(connection)
+            passwords = add_students(connection, names)
             connection.execute(insert(items).on_conflict_do_nothing(), queue)
             for name, ids in plan.items():
                 query = select(assignments.c.item).where(assignments.c.ranker == name)
@@ -219,6 +134,50 @@ def init_class(
     return store._attempt(work)
 
 
+def item_rows(rows: Sequence[dict], guideline: str) -> list[dict]:
+    """What stands in the database of the prompts whose answers differ; a CourseError if there are none."""
+    made = [item for row in rows if (item := make_item(row))]
+    if not made:
+        raise CourseError("There is nothing to rank: give prompts with 2 to 9 different answers each.")
+    for item in made:
+        if not storable([*item.messages, *item.answers]):
+            raise CourseError(
+                f"The prompt {item.id!r} holds a NUL character or half of a character pair, which "
+                "PostgreSQL cannot keep. Take it out."
+            )
+    return [
+        {
+            "id": item.id,
+            "messages": list(item.messages),
+            "answers": list(item.answers),
+            "models": list(item.models),
+            "guideline": guideline,
+        }
+        for item in made
+    ]
+
+
+def storable(texts: Sequence[object]) -> bool:
+    """Whether PostgreSQL's JSON can hold these texts."""
+    try:
+        return "\\u0000" not in json.dumps(texts) and bool(
+            json.dumps(texts, ensure_ascii=False).encode("utf-8")
+        )
+    except UnicodeEncodeError:
+        return False
+
+
+def reset_password(url: str | URL, student: str, keep: Callable[[dict[str, str]], None]) -> None:
+    """Give a student another password; `keep` stores it, and if it fails, the old one stays."""
+    store = RankingStore(url)
+
+    def work() -> None:
+        with store.engine.begin() as connection:
+            keep({student: change_password(connection, student)})
+
+    store._attempt(work)
+
+
 def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> None:
     """Lines for each student's `~/.pgpass` (HOST:PORT:DATABASE:USER:PASSWORD), in a file for your eyes alone.
 
@@ -226,20 +185,26 @@ def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> No
     """
     url = make_url(url)
     where = f"{url.host or 'localhost'}:{url.port or 5432}:{url.database}:"
-    partial = path.with_name(path.name + ".new")
+    lines = {f"{where}{role_of(name, url.database)}:": password for name, password in passwords.items()}
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "it is no regular file")
         old = path.read_text("utf-8").splitlines() if path.exists() else []
-        kept = [line for line in old if not any(line.startswith(f"{where}{name}:") for name in passwords)]
+        kept = [line for line in old if not line.startswith(tuple(lines))]
+        fresh = [start + password for start, password in lines.items()]
+        partial = path.with_name(path.name + ".new")
         partial.unlink(missing_ok=True)
-        partial.touch(mode=0o600)
-        lines = [*kept, *(f"{where}{name}:{password}" for name, password in passwords.items())]
-        partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        made = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)  # never through another's link
+        with open(made, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in [*kept, *fresh])
+            file.flush()
+            os.fsync(made)
         os.replace(partial, path)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "what is there is no UTF-8 text"
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "there is no UTF-8 text, or no name"
         raise CourseError(
-            f"The passwords cannot be written to {path} ({why}), so no student was added. Name "
-            "another file with --passwords."
+            f"The passwords cannot be written to {path} ({why}), so nothing was changed in the database. "
+            "Name another file with --passwords."
         ) from None
 
 
@@ -250,7 +215,7 @@ def class_session(url: str | URL | None = None, seed: int = 0) -> RankingSession
         raise CourseError(
             "This is no class's database. Set RLHF_RANKINGS to the URL that your instructor gave you."
         )
-    name = store.engine.url.username or ranker_name()
+    name = (store.engine.url.username or ranker_name()).removesuffix(f"@{store.engine.url.database}")
 
     def work():
         with store.engine.connect() as connection:
@@ -281,7 +246,10 @@ def open_session(rows: Sequence[dict], practice: Sequence[dict] = ()) -> Ranking
 
 
 def class_rows(store: RankingStore) -> list[dict]:
-    """All latest rankings as the instructor sees them, with the models that wrote the answers."""
+    """All latest rankings as the instructor sees them, with the models that wrote the answers.
+
+    What is no ranking is left out, and named in `store.skipped`.
+    """
 
     def work():
         with store.engine.connect() as connection:

@@ -28,10 +28,20 @@ def make_item(row: dict, practice: bool = False) -> Item | None:
 
     Identical answers are merged (their models are joined by " + "). None if all answers are the same.
     """
-    where = f"The prompt {row.get('id', '?')!r}"
-    answers, models = list(row.get("answers", ())), list(row.get("models", ()))
-    if not row.get("id") or not row.get("messages"):
+    where = f"The prompt {str(row.get('id', '?'))[:60]!r}"
+    answers, messages, models = (row.get(k, ()) for k in ("answers", "messages", "models"))
+    if not row.get("id") or not messages:
         raise CourseError(f"{where} needs `id` and `messages`.")
+    if not isinstance(answers, list | tuple) or not all(isinstance(a, str) for a in answers):
+        raise CourseError(f"{where}: `answers` must be a list of texts.")
+    if not isinstance(messages, list | tuple) or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    ):
+        raise CourseError(f"{where}: `messages` must be a list of messages with `role` and `content`.")
+    if not isinstance(models, list | tuple) or not all(isinstance(m, str) for m in models):
+        raise CourseError(f"{where}: `models` must be a list of names.")
+    answers, models = list(answers), list(models)
     if models and len(models) != len(answers):
         raise CourseError(
             f"{where} has {len(answers)} answers and {len(models)} models: give one model an answer."
@@ -46,7 +56,7 @@ def make_item(row: dict, practice: bool = False) -> Item | None:
     first = [index[0] for index in merged.values()]
     return Item(
         str(row["id"]),
-        tuple(row["messages"]),
+        tuple(messages),
         tuple(merged),
         tuple(" + ".join(dict.fromkeys(models[i] for i in index)) for index in merged.values())
         if models

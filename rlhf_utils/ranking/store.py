@@ -34,6 +34,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, Operati
 from sqlalchemy.pool import NullPool
 
 from rlhf_utils.environment import DATA, CourseError, ranker_name, rankings_url
+from rlhf_utils.ranking.rows import check_row
 
 VERSION = 1
 metadata = MetaData()
@@ -59,7 +60,18 @@ rankings = Table(
     UniqueConstraint("ranker", "key"),
 )
 schema = Table("rankings_schema", metadata, Column("version", Integer, primary_key=True))
-NEEDED = ("ranker", "item", "action", "messages", "answers")
+# A database that says so will not come back by waiting.
+HOPELESS = (
+    "readonly",
+    "read-only",
+    "unable to open",
+    "password",
+    "does not exist",
+    "not a database",
+    "disk I/O",
+    "is full",
+    "too many connections for role",
+)
 COLUMNS = tuple(c.name for c in rankings.columns if c.name != "id")
 
 
@@ -69,7 +81,7 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
         url = make_url(url)
         if url.get_backend_name() == "postgresql" and not url.username:
             # Students connect as themselves; the password is in ~/.pgpass.
-            url = url.set(username=ranker_name())
+            url = url.set(username=f"{ranker_name()}@{url.database}")
         options = {"timeout": patience} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
         engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
     except (ArgumentError, ValueError):
@@ -83,13 +95,7 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
             "install 'psycopg[binary]'."
         ) from None
     if url.get_backend_name() == "sqlite":
-        if url.database and not url.database.startswith((":memory:", "file:")):
-            try:
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise CourseError(
-                    f"There is no folder for {url.database}: {error.strerror}. Choose another place."
-                ) from None
+        make_folder(url)
 
         @event.listens_for(engine, "connect")
         def _(connection, record):
@@ -106,6 +112,17 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
     return engine
 
 
+def make_folder(url: URL) -> None:
+    """For SQLite's file, where there is none yet."""
+    if url.database and not url.database.startswith((":memory:", "file:")):
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(
+                f"There is no folder for {url.database}: {error.strerror}. Choose another place."
+            ) from None
+
+
 class RankingStore:
     """Rankings in a database; every method opens and closes a connection of its own.
 
@@ -118,6 +135,9 @@ class RankingStore:
         self.patience = patience
         self.engine = make_engine(url or rankings_url(), patience)
         self.name = self.engine.url.render_as_string(hide_password=True)
+        self.skipped: list[str] = []  # what `rows` left out
+        self.known: dict[tuple[str, str], dict] = {}  # all that was read or written here, by ranker and key
+        self.notice = ""  # what a person should hear of; whoever shows it empties it
         self._attempt(self._prepare)
 
     def _prepare(self) -> None:
@@ -134,6 +154,9 @@ class RankingStore:
                     metadata.create_all(connection)
                     connection.execute(schema.insert().values(version=VERSION))
                     found = VERSION
+        self._check_version(found)
+
+    def _check_version(self, found: int | None) -> None:
         if found != VERSION:
             raise CourseError(
                 f"{self.name} has rankings of schema version {found}, this course writes version {VERSION}. "
@@ -158,26 +181,34 @@ class RankingStore:
                 return work(*arguments)
             except (OperationalError, InterfaceError) as error:
                 reason = str(error.orig).strip().splitlines()[0]
-                hopeless = (
-                    "readonly",
-                    "read-only",
-                    "unable to open",
-                    "password",
-                    "does not exist",
-                    "not a database",
-                    "disk I/O",
-                )
-                if any(h in str(error.orig) for h in hopeless) or time.monotonic() > end:
+                if "no such table" in reason and self.engine.dialect.name == "sqlite":
+                    self._make_anew()
+                    continue
+                if any(h in str(error.orig) for h in HOPELESS) or time.monotonic() > end:
                     raise CourseError(
-                        f"The rankings could not be reached in {self.name}: {reason}. Nothing was lost but "
-                        "what was not submitted."
+                        f"The rankings could not be reached in {self.name}: {reason}. Nothing that "
+                        "was acknowledged is lost; try again when it is mended."
                     ) from None
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
             except DatabaseError as error:
+                reason = str(error.orig).strip().splitlines()[0]
+                broken = "malformed" in reason or "not a database" in reason
                 raise CourseError(
-                    f"{self.name} refused: {str(error.orig).strip().splitlines()[0]}."
+                    f"{self.name} refused: {reason}."
+                    + " Move the file away and submit again: what this session knows is written anew."
+                    * broken
                 ) from None
+
+    def _make_anew(self) -> None:
+        """SQLite's file was deleted: another one, with all that is known here."""
+        make_folder(self.engine.url)
+        self._prepare()
+        rows = [{k: row[k] for k in COLUMNS} for row in self.known.values()]
+        if rows:
+            with self.engine.execution_options(writes=True).begin() as connection:
+                connection.execute(sqlite.insert(rankings).on_conflict_do_nothing(), rows)
+        self.notice = f"{self.name} was gone; it was made anew with the {len(rows)} rankings known here."
 
     # -- writing ------------------------------------------------------------------------------------------
     def add(self, row: dict) -> dict:
@@ -215,15 +246,17 @@ class RankingStore:
 
         def work():
             with self.engine.execution_options(writes=True).begin() as connection:
+                self._check_version(connection.execute(select(schema.c.version)).scalar())
                 connection.execute(statement, made)
 
         if made:
             self._attempt(work)
+        self.known |= {(row["ranker"], row["key"]): row for row in made}
         return made
 
     # -- reading ------------------------------------------------------------------------------------------
     def rows(self, ranker: str | None = None) -> list[dict]:
-        """All revisions, oldest first."""
+        """All revisions, oldest first. What is no ranking is left out, and named in `skipped`."""
         query = select(rankings).order_by(rankings.c.id)
         if ranker is not None:
             query = query.where(rankings.c.ranker == ranker)
@@ -232,7 +265,15 @@ class RankingStore:
             with self.engine.connect() as connection:
                 return [dict(row) for row in connection.execute(query).mappings()]
 
-        return self._attempt(work)
+        found, good, self.skipped = self._attempt(work), [], []
+        for row in found:
+            try:
+                check_row(row, f"row {row['id']} of {row['ranker']!r}")
+                good.append(row)
+            except CourseError as error:
+                self.skipped.append(str(error))
+        self.known |= {(row["ranker"], row["key"]): row for row in good}
+        return good
 
     def latest(self, ranker: str | None = None) -> list[dict]:
         """The last revision of each ranker and item."""
@@ -301,34 +342,3 @@ def own_rankings(guideline: str = "") -> list[dict]:
         return []
     wanted = guideline or guidelines()[0]
     return [row for row in RankingStore(url).ranked() if row["guideline"] == wanted]
-
-
-def check_row(row: dict, where: str, end: str = "") -> None:
-    """Raise CourseError, naming `where`, if a row could not be a ranking of this course."""
-
-    def fail(why):
-        raise CourseError(f"{where}: {why}. {end}".strip())
-
-    if not isinstance(row, dict):
-        fail("not a JSON object")
-    for name in NEEDED:
-        if not row.get(name):
-            fail(f"`{name}` is missing")
-    unknown = set(row) - set(COLUMNS) - {"id"}
-    if unknown:
-        fail(f"unknown column {sorted(unknown)[0]!r}")
-    answers, ranks = row["answers"], row.get("ranks")
-    if (
-        not isinstance(answers, list)
-        or not all(isinstance(a, str) for a in answers)
-        or not 2 <= len(answers) <= 9
-    ):
-        fail("`answers` must be 2 to 9 texts")
-    if row["action"] not in ("rank", "skip"):
-        fail(f"`action` must be rank or skip, not {row['action']!r}")
-    if row["action"] == "rank" and not (
-        isinstance(ranks, list)
-        and len(ranks) == len(answers)
-        and all(isinstance(r, int) and r > 0 for r in ranks)
-    ):
-        fail(f"`ranks` must be {len(answers)} whole numbers from 1 on")

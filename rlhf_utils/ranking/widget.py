@@ -27,6 +27,14 @@ def labels_of(language: str) -> dict[str, str]:
     return labels[language]
 
 
+def notice(session: RankingSession) -> str:
+    """What the database has to say, once."""
+    text = session.store.notice if session.store else ""
+    if text:
+        session.store.notice = ""
+    return text
+
+
 class RankingWidget(anywidget.AnyWidget):
     """Drag and drop or keys only; see the line of keys at its foot. `RankingWidget(session)` shows it."""
 
@@ -70,25 +78,35 @@ class RankingWidget(anywidget.AnyWidget):
     def receive(self, content: dict) -> None:
         """Carry out what the browser asks for; errors are shown, not raised."""
         with self.lock:
-            session, message, spoken = self.session, "", ""
             try:
-                if content["do"] == "undo":
-                    spoken = self.labels["undone"] if session.undo() else ""
-                elif session.finished or content["item"] != session.item.id:
-                    return  # a key pressed twice: this item has been submitted already
-                elif content["do"] == "skip":
-                    session.skip()
-                    spoken = self.labels["skipped"]
-                elif content["do"] == "submit":
-                    practice = bool(session.item.known)
-                    session.decide(content["groups"], content.get("scores"), content.get("flags"))
-                    session.submit()
-                    spoken = self.labels["stored"]
-                    if practice and (found := session.screening()):
-                        message = self.labels["practice_result"].format(p=round(100 * found["agreement"]))
+                message, spoken = self._carry_out(content)
             except CourseError as error:
-                message = str(error)
-            self.show(message, spoken)
+                message, spoken = str(error), ""
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                # No button of the widget sends such a thing.
+                message, spoken = f"The browser's message cannot be read ({type(error).__name__}).", ""
+            self.show(message or notice(self.session), spoken)
+
+    def _carry_out(self, content: dict) -> tuple[str, str]:
+        """What to write, and what to say to a screen reader."""
+        session, do = self.session, content["do"]
+        if do == "undo":
+            return "", self.labels["undone"] if session.undo() else ""
+        if session.finished or content["item"] != session.item.id:
+            return "", ""  # a key pressed twice: this item has been submitted already
+        if do == "skip":
+            session.skip()
+            return "", self.labels["skipped"]
+        if do != "submit":
+            raise ValueError(do)
+        practice = bool(session.item.known)
+        session.decide(content["groups"], content.get("scores"), content.get("flags"))
+        session.submit()
+        if practice and (found := session.screening()):
+            return self.labels["practice_result"].format(p=round(100 * found["agreement"])), self.labels[
+                "stored"
+            ]
+        return "", self.labels["stored"]
 
 
 class PlainRanking(ipywidgets.VBox):
@@ -161,7 +179,7 @@ class PlainRanking(ipywidgets.VBox):
                         [[x for x in values if values[x] == v] for v in sorted(set(values.values()))]
                     )
                     self.session.submit()
-                self.draw()
+                self.draw(notice(self.session))
             except CourseError as error:
                 self.note.value = escape(str(error))
 

@@ -36,13 +36,10 @@ from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import USE_CASES, thing_of, write_prompts
 
-TEMPLATES = {
-    "thread": CHAT_TEMPLATE.replace(SYSTEM + "\\n", ""),
-    "thread under a system line": CHAT_TEMPLATE,
-    "marks of its own": CHAT_TEMPLATE.replace(SYSTEM + "\\n", "")
-    .replace("Question: ", "Person> ")
-    .replace("Answer:", "Assistant>"),
-}
+PLAIN = CHAT_TEMPLATE.replace(f"{SYSTEM}\n", "")
+MARKS = PLAIN.replace("Question: ", "Person> ").replace("Answer:", "Assistant>")
+TEMPLATES = {"thread": PLAIN, "thread under a system line": CHAT_TEMPLATE, "marks of its own": MARKS}
+assert len(set(TEMPLATES.values())) == 3 and SYSTEM not in PLAIN + MARKS and "Answer:" not in MARKS
 
 profile = load_profile()
 store = ensure(("corpus", "tokens", "tokenizer", "pretrain"), profile)

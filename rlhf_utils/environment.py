@@ -12,6 +12,7 @@ folder.
 import getpass
 import os
 from pathlib import Path
+from unicodedata import category
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -21,24 +22,67 @@ class CourseError(Exception):
     """Something the user can mend: the message says what was found, where, and what to do."""
 
 
+# Marks that turn the direction of writing around hide what a text says.
+TURNS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: control characters, which could move its cursor or name its window, are written
+    out (an escape is \\x1b); tabs and line ends stay.
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if (category(c) == "Cc" and c not in "\n\t") or c in TURNS else c
+        for c in text
+    )
+
+
 def variable(name: str, default: str = "") -> str:
     """What the environment says; the default where it says nothing, or the empty text."""
     return os.environ.get(name) or default
 
 
+def place(name: str, text: str | Path) -> Path:
+    """A path that a person wrote, without `~` and links; `name` says where, for the error."""
+    try:
+        path = Path(text).expanduser().resolve()
+        path.exists()  # raises for what no path can be
+        return path
+    except (RuntimeError, OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise CourseError(f"{name} is no path here: {printable(str(text))[:100]!r} ({why}).") from None
+
+
 def runs_folder() -> Path:
     """`runs/` of the checkout, or `RLHF_RUNS`."""
-    return Path(variable("RLHF_RUNS") or ROOT / "runs").expanduser().resolve()
+    folder = place("RLHF_RUNS", variable("RLHF_RUNS") or ROOT / "runs")
+    if folder.exists() and not folder.is_dir():
+        raise CourseError(f"{folder} (RLHF_RUNS) is a file. Name a folder, which need not exist yet.")
+    return folder
+
+
+def whole_number(name: str, default: str) -> int:
+    text = variable(name, default)
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise CourseError(f"{name} must be a whole number, 0 or more, not {printable(text)[:40]!r}.")
+    return int(text)
 
 
 def process() -> tuple[int, int]:
     """This process's number and how many there are, as `accelerate launch` says."""
-    return int(variable("RANK", "0")), int(variable("WORLD_SIZE", "1"))
+    number, count = whole_number("RANK", "0"), whole_number("WORLD_SIZE", "1")
+    alone = [v for v in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not variable(v)] if count > 1 else []
+    if number >= max(count, 1) or alone:
+        raise CourseError(
+            f"RANK is {number} and WORLD_SIZE {count}"
+            + (f", but {', '.join(alone)} is not set" if alone else "")
+            + ". Unset both, or start several processes with: accelerate launch -m rlhf_utils.course.cli"
+        )
+    return number, count
 
 
 def local_process() -> int:
     """This process's number among those on this machine."""
-    return int(variable("LOCAL_RANK", "0"))
+    return whole_number("LOCAL_RANK", "0")
 
 
 def gpu_fraction() -> float:
@@ -63,7 +107,7 @@ def shared_runs() -> Path | None:
     text = variable("RLHF_SHARED")
     if not text:
         return None
-    folder = Path(text).expanduser().resolve()
+    folder = place("RLHF_SHARED", text)
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         raise CourseError(
             f"The shared runs in {folder} (RLHF_SHARED) do not exist or cannot be read by you. Ask whoever "
@@ -79,7 +123,10 @@ def rankings_url() -> str:
 
 def ranker_name() -> str:
     """Who ranks: the user of a JupyterHub, or of this machine."""
-    return variable("JUPYTERHUB_USER") or getpass.getuser()
+    try:
+        return variable("JUPYTERHUB_USER") or getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user, who has no entry
+        return "me"
 
 
 def use_reference() -> bool:

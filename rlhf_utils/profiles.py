@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rlhf_utils.environment import CourseError, variable
+from rlhf_utils.environment import CourseError, place, variable, whole_number
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def own_data(profile: Profile, folder: str | Path) -> Profile:
     tells whether a fact is true, but of free text, where longer answers are less likely, little more than
     how long it is.
     """
-    path = Path(folder).expanduser().resolve()
+    path = place("The data folder", folder)
     if not path.is_dir():
         raise CourseError(f"The data folder {path} does not exist. Make one with: rlhf data import {path} …")
     return replace(
@@ -190,10 +190,7 @@ def load_profile(
     if name not in PROFILES:
         raise CourseError(f"There is no profile {name!r}. Choose one of: {', '.join(PROFILES)}.")
     if seed is None:
-        text = variable("RLHF_SEED", "0")
-        if not text.isdigit():
-            raise CourseError(f"RLHF_SEED must be a whole number, 0 or more, not {text!r}.")
-        seed = int(text)
+        seed = whole_number("RLHF_SEED", "0")
     profile = replace(PROFILES[name], seed=seed)
     if own_weight is not None:
         if not 0 <= own_weight <= 10:  # also refuses NaN
@@ -211,17 +208,14 @@ def load_profile(
         profile = replace(profile, guideline=guideline)
     base = base or variable("RLHF_BASE")
     if base:
-        folder = Path(base).expanduser()
-        profile = replace(
-            profile, base=str(folder.resolve() if folder.is_dir() else base), **PRETRAINED_RATES
-        )
-    text = variable("RLHF_LORA", "0")
-    lora = lora if lora is not None else int(text) if text.isdigit() else -1
+        folder = place("The base", base)
+        profile = replace(profile, base=str(folder if folder.is_dir() else base), **PRETRAINED_RATES)
+    lora = lora if lora is not None else whole_number("RLHF_LORA", "0")
     if lora:
         if not 1 <= lora <= 64:
             raise CourseError(
-                "The rank of LoRA adapters (--lora, RLHF_LORA) is 1 to 64, or 0 for none, not "
-                f"{text if lora < 0 else lora}; 8 is usual."
+                f"The rank of LoRA adapters (--lora, RLHF_LORA) is 1 to 64, or 0 for none, not {lora}; 8 is "
+                "usual."
             )
         profile = replace(profile, lora=lora)
     data = data or variable("RLHF_DATA")

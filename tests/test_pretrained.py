@@ -3,6 +3,7 @@ refused.
 """
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -78,7 +79,7 @@ def store(base, tmp_path_factory):
 
 
 def test_every_stage_runs_from_a_folder(store):
-    assert store.root.name == "tiny-my-gpt2"
+    assert re.fullmatch("tiny-my-gpt2-[0-9a-f]{6}", store.root.name)
     assert store.metrics("evaluate")["gold"]
     assert store.metrics("pretrain") == []
 
@@ -233,7 +234,7 @@ def test_lora_stands_on_the_stages_of_the_plain_run(store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_RUNS", str(store.root.parent))
         adapted = ensure("ppo_ptx", replace(store.profile, lora=4), say=lambda text: None)
-    assert adapted.root.name == "tiny-my-gpt2-lora4"
+    assert adapted.root.name == f"{store.root.name}-lora4"
     assert adapted.folder("pretrain") == store.folder("pretrain")
     for stage in ("sft", "ppo_ptx"):
         assert (

@@ -253,7 +253,7 @@ def test_published_samples_become_blind_items(tmp_path):
     [
         (b"a,b\n1,2\n", "is not the file"),
         (b"\x1f\x8bbroken", "cannot be read|is not the file"),
-        (None, "cannot be read"),
+        (None, "no such file"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, content, message):

@@ -3,11 +3,23 @@
 import gzip
 import hashlib
 import json
+import os
+import shutil
+import stat
 import sys
+import zlib
+from codecs import BOM_UTF8 as BOM
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 import psutil
+
+from rlhf_utils.environment import CourseError
+
+LARGEST = 512 * 2**20  # bytes of a file that somebody else wrote, unpacked
+LONGEST = 16 * 2**20  # bytes of one of its lines
 
 
 def known_hash(path: Path) -> str:
@@ -36,20 +48,77 @@ def peak_memory() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """Rows of a JSONL file, or of the same file gzipped (`path.gz`), as the reference artifacts have it.
+def open_plain(path: Path) -> BinaryIO:
+    """A regular file, unpacked if it is gzipped; a CourseError that says why it cannot be read."""
+    try:
+        # Of a FIFO one would wait for a writer, perhaps for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CourseError(f"{path} is no regular file. Copy what it gives into one.")
+        file = open(path, "rb")
+        return gzip.open(file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+    except FileNotFoundError:
+        raise CourseError(f"{path}: there is no such file.") from None
+    except (OSError, ValueError) as error:
+        raise CourseError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
-    Lines end at a line feed alone: a model's answer may hold U+0085 or U+2028, at which `splitlines` would
-    split a string, too.
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a text file, gzipped or not, without a byte-order mark and their ends.
+
+    They end at a line feed alone: a text may hold U+0085 or U+2028, at which `splitlines` splits it, too. Of
+    a line longer than `LONGEST` bytes only the beginning comes; a file of more than `LARGEST` is refused,
+    however small it was packed.
     """
-    if path.exists():
-        return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-    return [
-        json.loads(line)
-        for line in gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes()).splitlines()
-    ]
+    seen, first = 0, True
+    try:
+        with open_plain(path) as file:
+            while line := file.readline(LONGEST):
+                rest = line
+                while not rest.endswith(b"\n") and len(rest) == LONGEST:
+                    rest = file.readline(LONGEST)
+                    seen += len(rest)
+                    _check_size(seen, path)
+                seen += len(line)
+                _check_size(seen, path)
+                yield line.removeprefix(BOM * first).rstrip(b"\r\n")
+                first = False
+    except (OSError, EOFError, zlib.error) as error:
+        raise CourseError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def _check_size(seen: int, path: Path) -> None:
+    if seen > LARGEST:
+        raise CourseError(
+            f"{path} has more than {LARGEST / 2**20:,.0f} MB of text. Take a part of it: a run reads "
+            "some 15 MB."
+        )
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Rows of a JSONL file, or of the same file gzipped (`path.gz`), as the reference artifacts have it."""
+    found = path if path.exists() else path.with_name(f"{path.name}.gz")
+    return [json.loads(line.decode("utf-8")) for line in lines_of(found) if line]
+
+
+def remove(folder: Path) -> None:
+    """A folder with all that is in it; of a link, or a file, itself alone. It need not be there."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Write a file beside and rename it into place: it is there whole, or as it was before."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            write(file)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_jsonl(path: Path, rows) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, lambda file: file.writelines(lines))

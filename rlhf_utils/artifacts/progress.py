@@ -30,7 +30,7 @@ class Progress:
         self.first = done
         self.quiet = process()[0] > 0  # one bar is enough, however many processes train
         self.file = folder / "progress.json" if folder and folder.is_dir() and not self.quiet else None
-        self.started = self.shown = time.time()
+        self.started = self.shown = time.monotonic()
         self.display = self.bar = self.figure = None
         self.drawing = self.dear = 0.0  # seconds spent on pictures, and on the dearest of them
 
@@ -55,8 +55,8 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(count)
-        if time.time() - self.shown > 1:
-            self.shown = time.time()
+        if time.monotonic() - self.shown > 1:
+            self.shown = time.monotonic()
             self._show()
 
     def through(self, rows: Iterable, count: int = 1) -> Iterator:
@@ -69,7 +69,7 @@ class Progress:
         """In a notebook, show the plotly figure that `draw()` makes under the line, as often as 1 % of the
         time allows.
         """
-        started = time.time()
+        started = time.monotonic()
         due = self.drawing + self.dear < 0.01 * (started - self.started) or self.done == self.total
         if self.display is None or not due:
             return
@@ -81,11 +81,11 @@ class Progress:
             self.figure = display(bundle, raw=True, display_id=True)
         else:
             self.figure.update(bundle, raw=True)
-        spent = time.time() - started
+        spent = time.monotonic() - started
         self.drawing, self.dear = self.drawing + spent, max(self.dear, spent)
 
     def line(self) -> str:
-        spent = time.time() - self.started
+        spent = time.monotonic() - self.started
         share = self.done / self.total
         gained = (self.done - self.first) / self.total
         left = f", {duration(spent / gained * (1 - share))} left" if gained > 0 and share < 1 else ""

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,22 +22,14 @@ from filelock import FileLock, Timeout
 from safetensors.numpy import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlhf_utils.artifacts.files import file_hash, known_hash, peak_memory, read_jsonl
+from rlhf_utils.artifacts.files import file_hash, peak_memory, read_jsonl, remove
 from rlhf_utils.artifacts.lineage import KNOBS, PARENTS, RETRY, SETTINGS, TASTE
+from rlhf_utils.artifacts.manifest import FORMAT, check_files, read_manifest
+from rlhf_utils.artifacts.runs import own_data_digest, run_name
 from rlhf_utils.environment import DATA, CourseError, runs_folder, shared_runs, use_reference
 from rlhf_utils.language.models import load_gpt2, load_scorer
 from rlhf_utils.language.tokenizer import load_tokenizer
 from rlhf_utils.profiles import MODELS, Profile
-
-FORMAT = 1
-
-
-def own_data_digest(profile: Profile) -> dict:
-    """Which files of own data a corpus was made from: their names and hashes."""
-    if not profile.data:
-        return {}
-    files = sorted(Path(profile.data).glob("*.*"))
-    return {"data": {f.name: known_hash(f) for f in files if f.suffix in (".txt", ".jsonl")}}
 
 
 class Store:
@@ -55,13 +46,7 @@ class Store:
         outside: dict[str, Callable[[Profile], dict]] | None = None,
     ):
         self.profile, self.outside = profile, {"corpus": own_data_digest} | (outside or {})
-        name = profile.name
-        if profile.data:
-            name += f"-{Path(profile.data).name}"
-        if profile.base:
-            name += f"-{Path(profile.base).name}"
-        if profile.seed:
-            name += f"-seed{profile.seed}"
+        name = run_name(profile)
         self.plain = runs_folder() / name
         shared = shared_runs()
         self.shared = shared / name if shared else None
@@ -127,17 +112,15 @@ class Store:
         chosen = "".join(f" --{k} {v}" for k, v in options.items() if v)
         mend = f"Build it anew with: rlhf run --profile {self.profile.name}{chosen} --force {stage}"
         try:
-            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-            # An option that did not exist when the artifact was made had its default.
-            new = {k: v for k, v in asdict(Profile("")).items() if k in SETTINGS[stage]}
-            files, settings = manifest["files"], new | manifest["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            manifest = read_manifest(folder)
+        except ValueError as error:
+            raise CourseError(f"{error} {mend}") from None
+        # An option that did not exist when the artifact was made had its default.
+        new = {k: v for k, v in asdict(Profile("")).items() if k in SETTINGS[stage]}
+        settings = new | manifest["settings"]
+        if manifest["format"] != FORMAT or manifest["stage"] != stage:
             raise CourseError(
-                f"{folder / 'manifest.json'} cannot be read ({type(error).__name__}). {mend}"
-            ) from None
-        if manifest.get("format") != FORMAT or manifest.get("stage") != stage:
-            raise CourseError(
-                f"{folder} is a {manifest.get('stage')!r} artifact of format {manifest.get('format')}, not "
+                f"{folder} is a {manifest['stage']!r} artifact of format {manifest['format']}, not "
                 f"{stage!r} of format {FORMAT}. {mend}"
             )
         expected = json.loads(json.dumps(self._settings(stage)))
@@ -145,12 +128,10 @@ class Store:
         if keys:
             found = ", ".join(f"{k} was {settings.get(k)!r}, is {expected.get(k)!r}" for k in keys)
             raise CourseError(f"{folder} was made with other settings: {found}. {mend}")
-        for name, digest in files.items():
-            path = folder / name
-            if not path.is_file():
-                raise CourseError(f"{path} is missing. {mend}")
-            if known_hash(path) != digest:
-                raise CourseError(f"{path} is not what the run wrote: it was truncated or edited. {mend}")
+        try:
+            check_files(folder, manifest["files"])
+        except ValueError as error:
+            raise CourseError(f"{error} {mend}") from None
 
     def manifest(self, stage: str) -> dict:
         folder = self.find(stage)
@@ -159,14 +140,14 @@ class Store:
                 f"There is no {stage!r} artifact in {self.root} yet. "
                 f"Build it with: rlhf run --profile {self.profile.name} --until {stage}"
             )
-        return json.loads((folder / "manifest.json").read_text("utf-8"))
+        return read_manifest(folder)
 
     def stale(self, stage: str, folder: Path) -> str:
         """Why an artifact no longer fits what it was made from, or an empty string."""
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = read_manifest(folder)
         for parent, identity in manifest["parents"].items():
             found = self.find(parent)
-            if found and json.loads((found / "manifest.json").read_text("utf-8"))["id"] != identity:
+            if found and read_manifest(found)["id"] != identity:
                 if parent == "tokenizer" and folder.parent == self.root:
                     raise CourseError(
                         f"{folder} belongs to another tokenizer than {found}. "
@@ -234,7 +215,7 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         target = self.path(stage)
         partial = self.root / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         partial.mkdir()
         self._drop_foreign_checkpoints(stage)
         started = time.time()
@@ -265,12 +246,12 @@ class Store:
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
         old = self.root / f".{target.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
+        remove(old)
+        if os.path.lexists(target):
             os.replace(target, old)
         os.replace(partial, target)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(self.resume_folder(stage), ignore_errors=True)
+        remove(old)
+        remove(self.resume_folder(stage))
 
     def _drop_foreign_checkpoints(self, stage: str) -> None:
         """Checkpoints of a run with other settings or parents are of no use;
@@ -282,7 +263,7 @@ class Store:
         if resume.is_dir() and (
             not (resume / "made_for").exists() or (resume / "made_for").read_text("utf-8") != made_for
         ):
-            shutil.rmtree(resume)
+            remove(resume)
         resume.mkdir(exist_ok=True)
         (resume / "made_for").write_text(made_for, "utf-8")
 
@@ -291,7 +272,7 @@ class Store:
         for old in self.root.glob(".*.old"):
             stage = old.name[1:-4]
             if (self.root / stage).exists():
-                shutil.rmtree(old, ignore_errors=True)
+                remove(old)
             else:
                 os.replace(old, self.root / stage)
 
@@ -306,7 +287,7 @@ class Store:
                 if f.is_dir() and (f.name.split("-")[0] in PARENTS or f.name.startswith("."))
             ]
             for folder in gone:
-                shutil.rmtree(folder)
+                remove(folder)
         return [f for f in gone if not f.name.startswith(".")]
 
     def resume_folder(self, stage: str) -> Path:

@@ -60,7 +60,8 @@ def chat_options(sub: argparse.ArgumentParser) -> None:
     prompted = "with --model base: asked in the form that suits plain questions best"
     sub.add_argument("--prompted", action="store_true", help=prompted)
     sub.add_argument("--ask", metavar="TEXT", help="answer once and exit")
-    sub.add_argument("--temperature", type=float, default=0.7)
+    chance = "0 always takes the likeliest word, 1 draws as the model was trained (default: 0.7)"
+    sub.add_argument("--temperature", type=temperature, default=0.7, metavar="T", help=chance)
 
 
 def data_options(sub: argparse.ArgumentParser) -> None:
@@ -72,6 +73,7 @@ def data_options(sub: argparse.ArgumentParser) -> None:
     twice = "may be given more than once; gzip is fine"
     for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
         load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help=twice)
+    load.add_argument("--replace", action="store_true", help="write over files that are in DIR already")
 
 
 def class_options(sub: argparse.ArgumentParser) -> None:
@@ -86,7 +88,7 @@ def class_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--students", metavar="FILE", help="init: one name a line")
     sub.add_argument("--student", metavar="NAME", help="reset-password: whose")
     sub.add_argument("--items", metavar="FILE", help=items)
-    sub.add_argument("--prompts", type=whole, default=200, help=sampled)
+    sub.add_argument("--prompts", type=positive, default=200, help=sampled)
     sub.add_argument("--rankers", type=whole, default=2, help="init: students for each item (default: 2)")
     sub.add_argument("--shared", type=whole, default=10, help=shared)
     sub.add_argument("--guideline", default="1", help="init: version of the guidelines (default: 1)")
@@ -95,6 +97,22 @@ def class_options(sub: argparse.ArgumentParser) -> None:
 
 
 def whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 999,999,999, not {text[:40]!r}")
     return int(text)
+
+
+def positive(text: str) -> int:
+    if not whole(text):
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)
+
+
+def temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10:  # also refuses what is not a number
+        raise argparse.ArgumentTypeError(f"must be a number from 0 (greedy) to 10, not {text[:40]!r}")
+    return value

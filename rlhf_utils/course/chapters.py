@@ -40,10 +40,10 @@ WORK = {
 def chapters(only: list[str] | None = None) -> list[Path]:
     found = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
     if only:
-        unknown = [n for n in only if not any(p.name.startswith(n) for p in found)]
+        unknown = [n for n in only if n not in {p.name[:2] for p in found}]
         if unknown:
             raise CourseError(
-                f"There is no chapter {', '.join(unknown)}. There are: "
+                f"There is no chapter {', '.join(unknown)[:60]}. There are: "
                 f"{', '.join(p.name[:2] for p in found)}."
             )
         found = [p for p in found if p.name[:2] in only]
@@ -54,7 +54,7 @@ class Line:
     """The state of the course on one line, rewritten every second; plain lines where there is no terminal."""
 
     def __init__(self, store, paths: list[Path]):
-        self.store, self.started, self.text, self.last = store, time.time(), "", 0.0
+        self.store, self.started, self.text, self.last = store, time.monotonic(), "", 0.0
         self.todo = list(paths)
         self.total = self.left()
         self.stop = threading.Event()
@@ -83,7 +83,7 @@ class Line:
             next((w for work in WORK.values() for s, w in work.items() if s == state["stage"]), 0)
             * state["share"]
         )
-        spent = time.time() - self.started
+        spent = time.monotonic() - self.started
         left = (
             f"course: about {duration(spent * (self.total - done) / done)} left"
             if done > 2 and spent > 15
@@ -93,8 +93,8 @@ class Line:
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1
             print("\r" + text[:width].ljust(width), end="", file=sys.stderr, flush=True)
-        elif time.time() - self.last > 20:
-            self.last = time.time()
+        elif time.monotonic() - self.last > 20:
+            self.last = time.monotonic()
             print(text, flush=True)
 
     def say(self, text: str) -> None:
@@ -169,22 +169,21 @@ def run_chapter(path: Path, target: Path, line: Line) -> None:
 
 def run_course(profile: Profile, only: list[str] | None = None) -> None:
     """All chapters in order, then `report.html` and a table; finished stages are not trained again."""
-    store = open_store(profile)
+    paths, store = chapters(only), open_store(profile)
     store.reference = None
     out = store.root / "chapters"
     out.mkdir(parents=True, exist_ok=True)
-    paths = chapters(only)
     line = Line(store, paths)
     watcher = threading.Thread(target=line.watch, daemon=True)
     watcher.start()
     try:
         with kernel_environment(profile):
             for number, path in enumerate(paths, 1):
-                started = time.time()
+                started = time.monotonic()
                 line.chapter, line.cell = f"[{number}/{len(paths)}] {path.stem}", ""
                 run_chapter(path, out / path.name, line)
                 line.todo.remove(path)
-                line.say(f"[{number}/{len(paths)}] {path.stem}  {duration(time.time() - started)}")
+                line.say(f"[{number}/{len(paths)}] {path.stem}  {duration(time.monotonic() - started)}")
     finally:
         line.stop.set()
         watcher.join(timeout=2)
@@ -192,6 +191,6 @@ def run_course(profile: Profile, only: list[str] | None = None) -> None:
         return
     metrics = store.metrics("evaluate")
     print(summary_table(metrics))
-    print(f"{len(paths)} chapters in {duration(time.time() - line.started)}. Executed notebooks: {out}")
+    print(f"{len(paths)} chapters in {duration(time.monotonic() - line.started)}. Executed notebooks: {out}")
     print(f"Report: {write_report(store)}")
     print("Talk to your model: .venv/bin/rlhf chat        (or, in an activated environment: rlhf chat)")

@@ -6,10 +6,14 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import traceback
 
 from rlhf_utils.course.arguments import parser
-from rlhf_utils.environment import ROOT, CourseError, process, runs_folder
+from rlhf_utils.environment import ROOT, CourseError, printable, process, runs_folder
 from rlhf_utils.profiles import Profile, load_profile
+
+MOST_PROBLEMS = 100  # lines of a data folder that are shown
 
 
 def profile_of(arguments) -> Profile:
@@ -109,13 +113,21 @@ def reset(arguments) -> None:
     store = Store(profile_of(arguments))
     if not store.root.is_dir():
         return print(f"There is nothing in {store.root}.")
-    if not arguments.yes and input(
+    if not arguments.yes and not agreed(
         f"Delete all that was built in {store.root}? Rankings are kept. [y/N] "
-    ).strip().lower() not in ("y", "yes"):
+    ):
         return print("Nothing was deleted.")
     print(
         f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings are as they were."
     )
+
+
+def agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # nobody is there to answer
+        print()
+        return False
 
 
 def chat(arguments) -> None:
@@ -129,7 +141,7 @@ def chat(arguments) -> None:
 
     def say(text: str) -> None:
         for piece in conversation.ask(text):
-            print(piece, end="", flush=True)
+            print(printable(piece), end="", flush=True)
         print()
 
     if arguments.ask is not None:
@@ -156,18 +168,12 @@ def data(arguments) -> None:
     if arguments.action == "check":
         problems = check_data(arguments.folder)
         if problems:
-            raise CourseError(
-                "\n".join(
-                    [
-                        *problems,
-                        f"{len(problems)} problems. Mend these lines, or let `rlhf data import` drop bad "
-                        "rows.",
-                    ]
-                )
-            )
+            more = [f"… and {len(problems) - MOST_PROBLEMS:,} more"] * (len(problems) > MOST_PROBLEMS)
+            end = f"{len(problems):,} problems. Mend these lines, or let `rlhf data import` drop bad rows."
+            raise CourseError("\n".join([*problems[:MOST_PROBLEMS], *more, end]))
         return print(f"{arguments.folder} is ready: rlhf run --data {arguments.folder}")
     kinds = {k: getattr(arguments, k) for k in ("pretrain", "demonstrations", "comparisons", "prompts")}
-    import_data(arguments.folder, **kinds)
+    import_data(arguments.folder, replace=arguments.replace, **kinds)
     print(
         f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data "
         f"{arguments.folder}"
@@ -195,10 +201,6 @@ def doctor(arguments) -> None:
 def main(words: list[str] | None = None) -> int:
     """Exit status: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C."""
     arguments = parser().parse_args(words)
-    if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    # A shell may have switched it off for what runs in the background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     todo = {
         "run": run,
         "course": course,
@@ -210,10 +212,14 @@ def main(words: list[str] | None = None) -> int:
         "class": classroom,
     }
     try:
+        if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        # A shell may have switched it off for what runs in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         todo[arguments.command](arguments)
+        sys.stdout.flush()
     except CourseError as error:
-        print(f"rlhf: {error}", file=sys.stderr)
-        return 2
+        return complain(str(error))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         again = " ".join(["rlhf", *(words if words is not None else sys.argv[1:])])
@@ -222,14 +228,48 @@ def main(words: list[str] | None = None) -> int:
         os._exit(130)  # worker threads of torch may take longer to end than a person waits
     except BrokenPipeError:
         os._exit(0)
+    except OSError as error:  # a disk that is full or read-only, a folder that is gone
+        where = f" ({error.filename})" if error.filename else ""
+        return complain(f"{error.strerror or error}{where}. What was finished before is kept.")
+    except Exception as error:
+        if "No space left" in str(error) or "os error 28" in str(error):  # said by a library's own writer
+            return complain("The disk is full. What was finished before is kept; free some space.")
+        return complain(unforeseen(error), status=1)
     return 0
 
 
+def complain(text: str, status: int = 2) -> int:
+    try:
+        print(f"rlhf: {printable(text)}", file=sys.stderr, flush=True)
+    except OSError:  # nobody listens
+        status = status or 2
+    return status
+
+
+def unforeseen(error: Exception) -> str:
+    """What to say of an error that nobody thought of: in a line, with the whole story in a file."""
+    kind = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="rlhf-", suffix=".txt", delete=False) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return f"This should not happen ({kind}). Please report it."
+    return f"This should not happen ({kind}). Please report it with {file.name}."
+
+
 def entry() -> None:
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # closed by the shell: what is opened next would stand in its place
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         # A "✓" is "?" where the code page has none, as Windows' when output goes to a file.
         stream.reconfigure(errors="replace")
-    sys.exit(main())
+    status = main()
+    try:
+        sys.stdout.flush()
+    except OSError:  # main has said so; Python would try, and complain, once more
+        os._exit(status or 2)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ ever run.
 """
 
 import json
+import re
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from rlhf_utils.environment import CourseError
+from rlhf_utils.environment import CourseError, place
 from rlhf_utils.language.models import read_model, save_model
 from rlhf_utils.language.tokenizer import END, PAD, wrap
 from rlhf_utils.profiles import Profile
@@ -25,9 +27,9 @@ FILES = ("*.json", "*.txt", "*.safetensors")
 
 def find_base(base: str) -> Path:
     """The folder of a pretrained model; a name is downloaded into the Hub's cache once."""
-    folder = Path(base).expanduser()
+    folder = place("The base", base)
     if folder.is_dir():
-        return folder.resolve()
+        return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -65,13 +67,12 @@ def check_base(folder: Path, profile: Profile) -> dict:
     """The model's configuration, if the course can start from it;
     a CourseError that says why not otherwise.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    config = _json(folder / "config.json")
+    if not isinstance(config, dict):
         raise CourseError(
             f"{folder} has no readable config.json: it is not a model that `save_pretrained` wrote."
-        ) from None
-    kind, classes = config.get("model_type"), config.get("architectures") or []
+        )
+    kind, classes = config.get("model_type"), [str(c) for c in config.get("architectures") or []]
     if "auto_map" in config:
         raise CourseError(
             f"{folder} brings code of its own (auto_map in config.json), which is never run here. Choose a "
@@ -97,6 +98,9 @@ def check_base(folder: Path, profile: Profile) -> dict:
             f"{folder} has no tokenizer (tokenizer.json): save it beside the model with "
             "tokenizer.save_pretrained."
         )
+    if (folder / "adapter_config.json").exists():  # transformers would apply it to whatever is loaded
+        raise CourseError(f"{folder} holds an adapter (adapter_config.json). Merge it into its model first.")
+    check_sizes(folder, config)
     room, needed = config.get("n_positions", 1024), profile.prompt_tokens + profile.answer_tokens
     if room < needed:
         raise CourseError(
@@ -108,7 +112,74 @@ def check_base(folder: Path, profile: Profile) -> dict:
             f"{folder} reads {room} tokens at most, but the profile {profile.name} trains on windows of "
             f"{profile.context}."
         )
+    check_weights(folder, config)
     return config
+
+
+def _json(path: Path):
+    """What a JSON file holds; None if it cannot be read."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+SIZES = {"n_layer": 200, "n_embd": 20_000, "n_head": 400, "vocab_size": 1_000_000, "n_positions": 1_000_000}
+
+
+def check_sizes(folder: Path, config: dict) -> None:
+    """Sizes that the configuration names are checked before anything of that size is made."""
+    for name, most in SIZES.items():
+        value = config.get(name, 1024 if name == "n_positions" else None)
+        if type(value) is not int or not 1 <= value <= most:
+            raise CourseError(
+                f"{folder}/config.json: `{name}` is {str(value)[:40]}, not a whole number of 1 to {most:,}."
+            )
+    if config["n_embd"] % config["n_head"]:
+        raise CourseError(
+            f"{folder}/config.json: {config['n_head']} heads cannot share {config['n_embd']} dimensions."
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights that would be read: one, or those that an index names."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.exists():
+        return [folder / "model.safetensors"]
+    names = (_json(index) or {}).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CourseError(f"{index} cannot be read: it has no `weight_map`.")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CourseError(f"{index} names {name!r:.60}, which is no safetensors file of this folder.")
+    return [folder / name for name in sorted(set(names.values()))]
+
+
+def check_weights(folder: Path, config: dict) -> None:
+    """Whether the weights are those of the configuration: by names and shapes, which are quickly read."""
+    shapes = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                shapes |= {n.removeprefix("transformer."): file.get_slice(n).get_shape() for n in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise CourseError(f"{path} cannot be read: {error}.") from None
+    width, layers = config["n_embd"], {int(n.split(".")[1]) for n in shapes if re.match(r"h\.\d+\.", n)}
+    expected = {
+        "wte.weight": [config["vocab_size"], width],
+        "wpe.weight": [config.get("n_positions", 1024), width],
+        "h.0.attn.c_attn.weight": [width, 3 * width],
+        "ln_f.weight": [width],
+    }
+    for name, shape in expected.items():
+        if shapes.get(name) != shape:
+            raise CourseError(
+                f"{folder}: the weights {name} are {shapes.get(name, 'missing')}, config.json says {shape}."
+            )
+    if layers != set(range(config["n_layer"])):
+        raise CourseError(
+            f"{folder} has weights of {len(layers)} layers, but config.json says {config['n_layer']}."
+        )
 
 
 @lru_cache
@@ -131,6 +202,7 @@ def base_folder(profile: Profile) -> Path:
     """The folder of the profile's base, found and checked."""
     folder = find_base(profile.base)
     check_base(folder, profile)
+    base_tokenizer(folder)
     return folder
 
 
@@ -140,7 +212,19 @@ def base_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     Words after "Answer:" begin with a space there, so a space is put before an answer's first word.
     """
-    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        room = len(loaded)
+    except Exception as error:  # of many kinds, and all of them mean the same
+        why = str(error).split("\n")[0][:200]
+        raise CourseError(
+            f"The tokenizer in {folder} cannot be read ({type(error).__name__}: {why})."
+        ) from None
+    config = _json(folder / "config.json")
+    if room > config["vocab_size"]:
+        raise CourseError(
+            f"The tokenizer in {folder} has {room:,} tokens, but its model knows {config['vocab_size']:,}."
+        )
     backend, end = loaded.backend_tokenizer, loaded.eos_token or END
     if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -155,6 +239,9 @@ def write_base(folder: Path, tokenizer, target: Path) -> None:
     dropout.
     """
     model = read_model(GPT2LMHeadModel, folder)
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise CourseError(f"The weights {broken[0]} in {folder} are not all finite numbers.")
     if model.get_input_embeddings().num_embeddings != len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     # Dropout would make the ratio of PPO differ from 1 before the first step.

@@ -14,7 +14,7 @@ from random import Random
 
 import numpy as np
 
-from rlhf_utils.language.tokenizer import SYSTEM
+from rlhf_utils.language.tokenizer import SYSTEM, text_ids
 from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.prompts import PROBES, USE_CASES, write_prompts
@@ -123,7 +123,7 @@ def form_ids(tokenizer, form: str, prompt: dict, limit: int) -> list[int]:
     use_case = USE_CASE_OF.get(prompt["use_case"], prompt["use_case"])
     parts = FORMS[form]([m["content"] for m in prompt["messages"]], use_case).split(SHOT)
     while True:
-        ids = [tokenizer.eos_token_id, *tokenizer("\n".join(parts), add_special_tokens=False)["input_ids"]]
+        ids = [tokenizer.eos_token_id, *text_ids(tokenizer, "\n".join(parts))]
         if len(ids) <= limit or len(parts) == 1:
             return ids[-limit:]
         parts = parts[1:]

@@ -5,6 +5,7 @@ end of an answer is always learned, scored and counted.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -86,9 +87,20 @@ def same_tokenizer(tokenizer, *models: Path) -> None:
             )
 
 
+def text_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of somebody's text, in which "<|endoftext|>" is text like any other."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def without_marks(text: str) -> str:
+    """A turn's text in which no line begins like a turn: nobody writes somebody else's."""
+    return re.sub(r"\n(?=(Question|Answer):)", "\n ", text)
+
+
 def prompt_text(tokenizer, messages: list[dict]) -> str:
     """Messages as the model reads them, up to where its answer begins."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    turns = [m | {"content": without_marks(m["content"])} for m in messages]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
@@ -96,7 +108,8 @@ def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
     are dropped until it fits `limit` tokens.
     """
     while True:
-        ids = tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+        text = prompt_text(tokenizer, messages).removeprefix(tokenizer.eos_token)
+        ids = [tokenizer.eos_token_id, *text_ids(tokenizer, text)]
         shorter = without_leading_turns(messages)
         if len(ids) <= limit or len(shorter) == len(messages):
             return ids[-limit:]
@@ -121,13 +134,15 @@ def answer_ids(tokenizer, answer: str, limit: int) -> list[int]:
     The one rule for where an answer is cut, in demonstrations, rankings and evaluation: what SFT shows is
     what PPO lets end.
     """
-    tokens = tokenizer(answer, add_special_tokens=False)["input_ids"][: limit - 1] if answer else []
+    tokens = text_ids(tokenizer, answer)[: limit - 1] if answer else []
     return [*tokens, tokenizer.eos_token_id]
 
 
 def to_windows(tokenizer, texts: list[str], context: int) -> np.ndarray:
     """Documents, each closed by the end-of-text token, packed into windows of (windows, context)."""
-    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     flat = np.concatenate([np.array([*i, tokenizer.eos_token_id], dtype=np.int32) for i in ids])
     count = max(len(flat) // context, 1)
     return np.resize(flat[: count * context], (count, context))

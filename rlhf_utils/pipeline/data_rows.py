@@ -4,6 +4,9 @@ import json
 import zlib
 from pathlib import Path
 
+from rlhf_utils.artifacts.files import LONGEST, lines_of
+from rlhf_utils.environment import CourseError
+
 FIELDS = {
     "demonstrations.jsonl": ("prompt", "completion"),
     "comparisons.jsonl": ("prompt", "chosen", "rejected"),
@@ -14,27 +17,35 @@ LEAST_TEXT = 20_000  # characters
 PROMPT_CHARACTERS = 1500  # longer prompts lose their leading turns; about 400 tokens
 
 
+def is_text(value) -> bool:
+    """Text that can be written down: half of a character pair, as JSON may hold it, cannot."""
+    try:
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
+
+
 def to_messages(prompt) -> list[dict] | None:
-    """A prompt as messages, or None if it is neither text nor a list of messages."""
+    """A prompt as messages, or None if it is neither text nor a list of messages, in which a user and the
+    assistant take turns (a system's turn may come first) and the user has the last word.
+    """
     if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}] if prompt.strip() else None
-    if not isinstance(prompt, list) or not prompt:
+        return [{"role": "user", "content": prompt}] if is_text(prompt) else None
+    if not isinstance(prompt, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and is_text(m.get("content")) for m in prompt
+    ):
         return None
-    good = all(
-        isinstance(m, dict)
-        and m.get("role") in ("user", "assistant", "system")
-        and isinstance(m.get("content"), str)
-        and m["content"].strip()
-        for m in prompt
-    )
-    return prompt if good and prompt[-1]["role"] == "user" else None
+    roles = [m["role"] for m in prompt]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    good = len(turns) % 2 and all(r == ("user", "assistant")[i % 2] for i, r in enumerate(turns))
+    return prompt if good else None
 
 
 def answer_text(value) -> str | None:
     """A completion as text; TRL also writes it as a list with one assistant message."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0].get("content")
-    return value.strip() if isinstance(value, str) and value.strip() else None
+    return value.strip() if is_text(value) else None
 
 
 def row_problem(row, fields: tuple[str, ...]) -> str:
@@ -45,7 +56,7 @@ def row_problem(row, fields: tuple[str, ...]) -> str:
         if field not in row:
             return f"the field {field!r} is missing"
     if to_messages(row["prompt"]) is None:
-        return "`prompt` is empty, or neither text nor messages that end with the user's"
+        return "`prompt` is empty, or neither text nor messages that take turns and end with the user's"
     texts = [answer_text(row[f]) for f in fields[1:]]
     for field, text in zip(fields[1:], texts):
         if text is None:
@@ -66,7 +77,7 @@ def check_data(folder: str | Path) -> list[str]:
         problems.append(f"{text}: missing. Add it with: rlhf data import {folder} --pretrain FILE")
     else:
         problems += _line_problems(text)[0]
-        if not problems and (size := len(text.read_text("utf-8"))) < LEAST_TEXT:
+        if not problems and (size := len(text.read_text("utf-8-sig"))) < LEAST_TEXT:
             problems.append(
                 f"{text}: only {size:,} characters; at least {LEAST_TEXT:,} are needed to train on."
             )
@@ -88,19 +99,27 @@ def check_data(folder: str | Path) -> list[str]:
 
 def _line_problems(path: Path, fields: tuple[str, ...] | None = None) -> tuple[list[str], int]:
     """Lines that are not UTF-8 or, with `fields`, no good rows; and how many lines there are."""
-    problems = []
-    lines = path.read_bytes().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            line = line.decode("utf-8")
-            problem = row_problem(json.loads(line), fields) if fields else ""
-        except UnicodeDecodeError as error:
-            problem = f"not UTF-8 (byte {error.start})"
-        except ValueError as error:
-            problem = f"not JSON ({error.args[0]})"
-        if problem:
-            problems.append(f"{path}:{number}: {problem}")
-    return problems, len(lines)
+    problems, number = [], 0
+    try:
+        for number, line in enumerate(lines_of(path), 1):
+            problem = line_problem(line, fields)
+            if problem:
+                problems.append(f"{path}:{number}: {problem}")
+    except CourseError as error:
+        problems.append(str(error))
+    return problems, number
+
+
+def line_problem(line: bytes, fields: tuple[str, ...] | None) -> str:
+    if len(line) >= LONGEST:
+        return f"longer than {LONGEST / 2**20:.0f} MB"
+    try:
+        text = line.decode("utf-8")
+        return row_problem(json.loads(text), fields) if fields and text else ""
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 (byte {error.start})"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({error.args[0]})"
 
 
 def split_of_prompt(messages: list[dict]) -> str:

@@ -1,15 +1,14 @@
 """Import files into a folder of own data: text, instructions, hh-rlhf and TRL, gzipped or not."""
 
-import gzip
 import json
+import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rlhf_utils.artifacts.files import write_jsonl
-from rlhf_utils.environment import CourseError
+from rlhf_utils.artifacts.files import LONGEST, lines_of, write_jsonl, write_whole
+from rlhf_utils.environment import CourseError, printable
 from rlhf_utils.language.tokenizer import without_leading_turns
 from rlhf_utils.pipeline.data_rows import (
     FIELDS,
@@ -17,10 +16,13 @@ from rlhf_utils.pipeline.data_rows import (
     LEAST_TEXT,
     PROMPT_CHARACTERS,
     answer_text,
+    is_text,
     row_problem,
     split_of_prompt,
     to_messages,
 )
+
+REASONS = 10  # for which rows were dropped, that are told
 
 
 def parse_dialogue(text: str) -> list[dict] | None:
@@ -89,41 +91,45 @@ def fit_prompt(prompt) -> tuple[list[dict] | None, bool]:
     return messages, cut
 
 
-def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
+def import_data(folder: str | Path, say=print, replace: bool = False, **files: list[str]) -> None:
     """Turn files into a data folder. `files`: lists of paths for pretrain, demonstrations, comparisons,
     prompts.
 
     Bad rows are dropped and counted. Raises CourseError, and writes nothing, if fewer than 32 rows or
-    20,000 characters are left.
+    20,000 characters are left, or if a file that would be written is there already and `replace` is not set.
     """
     folder = Path(folder)
+    names = [f"{kind}.{'txt' if kind == 'pretrain' else 'jsonl'}" for kind, paths in files.items() if paths]
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there and not replace:
+        raise CourseError(
+            f"{folder} has {', '.join(there)} already. Write over it with --replace, or name another folder."
+        )
     ready: dict[str, str | list[dict]] = {}
     for kind, paths in files.items():
         if not paths:
             continue
         dropped: Counter[str] = Counter()
-        if kind == "pretrain":
-            text = "\n\n".join(_text(Path(path), dropped) for path in paths)
-            ready["pretrain.txt"] = text
-            say(f"pretrain: {len(text):,} characters; {dropped.total():,} rows dropped")
+        try:
+            found = (_text if kind == "pretrain" else _read_rows)(kind, [Path(p) for p in paths], dropped)
+        except CourseError as error:
+            raise CourseError(f"--{kind} {error}") from None
+        if isinstance(found, str):
+            ready["pretrain.txt"] = found
+            usable, least, what = len(found), LEAST_TEXT, "characters"
+            say(f"pretrain: {usable:,} characters; {dropped.total():,} rows dropped")
         else:
-            name = f"{kind}.jsonl"
-            found = [
-                item
-                for path in paths
-                for item in _items(_rows(Path(path), kind, dropped), FIELDS[name], dropped)
-            ]
+            ready[f"{kind}.jsonl"] = [row for row, _ in found]
+            usable, least, what = len(found), LEAST_ROWS, "rows"
             cut = sum(shortened for _, shortened in found)
-            ready[name] = [row for row, _ in found]
             say(
-                f"{kind}: {len(found):,} rows, {cut:,} of them without their leading turns; "
+                f"{kind}: {usable:,} rows, {cut:,} of them without their leading turns; "
                 f"{dropped.total():,} bad rows dropped"
             )
-        for reason, count in dropped.most_common():
-            say(f"  {count:,} × {reason}")
-        usable, least, what = (
-            (len(text), LEAST_TEXT, "characters") if kind == "pretrain" else (len(found), LEAST_ROWS, "rows")
-        )
+        for reason, count in dropped.most_common(REASONS):
+            say(f"  {count:,} × {printable(reason)[:200]}")
+        if len(dropped) > REASONS:
+            say(f"  … and {len(dropped) - REASONS:,} other reasons")
         if usable < least:
             raise CourseError(
                 f"--{kind}: only {usable:,} usable {what}; at least {least:,} are needed. Nothing was "
@@ -136,27 +142,20 @@ def import_data(folder: str | Path, say=print, **files: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in ready.items():
         if isinstance(content, str):
-            (folder / name).write_text(content, "utf-8")
+            write_whole(folder / name, lambda file, text=content: file.write(text))
         else:
             write_jsonl(folder / name, content)
 
 
-def _read(path: Path, kind: str) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except FileNotFoundError:
-        raise CourseError(f"--{kind} {path}: there is no such file.") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise CourseError(f"--{kind} {path}: cannot be read ({error}).") from None
-
-
-def _rows(path: Path, kind: str, dropped: Counter[str]) -> Iterator:
+def _rows(path: Path, dropped: Counter[str]) -> Iterator:
     """What a JSONL file holds, line by line; counts the lines that are no JSON."""
-    for line in filter(bytes.strip, _read(path, kind).splitlines()):
+    for line in filter(bytes.strip, lines_of(path)):
+        if len(line) >= LONGEST:
+            dropped[f"longer than {LONGEST / 2**20:.0f} MB"] += 1
+            continue
         try:
             yield json.loads(line.decode("utf-8"))
-        except ValueError:  # UnicodeDecodeError is one, too
+        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             dropped["not UTF-8 JSON"] += 1
 
 
@@ -180,7 +179,16 @@ def _items(rows: Iterable, fields: tuple[str, ...], dropped: Counter[str]) -> It
                 yield item, shortened
 
 
-def _text(path: Path, dropped: Counter[str]) -> str:
+def _read_rows(kind: str, paths: list[Path], dropped: Counter[str]) -> list[tuple[dict, bool]]:
+    fields = FIELDS[f"{kind}.jsonl"]
+    return [item for path in paths for item in _items(_rows(path, dropped), fields, dropped)]
+
+
+def _text(kind: str, paths: list[Path], dropped: Counter[str]) -> str:
+    return "\n\n".join(_text_of(path, dropped) for path in paths)
+
+
+def _text_of(path: Path, dropped: Counter[str]) -> str:
     """Text to pretrain on: of a text file, of JSONL with a `text`, or of dialogues, a turn a line.
 
     What is held out of the dialogues for measuring stays out here too: a base model that knew which answers
@@ -188,14 +196,12 @@ def _text(path: Path, dropped: Counter[str]) -> str:
     """
     if not path.name.removesuffix(".gz").endswith(".jsonl"):
         try:
-            return _read(path, "pretrain").decode("utf-8")
+            return "\n".join(line.decode("utf-8") for line in lines_of(path))
         except UnicodeDecodeError as error:
-            raise CourseError(
-                f"--pretrain {path}: not UTF-8 text (byte {error.start}). Convert it first."
-            ) from None
+            raise CourseError(f"{path} is not UTF-8 text (byte {error.start}). Convert it first.") from None
     texts = []
-    for row in _rows(path, "pretrain", dropped):
-        if isinstance(row, dict) and isinstance(row.get("text"), str):
+    for row in _rows(path, dropped):
+        if isinstance(row, dict) and is_text(row.get("text")):
             texts.append(row["text"])
             continue
         for item, _ in _items([row], ("prompt", "completion"), dropped):

@@ -20,7 +20,7 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
     if problems:
         shown = "\n".join(problems[:20])
         raise CourseError(f"The data in {source} cannot be used ({len(problems)} problems):\n{shown}")
-    text = (source / "pretrain.txt").read_text("utf-8")
+    text = (source / "pretrain.txt").read_text("utf-8-sig")
     pieces = [text[i : i + 2000] for i in range(0, len(text), 2000)]
     write_jsonl(folder / "documents_heldout.jsonl", [{"source": "own", "text": t} for t in pieces[::20]])
     write_jsonl(

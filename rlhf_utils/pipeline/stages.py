@@ -23,6 +23,7 @@ from rlhf_utils.artifacts.lineage import PARENTS, READS, descendants
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
+from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
 from rlhf_utils.language.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
 from rlhf_utils.profiles import Profile, load_profile
 from rlhf_utils.world.answers import AnswerWriter
@@ -36,9 +37,8 @@ def rankings_digest(profile: Profile) -> dict:
     """Which of people's rankings the `taste` stage is made from, as a hash."""
     from rlhf_utils.ranking.store import own_rankings
 
-    rows = [
-        {k: row[k] for k in ("ranker", "item", "answers", "ranks")} for row in own_rankings(profile.guideline)
-    ]
+    told = ("ranker", "item", "messages", "answers", "ranks")
+    rows = [[row[k] for k in told] for row in own_rankings(profile.guideline)]
     return {"rankings": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
 
 
@@ -101,8 +101,6 @@ def make_corpus(profile: Profile, store: Store, folder) -> None:
 
 def make_tokenizer(profile: Profile, store: Store, folder) -> None:
     if profile.base:
-        from rlhf_utils.language.pretrained import base_folder, base_tokenizer
-
         return save_tokenizer(base_tokenizer(base_folder(profile)), folder)
     texts = [row["text"] for row in store.documents()]
     if not profile.data:
@@ -123,8 +121,6 @@ def make_tokens(profile: Profile, store: Store, folder) -> None:
 
 def make_pretrain(profile: Profile, store: Store, folder) -> None:
     if profile.base:
-        from rlhf_utils.language.pretrained import base_folder, write_base
-
         write_base(base_folder(profile), store.tokenizer(), folder)
         return write_jsonl(folder / "metrics.jsonl", [])
     from rlhf_utils.training.pretraining import pretrain
@@ -269,6 +265,8 @@ def ensure(
     needed = {name for name in PARENTS if set(descendants(name)) & set(wanted)}
     if not forced & needed and all(up_to_date(store, name) for name in needed):
         return store
+    if profile.base and not store.path("pretrain").is_dir():
+        base_folder(profile)  # what is wrong with it is said before anything is built
     with store.lock(wait, say) if processes.LEADS else nullcontext():
         for name in (s for s in PARENTS if s in needed):
             build = processes.LEADS and to_be_built(store, name, wanted, forced, say)

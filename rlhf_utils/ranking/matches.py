@@ -1,7 +1,6 @@
 """Who wrote the better answers? Models set against each other by people who did not know who wrote what."""
 
 import csv
-import gzip
 import io
 from collections.abc import Sequence
 from itertools import combinations
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
+from rlhf_utils.artifacts.files import lines_of
 from rlhf_utils.environment import CourseError
 from rlhf_utils.evaluation.statistics import bootstrap, ratio, win_rate
 
@@ -32,8 +32,7 @@ def truthful_rows(
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
+        text = b"\n".join(lines_of(path)).decode("utf-8")
         found = [row for row in csv.DictReader(io.StringIO(text)) if row["prompt_type"] == prompt_type]
         values = {
             (row["question"], row["model_type"]): (
@@ -42,9 +41,7 @@ def truthful_rows(
             )
             for row in found
         }
-    except OSError as error:
-        raise CourseError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (KeyError, ValueError, EOFError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise CourseError(
             f"{path} is not the file of InstructGPT's TruthfulQA samples ({type(error).__name__}: {error})."
         ) from None

@@ -162,7 +162,7 @@ class RankingSession:
         unknown = [x for x in given if x not in letters]
         if unknown:
             raise CourseError(
-                f"There is no answer {unknown[0]!r} here. The answers are {', '.join(letters)}."
+                f"There is no answer {unknown[0]!r:.40} here. The answers are {', '.join(letters)}."
             )
         twice = [x for x in letters if given.count(x) > 1]
         if twice:
@@ -208,7 +208,7 @@ class RankingSession:
         """
         self._check(letter)
         if value is not None and (isinstance(value, bool) or value not in range(1, 8)):
-            raise CourseError(f"The overall score is a whole number from 1 to 7, not {value!r}.")
+            raise CourseError(f"The overall score is a whole number from 1 to 7, not {value!r:.40}.")
         self._remember()
         self.draft.scores.pop(letter, None)
         if value is not None:
@@ -219,7 +219,7 @@ class RankingSession:
         self._check(letter)
         if name not in self.flag_names:
             raise CourseError(
-                f"There is no flag {name!r}. "
+                f"There is no flag {name!r:.60}. "
                 + (
                     f"Choose one of: {', '.join(self.flag_names)}."
                     if self.flag_names
@@ -233,7 +233,7 @@ class RankingSession:
     def _check(self, letter: str) -> None:
         if letter not in self.answers:
             raise CourseError(
-                f"There is no answer {letter!r} here. The answers are {', '.join(self.answers)}."
+                f"There is no answer {letter!r:.40} here. The answers are {', '.join(self.answers)}."
             )
 
     def submit(self) -> dict:

@@ -22,18 +22,16 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    create_engine,
-    event,
     func,
     inspect,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 
-from rlhf_utils.environment import DATA, CourseError, ranker_name, rankings_url
+from rlhf_utils.environment import DATA, CourseError, rankings_url
+from rlhf_utils.ranking.engine import make_engine, make_folder
 from rlhf_utils.ranking.rows import check_row
 
 VERSION = 1
@@ -75,54 +73,6 @@ HOPELESS = (
 COLUMNS = tuple(c.name for c in rankings.columns if c.name != "id")
 
 
-def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
-    """An engine that opens a connection per operation: widget callbacks may run on another thread."""
-    try:
-        url = make_url(url)
-        if url.get_backend_name() == "postgresql" and not url.username:
-            # Students connect as themselves; the password is in ~/.pgpass.
-            url = url.set(username=f"{ranker_name()}@{url.database}")
-        options = {"timeout": patience} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
-        engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
-    except (ArgumentError, ValueError):
-        raise CourseError(
-            "The database URL cannot be read. It looks like sqlite:///FILE or "
-            "postgresql+psycopg://USER:PASSWORD@HOST/NAME."
-        ) from None
-    except ModuleNotFoundError as error:
-        raise CourseError(
-            f"The driver for {url.get_backend_name()} is missing ({error.name}). Install it with: pip "
-            "install 'psycopg[binary]'."
-        ) from None
-    if url.get_backend_name() == "sqlite":
-        make_folder(url)
-
-        @event.listens_for(engine, "connect")
-        def _(connection, record):
-            connection.isolation_level = None  # we begin transactions ourselves
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")  # acknowledged means: on the disk
-
-        @event.listens_for(engine, "begin")
-        def _(connection):
-            # Who will write waits for their turn at once; who only reads waits for nobody.
-            writes = connection.get_execution_options().get("writes")
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def make_folder(url: URL) -> None:
-    """For SQLite's file, where there is none yet."""
-    if url.database and not url.database.startswith((":memory:", "file:")):
-        try:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CourseError(
-                f"There is no folder for {url.database}: {error.strerror}. Choose another place."
-            ) from None
-
-
 class RankingStore:
     """Rankings in a database; every method opens and closes a connection of its own.
 
@@ -145,9 +95,7 @@ class RankingStore:
             found = self._version(connection)
         if found is None:
             with self.engine.execution_options(writes=True).begin() as connection:
-                if (
-                    self.engine.dialect.name == "postgresql"
-                ):  # two first users at once: one waits for the other
+                if self.engine.dialect.name == "postgresql":  # two first users: one waits for the other
                     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7474)")
                 found = self._version(connection)
                 if found is None:
@@ -175,14 +123,17 @@ class RankingStore:
 
     def _attempt(self, work, *arguments):
         """Do `work`; while the database is away or locked, try again for `patience` seconds."""
-        end, pause = time.monotonic() + self.patience, 0.05
+        end, pause, gone = time.monotonic() + self.patience, 0.05, False
         while True:
             try:
+                if gone:
+                    self._make_anew()
+                    gone = False
                 return work(*arguments)
             except (OperationalError, InterfaceError) as error:
                 reason = str(error.orig).strip().splitlines()[0]
-                if "no such table" in reason and self.engine.dialect.name == "sqlite":
-                    self._make_anew()
+                if not gone and time.monotonic() < end and self._is_gone(reason):
+                    gone = True
                     continue
                 if any(h in str(error.orig) for h in HOPELESS) or time.monotonic() > end:
                     raise CourseError(
@@ -199,6 +150,15 @@ class RankingStore:
                     + " Move the file away and submit again: what this session knows is written anew."
                     * broken
                 ) from None
+            except ValueError as error:  # JSON that somebody wrote by hand
+                raise CourseError(f"{self.name} holds a row that cannot be read ({error}).") from None
+
+    def _is_gone(self, reason: str) -> bool:
+        """Whether SQLite's file, or its folder, was deleted since it was opened."""
+        if self.engine.dialect.name != "sqlite" or not self.engine.url.database:
+            return False
+        no_folder = not Path(self.engine.url.database).parent.is_dir()
+        return "no such table" in reason or ("unable to open" in reason and no_folder)
 
     def _make_anew(self) -> None:
         """SQLite's file was deleted: another one, with all that is known here."""

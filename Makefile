@@ -1,4 +1,4 @@
-# make course | test | lab | bench      PYTHON=python3.12 chooses the interpreter,
+# make course | test | attack | lab | bench      PYTHON=python3.12 chooses the interpreter,
 #                               TORCH_INDEX=ADDRESS another package index for torch (see README.md)
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKS := $(shell mktemp -d 2>/dev/null)
 
-.PHONY: course test lab bench clean
+.PHONY: course test attack lab bench clean
 
 course: $(READY)
 	@$(BIN)/rlhf course
@@ -17,6 +17,13 @@ test: $(READY)
 	@OMP_NUM_THREADS=1 RLHF_PROFILE=tiny RLHF_RUNS=$(CHECKS)/runs RLHF_REFERENCE=0 $(BIN)/python -m pytest -n logical --maxprocesses=4 \
 	  --dist loadfile --no-loadscope-reorder --nbmake --nbmake-timeout=900 tests chapters; \
 	status=$$?; rm -rf $(CHECKS); exit $$status
+
+# The longer rounds of tests/test_attacks: kills, ten minutes of fuzzing for each reader of strangers' texts, and
+# thousands of rankings with servers and writers killed. About an hour and a half on two cores.
+attack: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/test_attacks/kills.py 100
+	@OMP_NUM_THREADS=1 RLHF_PROFILE=tiny RLHF_RUNS=$(CHECKS)/runs RLHF_REFERENCE=0 RLHF_ATTACK=1 RLHF_FUZZ=600 $(BIN)/python -m pytest \
+	  -n 2 -m attack tests; status=$$?; rm -rf $(CHECKS); exit $$status
 
 lab: $(READY)
 	@$(BIN)/jupyter lab chapters/00_start_here.ipynb

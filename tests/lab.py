@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from conftest import free_port, missing
@@ -41,20 +42,22 @@ def notebook(path: Path, *cells: str) -> Path:
     return path
 
 
+def chromium() -> str:
+    """The browser's program; the test is skipped if there is none, or nothing that drives it."""
+    if not find_spec("playwright"):
+        missing("playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((p for p in map(shutil.which, names) if p), None) or missing("Chromium")
+
+
 @contextmanager
 def lab(folder: Path, **environment):
     """A JupyterLab over `folder` with settings of its own; yields a function that opens a notebook in a new
     page.
     """
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("playwright")
-    browser_path = next(
-        (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
-    )
-    if browser_path is None:
-        missing("Chromium")
+    browser_path = chromium()
+    from playwright.sync_api import sync_playwright
+
     private = folder / ".jupyter"
     for name in FOLDERS:
         (private / name).mkdir(parents=True)

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab import done, drag, lab, letters, menu, notebook, wait_done, wait_idle
+from lab import chromium, done, drag, lab, letters, menu, notebook, wait_done, wait_idle
 
+from rlhf_utils.artifacts.files import file_hash, read_jsonl, write_jsonl
 from rlhf_utils.ranking.store import RankingStore
 
 CHAPTER = Path(__file__).resolve().parent.parent / "chapters" / "04_collect_rankings.ipynb"
@@ -141,7 +142,9 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
 
 
 @pytest.mark.slow
+@pytest.mark.attack
 def test_what_models_write_is_text_and_few_keys_rank_it(tmp_path):
+    """HTML, scripts, marks that turn the direction of writing, 100 kB: text in both widgets, in a browser."""
     database = f"sqlite:///{tmp_path / 'r.sqlite'}"
     answers = [f"answer {i}" for i in range(9)]
     notebook(
@@ -152,6 +155,8 @@ def test_what_models_write_is_text_and_few_keys_rank_it(tmp_path):
         f"prompts = {[HOSTILE, answers, answers[:4]]!r}\n"
         "rows = [{'id': str(i), 'messages': [{'role': 'user', 'content': a[0]}], 'answers': a} for i, a in "
         "enumerate(prompts)]\n"
+        "from IPython.display import display\n"
+        "display(show_session(RankingSession(rows, 'bob'), plain=True))\n"
         f"show_session(RankingSession(rows, 'ada', RankingStore({database!r})))",
     )
     with lab(tmp_path) as open_notebook:
@@ -170,6 +175,8 @@ def test_what_models_write_is_text_and_few_keys_rank_it(tmp_path):
         assert (
             page.evaluate("window.hacked") is None
             and page.locator(".rlhf-ranking img, .rlhf-ranking b, .rlhf-ranking script").count() == 0
+            and page.locator(".widget-html img, .widget-html script").count() == 0
+            and HOSTILE[0] in "\n".join(page.locator(".widget-html").all_inner_texts())
         )
         page.locator(".rlhf-card").first.focus()
         for item, count in enumerate((6, 9, 4)):  # the number keys and Enter: K + 1 keystrokes
@@ -183,3 +190,39 @@ def test_what_models_write_is_text_and_few_keys_rank_it(tmp_path):
     assert [len(r["ranks"]) for r in stored] == [6, 9, 4]
     for row in stored:  # what stood first on the screen got the highest number
         assert [row["ranks"][i] for i in row["shown"]] == list(range(len(row["ranks"]), 0, -1))
+
+
+@pytest.mark.attack
+def test_what_models_write_is_text_in_the_report(tiny, tmp_path, monkeypatch):
+    """The same texts as questions and answers, in the page as a browser shows it."""
+    browser_path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    from rlhf_utils.artifacts.store import Store
+    from rlhf_utils.course.report import write_report
+
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    file = tmp_path / "tiny" / "evaluate" / "answers.jsonl"
+    rows = read_jsonl(file)
+    for i, row in enumerate(rows):
+        row["messages"] = [{"role": "user", "content": HOSTILE[i % 2]}]
+        for answers in row["answers"].values():
+            answers["t1"] = [HOSTILE[(i + 1) % 3]]
+    write_jsonl(file, rows)
+    manifest = tmp_path / "tiny" / "evaluate" / "manifest.json"
+    listed = json.loads(manifest.read_text())
+    listed["files"]["answers.jsonl"] = file_hash(file)
+    manifest.write_text(json.dumps(listed))
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    page_file = write_report(Store(tiny.profile))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=browser_path, headless=True, args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        page.goto(page_file.as_uri())
+        shown = page.locator("table").last.inner_text()
+        shot(page, "report")
+        assert HOSTILE[0] in shown and HOSTILE[1] in shown
+        assert page.evaluate("window.hacked") is None and page.locator("table img, table b").count() == 0
+        browser.close()

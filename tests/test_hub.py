@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import ROOT, free_port, missing
-from lab import done, letters, menu, wait_done, wait_for_server, wait_idle
+from lab import chromium, done, letters, menu, wait_done, wait_for_server, wait_idle
 from traitlets.config import Config
 
 STUDENTS = ("rlhf-ada", "rlhf-bob", "rlhf-cleo")
@@ -277,9 +277,7 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
     from rlhf_utils.ranking.store import RankingStore
 
     address, admin, pid = hub
-    browser_path = next(
-        (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
-    ) or missing("Chromium")
+    browser_path = chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=browser_path, headless=True, args=["--no-sandbox"]

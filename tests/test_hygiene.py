@@ -46,6 +46,16 @@ def test_few_lines_are_set_by_hand():
     assert sum(line.rstrip().endswith("# fmt" + ": skip") for line in skipped) <= 10
 
 
+def test_the_table_of_attacks_is_of_today(request):
+    """Only where all of them were collected, as `make test` does."""
+    from test_attacks import table
+
+    marked = {p for p in (ROOT / "tests").rglob("test_*.py") if "mark.attack" in p.read_text("utf-8")}
+    if not marked - {Path(__file__)} <= {item.path for item in request.session.items}:
+        pytest.skip("not all tests were collected")
+    assert table.TABLE.read_text("utf-8") == table.text_of(request.session.items), "run table.py"
+
+
 def test_there_are_chapters():
     assert {p.name[:2] for p in CHAPTERS} >= {"00", "01", "02", "03", "05", "07", "08", "09"}
 

@@ -372,7 +372,9 @@ def write_many(url, name, count, acknowledged):
         acknowledged.put(f"{name}-{i}")
 
 
+@pytest.mark.attack
 def test_eight_writers_two_killed_and_nothing_acknowledged_is_lost(tmp_path):
+    """All acknowledged rankings are there once, also of the writers that were killed."""
     url = f"sqlite:///{tmp_path / 'r.sqlite'}"
     RankingStore(url)
     context = multiprocessing.get_context("spawn")

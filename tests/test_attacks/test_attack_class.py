@@ -18,6 +18,7 @@ from rlhf_utils.ranking.classroom import (
 )
 from rlhf_utils.ranking.store import RankingStore
 
+pytestmark = pytest.mark.attack
 ROWS = [
     {
         "id": f"p{i}",
@@ -255,6 +256,7 @@ def test_what_the_printed_address_says_works_for_a_student(postgres, rlhf, tmp_p
 
 
 def test_a_lost_password_is_given_anew_and_the_old_one_is_void(postgres, rlhf, tmp_path):
+    """A3: what was connected with the old one is ended; a file that cannot be written changes nothing."""
     admin = postgres.database()
     old = init_class(admin, ["ada", "bob"], ROWS, rankers=1, shared=0)
     held = RankingStore(role_url(postgres, admin, "ada", old["ada"])).engine.connect()
@@ -335,6 +337,7 @@ def test_classes_on_one_server_do_not_meet(postgres):
 
 @pytest.mark.parametrize("database", ["postgres", "template1"])
 def test_the_servers_other_databases_are_closed(postgres, room, database):
+    """A14: a student connects to the class and to nothing else."""
     import psycopg
 
     url = room[1]["ada"].rsplit("/", 1)[0].replace("+psycopg", "") + f"/{database}"
@@ -343,6 +346,7 @@ def test_the_servers_other_databases_are_closed(postgres, room, database):
 
 
 def test_one_student_cannot_take_all_connections(postgres, room):
+    """A14: five at once, and the others go on."""
     import psycopg
 
     url, held = room[1]["cy"].replace("+psycopg", ""), []
@@ -371,6 +375,7 @@ def test_one_student_cannot_take_all_connections(postgres, room):
     ids=lambda row: f"{row}",
 )
 def test_items_that_would_trap_their_student_are_refused(postgres, row):
+    """A14: by name, before anything is made."""
     with pytest.raises(CourseError, match="prompt 'p0'"):
         init_class(postgres.database(), ["ada"], [ROWS[0] | row], rankers=1, shared=0)
 
@@ -416,6 +421,7 @@ def test_a_connection_lost_at_the_end_of_init_loses_no_password(postgres, monkey
 
 
 def test_passwords_stand_nowhere_but_in_their_file(postgres, rlhf, tmp_path):
+    """Not in what is printed, not in the server's log, not in an error."""
     admin = postgres.database()
     (tmp_path / "names").write_text("zoe\n")
     (tmp_path / "items").write_text("".join(json.dumps(r) + "\n" for r in ROWS))

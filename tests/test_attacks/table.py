@@ -1,0 +1,72 @@
+"""Writes `docs/attacks.md`, the table of what was tried, from the tests that are marked `attack`.
+
+    python tests/test_attacks/table.py
+
+An attack is a test, or one case of a test; what should happen is the test's docstring, and since the tests
+pass, it is what happens. `test_hygiene.py` fails if the table is not of today.
+"""
+
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "docs" / "attacks.md"
+HEAD = """# What was tried
+
+Each line is a test that runs with `make test`: {count} attacks, and none succeeds. Longer rounds run with
+`make attack`. What is promised, and what is not, is in [SECURITY.md](../SECURITY.md).
+
+This file is written by `python tests/test_attacks/table.py`.
+
+## Longer rounds
+
+{rounds}
+"""
+# Measured once, on two shared cores of an Intel Xeon with AVX-512; `make attack` measures them anew.
+ROUNDS = """| round | what should happen | measured |
+|---|---|---|
+"""
+
+
+def sentence(name: str) -> str:
+    return name.removeprefix("test_").replace("_", " ")
+
+
+def cell(text: str) -> str:
+    """A text within a table of Markdown."""
+    for sign in "\\`*_|<[":
+        text = text.replace(sign, "\\" + sign)
+    return " ".join(text.split())
+
+
+def text_of(items) -> str:
+    """The table, of the collected tests."""
+    attacks = [item for item in items if item.get_closest_marker("attack")]
+    parts = []
+    for module, tests in groupby(attacks, lambda item: item.module):
+        rows = [
+            f"| {cell(item.callspec.id if hasattr(item, 'callspec') else sentence(item.function.__name__))} "
+            f"| {cell(item.function.__doc__ or sentence(item.function.__name__).capitalize() + '.')} |\n"
+            for item in tests
+        ]
+        title = module.__doc__.split("\n\n")[0].replace("\n", " ").rstrip(".")
+        parts.append(f"\n## {title}\n\n| attack | what should happen, and does |\n|---|---|\n{''.join(rows)}")
+    return HEAD.format(count=len(attacks), rounds=ROUNDS.strip()) + "".join(parts)
+
+
+class Collected:
+    """Of pytest: keeps what was collected."""
+
+    def pytest_collection_finish(self, session) -> None:
+        self.items = session.items
+
+
+if __name__ == "__main__":
+    collected = Collected()
+    pytest.main(["--collect-only", "-qq", "-p", "no:xdist", "-m", "attack", str(ROOT / "tests")], [collected])
+    TABLE.write_text(text_of(collected.items), "utf-8")
+    print(f"{TABLE}: {TABLE.read_text('utf-8').count(chr(10) + '| ') - 1} lines")
+    sys.exit(0)

@@ -47,23 +47,35 @@ def test_assignments_that_cannot_be(rankers, shared):
         assign([f"p{i}" for i in range(25)], ["a", "b", "c", "d"], rankers, shared)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        [],
-        ["  "],
-        ["ada", "ada"],
-        ["pg_x"],
-        ["rlhf_owner"],
-        ["postgres"],
-        ['a"; DROP ROLE x'],
-        ["x" * 63],
-        ["ada", "Ada"],
-    ],
-)
-def test_names_that_cannot_be_students(names):
+NAMES = {
+    "nobody": [],
+    "a name of spaces": ["  "],
+    "the same name twice": ["ada", "ada"],
+    "the same name in capitals": ["ada", "Ada"],
+    "a system's name": ["pg_x"],
+    "the class's own name": ["rlhf_owner"],
+    "the superuser's": ["postgres"],
+    "everybody's": ["public"],
+    "a name with SQL": ['a"; DROP ROLE x'],
+    "a name with a quote": ["o'hara"],
+    "a name with a backslash": ["a\\b"],
+    "a name with a colon": ["a:b"],
+    "a name with a NUL": ["a\0b"],
+    "a name with a space": ["ada b"],
+    "a name with an escape": ["\x1b[2J"],
+    "a name that looks like another": ["\u0430da"],
+    "a name in Chinese": ["\u540d\u524d"],
+    "a name of 63 letters": ["x" * 63],
+    "a path": ["../ada"],
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("attack", NAMES)
+def test_names_that_cannot_be_students(attack):
+    """Refused, before anything is made."""
     with pytest.raises(CourseError):
-        check_students(names)
+        check_students(NAMES[attack])
 
 
 def test_a_class_needs_postgresql(tmp_path):

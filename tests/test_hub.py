@@ -75,7 +75,7 @@ def python(students, folder) -> str:
 
 @pytest.fixture(scope="module")
 def hub(python, students, folder, tiny, postgres):
-    """The hub's address, the administrator's URL of the database, and the hub's process."""
+    """The hub's address, the administrator's URL of the database, the hub's process, the proxy's address."""
     pytest.importorskip("jupyterhub")
     if not Path(PROXY).exists():
         missing("configurable-http-proxy")
@@ -120,7 +120,7 @@ def hub(python, students, folder, tiny, postgres):
         wait_for_server(f"{address}/hub/health")
     except TimeoutError:
         pytest.fail((folder / "log").read_text()[-3000:])
-    yield address, admin, process.pid
+    yield address, admin, process.pid, f"http://127.0.0.1:{ports[2]}/api/routes"
     process.terminate()
     process.wait(timeout=60)
     print((folder / "log").read_text()[-6000:])  # pytest shows it where the test failed
@@ -271,12 +271,14 @@ def test_what_hangs_as_a_student_is_ended(students, folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.attack
 def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, python):
+    """Not each other's files, kernels, environment or rankings, nor the hub's secrets or the shared runs."""
     from playwright.sync_api import sync_playwright
 
     from rlhf_utils.ranking.store import RankingStore
 
-    address, admin, pid = hub
+    address, admin, pid, routes = hub
     browser_path = chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -347,6 +349,7 @@ def test_three_users_rank_and_none_reaches_anothers_work(hub, students, folder, 
             f"cat {home}/.runtime/*.json",
             f"{python} -c \"import urllib.request as u; u.urlopen('{address}/user/{other}/api/kernels')\"",
             f"{python} -c \"import urllib.request as u; u.urlopen('{address}/hub/api/users')\"",
+            f"{python} -c \"import urllib.request as u; u.urlopen('{routes}')\"",
             f"echo x >> {folder}/class/tiny/sft/manifest.json",
             f"ln -s /etc/passwd {folder}/class/tiny/sft/x",
         ):

@@ -139,10 +139,17 @@ def test_shares_that_are_none_are_refused(monkeypatch, text):
         gpu_fraction()
 
 
-@pytest.mark.parametrize("text", ["65", "-1", "eight"])
-def test_ranks_that_are_none_are_refused(monkeypatch, text):
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("65", "is 1 to 64, or 0 for none, not 65"),
+        ("-1", "not '-1'"),
+        ("eight", "LORA must be .* not 'eight'"),
+    ],
+)
+def test_ranks_that_are_none_are_refused(monkeypatch, text, why):
     monkeypatch.setenv("RLHF_LORA", text)
-    with pytest.raises(CourseError, match=f"is 1 to 64, or 0 for none, not {text}"):
+    with pytest.raises(CourseError, match=why):
         load_profile("tiny")
     monkeypatch.setenv("RLHF_LORA", "4")
     assert load_profile("tiny").lora == 4 and load_profile("tiny", lora=0).lora == 0

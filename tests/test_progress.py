@@ -11,7 +11,7 @@ from rlhf_utils.artifacts.progress import Progress
 def clock(monkeypatch):
     """A clock that only moves when told to."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -97,6 +97,9 @@ def test_interrupted_and_resumed(tiny, whole, tmp_path, what, step):
     assert not (tmp_path / what / "model.safetensors").exists()
     train(what, tiny, tmp_path)
     assert same(tmp_path / what, whole / what / what)
+    if what == "pretrain":  # the log, too, to the last figure
+        logs = [(root / what / "metrics.jsonl").read_text() for root in (tmp_path, whole / what)]
+        assert logs[0] == logs[1]
 
 
 @pytest.mark.parametrize("what, step", [("pretrain", 11), ("ppo_ptx", 27)])

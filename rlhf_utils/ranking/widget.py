@@ -17,6 +17,7 @@ from rlhf_utils.environment import DATA, CourseError
 from rlhf_utils.ranking.session import RankingSession
 
 FOLDER = Path(__file__).parent
+WRAPPED = "white-space:pre-wrap;overflow-wrap:anywhere"  # as it is, but never wider than the notebook
 
 
 def labels_of(language: str) -> dict[str, str]:
@@ -137,7 +138,7 @@ class PlainRanking(ipywidgets.VBox):
         said = ""
         for message in session.item.messages:
             who, text = L["user" if message["role"] == "user" else "assistant"], message["content"]
-            said += f"<p style='white-space:pre-wrap'><b>{escape(who)}</b> {escape(text)}</p>"
+            said += f"<p style='{WRAPPED}'><b>{escape(who)}</b> {escape(text)}</p>"
         self.head.value = f"<p>{head}</p>{said}<p>{escape(L['plain'])}</p>"
         answers = session.answers
         chosen = {
@@ -156,9 +157,7 @@ class PlainRanking(ipywidgets.VBox):
             for x in answers
         }
         self.list.children = [
-            ipywidgets.HBox(
-                [self.ranks[x], ipywidgets.HTML(f"<bdi style='white-space:pre-wrap'>{escape(text)}</bdi>")]
-            )
+            ipywidgets.HBox([self.ranks[x], ipywidgets.HTML(f"<bdi style='{WRAPPED}'>{escape(text)}</bdi>")])
             for x, text in answers.items()
         ]
 

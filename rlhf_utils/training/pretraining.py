@@ -55,7 +55,7 @@ def pretrain(
             learning_rate=profile.pretrain_rate,
             warmup_steps=max(steps // 20, 1),
             save_strategy="steps",
-            save_steps=max(steps // 8, 1),
+            save_steps=max(steps // 80, 1) * 10,  # with a line of the log, so that none is lost between
             save_total_limit=2,
             # An epoch's last batch has another shape, and would be compiled, too
             dataloader_drop_last=profile.compiled,

@@ -64,6 +64,11 @@ class WholeBatches:
         return sampler
 
 
+def logged(step: int, logs: dict) -> dict[str, float]:
+    """A row of `metrics.jsonl`."""
+    return {"step": step} | {k: v for k, v in logs.items() if isinstance(v, (int, float)) and k != "step"}
+
+
 class Watch(TrainerCallback):
     """Shows progress, keeps `metrics.jsonl` rows, and marks checkpoints that are complete."""
 
@@ -75,8 +80,7 @@ class Watch(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in (logs or {}):
-            row = {"step": state.global_step} | {k: v for k, v in logs.items() if isinstance(v, (int, float))}
-            self.rows.append(row)
+            self.rows.append(logged(state.global_step, logs))
             self.progress.note = f"loss {logs['loss']:.3f}"
 
     def on_save(self, args, state, control, **_):
@@ -102,6 +106,8 @@ def run_trainer(trainer: Trainer, name: str, live: Path | None, resume: Path | N
         trainer.add_callback(watch)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if checkpoint:
-        history = [r for r in trainer.state.log_history if "loss" in r]
-        return [{k: v for k, v in r.items() if isinstance(v, (int, float))} for r in history]
+        # A checkpoint has forgotten in which order the trainer wrote a row.
+        order = ("loss", "grad_norm", "learning_rate", "epoch")
+        history = [row for row in trainer.state.log_history if "loss" in row]
+        return [logged(row["step"], {k: row[k] for k in order if k in row} | row) for row in history]
     return watch.rows

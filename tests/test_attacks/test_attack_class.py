@@ -228,6 +228,23 @@ def test_what_the_attacks_change_is_what_fails(room, postgres):
     assert [r["key"] for r in RankingStore(admin).ranked("ada")] == ["forged"]
 
 
+def test_a_key_that_somebody_else_has_says_nothing(room, postgres):
+    """Keys are unique for each student: a clash would tell that a row is there."""
+    import psycopg
+
+    admin, urls = room
+    key = next(r["key"] for r in RankingStore(admin).rows() if r["ranker"] == "Bob-2")
+    with psycopg.connect(urls["ada"].replace("+psycopg", "")) as connection:
+        connection.execute(forged(key=f"'{key}'"))
+        connection.rollback()
+
+
+def test_a_name_too_long_for_the_server_is_refused(postgres):
+    """Names of roles end after 63 bytes, and two that begin alike would be one."""
+    with pytest.raises(CourseError, match="too long"):
+        init_class(postgres.database(), ["x" * 50], ROWS, rankers=1, shared=0)
+
+
 def test_a_class_set_up_again_is_as_protected_as_before(room, postgres):
     """Constraints and rules are taken away and made anew."""
     admin, urls = room

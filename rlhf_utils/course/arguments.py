@@ -78,7 +78,7 @@ def data_options(sub: argparse.ArgumentParser) -> None:
 
 def class_options(sub: argparse.ArgumentParser) -> None:
     todo = "make or extend the database, say how far the class is, or give a student another password"
-    url = "the administrator's URL: postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME"
+    url = "the administrator's URL: postgresql+psycopg://ADMIN@HOST/NAME, with the password in ~/.pgpass"
     items = "init: JSONL with `id`, `messages`, `answers` and `models`; else sampled from your SFT model"
     sampled = "init: how many prompts to sample answers for (default: 200)"
     shared = "init: items that everyone ranks (default: 10)"

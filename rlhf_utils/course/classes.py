@@ -1,6 +1,9 @@
 """`rlhf class`: set up a class's database, say how far the class is, give a student another password."""
 
+import sys
 from pathlib import Path
+
+from sqlalchemy.engine import URL
 
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.environment import CourseError
@@ -9,9 +12,16 @@ from rlhf_utils.ranking.classroom import class_rows, class_status, init_class, r
 from rlhf_utils.ranking.store import RankingStore, make_engine
 
 
-def database(arguments):
+def database(arguments) -> URL:
     """The administrator's URL; a CourseError if it is none."""
-    return make_engine(arguments.db).url
+    url = make_engine(arguments.db).url
+    if url.password:
+        print(
+            "Note: other users of this machine can see a password on a command line, and your shell keeps it "
+            "in its history. Leave it out, and put HOST:PORT:NAME:ADMIN:PASSWORD into ~/.pgpass.",
+            file=sys.stderr,
+        )
+    return url
 
 
 def read_names(file: str) -> list[str]:

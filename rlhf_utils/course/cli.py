@@ -4,6 +4,7 @@ notebooks call.
 
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -223,6 +224,7 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         again = " ".join(["rlhf", *(words if words is not None else sys.argv[1:])])
+        again = re.sub(r"(://[^\s:/@]+):[^\s@]*@", r"\1@", again)  # without a password
         print(f"\nStopped. Finished stages are kept; go on with: {again}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(130)  # worker threads of torch may take longer to end than a person waits

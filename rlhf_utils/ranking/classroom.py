@@ -104,7 +104,7 @@ def init_class(
     if make_url(url).get_backend_name() != "postgresql":
         raise CourseError(
             "A class needs PostgreSQL, which keeps students apart: "
-            "postgresql+psycopg://ADMIN:PASSWORD@HOST/NAME. One person needs no `class`."
+            "postgresql+psycopg://ADMIN@HOST/NAME. One person needs no `class`."
         )
     names = check_students(students)
     queue = item_rows(rows, guideline)

@@ -451,3 +451,23 @@ def test_passwords_stand_nowhere_but_in_their_file(postgres, rlhf, tmp_path):
     with pytest.raises(CourseError) as caught:
         RankingStore(role_url(postgres, admin, "zoe", word).replace("class", "elsewhere", 1), patience=0.2)
     assert word not in str(caught.value)
+
+
+def test_a_password_on_the_command_line_is_warned_of_and_never_repeated(postgres, rlhf, monkeypatch, capsys):
+    """Other users of the machine can see it there; not even Ctrl-C prints it once more."""
+    from rlhf_utils.course import cli
+
+    admin = postgres.database()
+    init_class(admin, ["ada"], ROWS, 1, 0)
+    said = rlhf("class", "status", "--db", admin, check=0)
+    assert "~/.pgpass" in said.stderr and ":course@" not in said.stderr + said.stdout
+
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "classroom", interrupted)
+    monkeypatch.setattr(cli.os, "_exit", lambda status: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    cli.main(["class", "status", "--db", admin])
+    again = capsys.readouterr().err
+    assert f"--db {admin.replace(':course@', '@')}" in again and ":course@" not in again

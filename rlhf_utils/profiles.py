@@ -23,6 +23,8 @@ MODELS = {
     "ppo": Model("ppo", "PPO", "#d9822b"),
     "ppo_ptx": Model("ppo_ptx", "PPO-ptx", "#1f8a5b"),
 }
+TASTE = "taste"  # the model of one's own rankings, which not everybody has
+YOURS = Model("taste_ppo", "yours", "#b8478f")
 POLICIES = ("sft", "ppo", "ppo_ptx")
 
 

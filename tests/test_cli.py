@@ -90,6 +90,47 @@ def test_chat_answers_once(rlhf, tiny):
     )
 
 
+def test_a_conversation_in_the_terminal(tiny, monkeypatch, capsys):
+    """Several models side by side, commands, and what goes wrong without an end of the conversation."""
+    from rlhf_utils.course import talk
+
+    lines = iter(
+        [
+            "What do cows eat?",
+            "/model sft, ppo-ptx",
+            "And bears?",
+            "/temperature 0",
+            "/temperature nan",
+            "/reset",
+            "/dance",
+            "/model gpt5",
+            "/model taste",
+            "",
+            "exit",
+        ]
+    )
+    chats = talk.open_chats(tiny, "base", 0.7, prompted=True)
+    monkeypatch.setattr(talk.Chat, "ask", lambda self, text: iter([f"{self.name} heard: ", text]))
+    talk.talk(chats, tiny, True, "cows", ask=lambda prompt: next(lines))
+    said = capsys.readouterr().out
+    assert "talking to base, prompted. Ask about cows" in said and "base heard: What do cows eat?" in said
+    assert "talking to SFT and PPO-ptx now" in said
+    assert "SFT: sft heard: And bears?" in said and "PPO-ptx: ppo_ptx heard: And bears?" in said
+    for expected in ("is 0 now", "not 'nan'", "starts anew", "no command /dance", "no model 'gpt5'"):
+        assert expected in said
+    assert "rlhf run --profile tiny --until taste_ppo" in said and "gpt5 heard" not in said
+
+
+def test_a_reset_conversation_has_no_memory(tiny):
+    from rlhf_utils.course.talk import obey, open_chats
+
+    chats = open_chats(tiny, "sft", 0.0)
+    chats[0].answer("What do cows eat?")
+    assert len(chats[0].messages) == 2
+    obey("/reset", chats, tiny, False)
+    assert chats[0].messages == [] and obey("/temperature 1", chats, tiny, False)[0].temperature == 1
+
+
 def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):
     shutil.copytree(tiny.root, tmp_path / "tiny")
     said = rlhf("course", "--chapters", "01", check=0).stdout

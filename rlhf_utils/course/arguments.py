@@ -2,7 +2,7 @@
 
 import argparse
 
-from rlhf_utils.profiles import MODELS, PROFILES
+from rlhf_utils.profiles import MODELS, PROFILES, TASTE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +56,16 @@ def taste_options(sub: argparse.ArgumentParser) -> None:
 
 
 def chat_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--model", default="ppo_ptx", help=f"one of {', '.join(MODELS)} (default: ppo_ptx)")
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.epilog = (
+        "examples:\n"
+        "  rlhf chat                                    a conversation with PPO-ptx; /help in it says more\n"
+        "  rlhf chat --model sft,ppo-ptx                two models side by side\n"
+        "  rlhf chat --model taste                      the model that your own rankings made\n"
+        '  rlhf chat --model base --prompted --ask "What do cows eat?"'
+    )
+    models = f"one of {', '.join((*MODELS, TASTE))}, or several with commas (default: ppo_ptx)"
+    sub.add_argument("--model", default="ppo_ptx", metavar="NAME", help=models)
     prompted = "with --model base: asked in the form that suits plain questions best"
     sub.add_argument("--prompted", action="store_true", help=prompted)
     sub.add_argument("--ask", metavar="TEXT", help="answer once and exit")
@@ -108,11 +117,18 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def temperature(text: str) -> float:
+def temperature_of(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 10:  # also refuses what is not a number
-        raise argparse.ArgumentTypeError(f"must be a number from 0 (greedy) to 10, not {text[:40]!r}")
+        raise ValueError(f"The temperature is a number from 0 (greedy) to 10, not {text[:40]!r}.")
     return value
+
+
+def temperature(text: str) -> float:
+    try:
+        return temperature_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

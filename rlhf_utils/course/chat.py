@@ -10,7 +10,7 @@ from rlhf_utils.language.device import autocast
 from rlhf_utils.language.prompting import FORMS, form_ids
 from rlhf_utils.language.sampling import generate
 from rlhf_utils.language.tokenizer import prompt_ids
-from rlhf_utils.profiles import MODELS
+from rlhf_utils.profiles import MODELS, TASTE, YOURS
 
 
 def best_form(store: Store) -> str:
@@ -28,8 +28,9 @@ def best_form(store: Store) -> str:
 class Chat:
     """A conversation with one model. `ask` streams; the messages are kept in `messages`.
 
-    `model` is a name in `profiles.MODELS`. A base model gets the plain text so far; `prompted` (or as
-    "base_prompted"), or in a form of `prompting.FORMS` named so, it is asked as it answers best.
+    `model` is a name in `profiles.MODELS`, or "taste", the model of one's own rankings. A base model gets the
+    plain text so far; `prompted` (or as "base_prompted"), or in a form of `prompting.FORMS` named so, it is
+    asked as it answers best.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Chat:
         prompted: bool | str = False,
     ):
         model = model.replace("-", "_")  # as people write it: ppo-ptx
-        if model not in MODELS:
-            raise CourseError(f"There is no model {model!r}. Choose one of: {', '.join(MODELS)}.")
+        named = MODELS | {TASTE: YOURS}
+        if model not in named:
+            raise CourseError(f"There is no model {model!r:.40}. Choose one of: {', '.join(named)}.")
         if model == "base_prompted":
             model, prompted = "base", prompted or True
         if prompted and model != "base":
@@ -54,8 +56,8 @@ class Chat:
             raise CourseError(f"There is no form {prompted!r}. Choose one of: {', '.join(FORMS)}.")
         self.form = prompted if isinstance(prompted, str) else best_form(store) if prompted else "bare"
         self.profile, self.name, self.temperature = store.profile, model, temperature
-        self.written = MODELS["base_prompted" if prompted else model].written
-        self.model, self.tokenizer = store.model(model), store.tokenizer()
+        self.written = named["base_prompted" if prompted else model].written
+        self.model, self.tokenizer = store.model(named[model].stage), store.tokenizer()
         self.messages: list[dict] = []
         self.generator = torch.Generator(self.model.device)
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()

@@ -132,34 +132,18 @@ def agreed(question: str) -> bool:
 
 
 def chat(arguments) -> None:
-    from rlhf_utils.artifacts.store import Store
-    from rlhf_utils.course.chat import Chat
-
     if arguments.ask is not None and not arguments.ask.strip():
         raise CourseError('--ask is empty. Ask something, for example: rlhf chat --ask "What do cows eat?"')
+    from rlhf_utils.course.talk import open_chats, say, talk
+    from rlhf_utils.pipeline.stages import open_store
+
     profile = profile_of(arguments)
-    conversation = Chat(Store(profile), arguments.model, arguments.temperature, prompted=arguments.prompted)
-
-    def say(text: str) -> None:
-        for piece in conversation.ask(text):
-            print(printable(piece), end="", flush=True)
-        print()
-
+    store = open_store(profile)
+    chats = open_chats(store, arguments.model, arguments.temperature, arguments.prompted)
     if arguments.ask is not None:
-        return say(arguments.ask)
-    known = (
-        f"what is in {profile.data}"
-        if profile.data
-        else "countries, animals, foods, jobs, elements and planets"
-    )
-    print(f"You are talking to {conversation.written}. It knows {known}. Leave with Ctrl-D.")
-    while True:
-        try:
-            text = input("> ")
-        except EOFError:
-            return print()
-        if text.strip():
-            say(text)
+        return say(chats, arguments.ask)
+    world = "countries, animals, foods, jobs, elements and planets"
+    talk(chats, store, arguments.prompted, f"what is in {profile.data}" if profile.data else world)
 
 
 def data(arguments) -> None:

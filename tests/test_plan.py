@@ -153,3 +153,17 @@ def test_ranks_that_are_none_are_refused(monkeypatch, text, why):
         load_profile("tiny")
     monkeypatch.setenv("RLHF_LORA", "4")
     assert load_profile("tiny").lora == 4 and load_profile("tiny", lora=0).lora == 0
+
+
+def test_a_plan_counts_what_is_missing(tiny, monkeypatch):
+    """Of a run that is there, nothing; of one that would be built anew, that and what follows."""
+    from rlhf_utils.course.cli import plan_text
+
+    monkeypatch.setenv("RLHF_RUNS", str(tiny.root.parent))
+    assert "nothing to do" in plan_text(tiny.profile, ("evaluate",))
+    text = plan_text(tiny.profile, ("evaluate",), force="reward")
+    assert "To be built: reward, ppo, ppo_ptx, evaluate." in text and "pretrain" not in text
+    mine = plan_text(tiny.profile, ("evaluate", "taste_evaluate"))
+    assert "To be built: taste, taste_reward, taste_ppo, taste_evaluate." in mine
+    with pytest.raises(CourseError, match="no stage"):
+        plan_text(tiny.profile, ("nonsense",))

@@ -26,49 +26,58 @@ def profile_of(arguments) -> Profile:
 
 def run(arguments) -> None:
     from rlhf_utils.pipeline.stages import ensure
+    from rlhf_utils.pipeline.taste import FEWEST, usable_rankings
 
     profile = profile_of(arguments)
+    ranked = 0 if arguments.until else len(usable_rankings(profile.guideline))
+    by_taste = not arguments.until and (ranked >= FEWEST or bool(arguments.guideline))
+    until = arguments.until or "evaluate"
     if arguments.plan or profile.name == "gpu":
-        print(plan_text(profile))
+        wanted = (until, "taste_evaluate") if by_taste else (until,)
+        print(plan_text(profile, wanted, arguments.force))
     if arguments.plan:
         return
-    until = arguments.until or "evaluate"
     store = ensure(until, profile, arguments.force, wait=False)
     print(f"{until} is ready in {store.folder(until)}")
     if until == "evaluate":
         from rlhf_utils.course.report import summary_table
 
         print(summary_table(store.metrics("evaluate")))
-    if not arguments.until:
-        from rlhf_utils.pipeline.taste import FEWEST, usable_rankings
-
-        count = len(usable_rankings(profile.guideline))
-        if count >= FEWEST or arguments.guideline:
-            until = "taste_evaluate"
-            store = ensure(until, profile, wait=False)
-        elif count:
-            print(
-                f"You have ranked {count} prompts that prefer something. From {FEWEST} on, `rlhf run` also "
-                "trains a model by your taste."
-            )
+    if by_taste:
+        until = "taste_evaluate"
+        store = ensure(until, profile, wait=False)
+    elif ranked:
+        print(
+            f"You have ranked {ranked} prompts that prefer something. From {FEWEST} on, `rlhf run` also "
+            "trains a model by your taste."
+        )
     if until == "taste_evaluate":
         show_taste(store)
 
 
-def plan_text(profile: Profile) -> str:
+def plan_text(profile: Profile, wanted: tuple[str, ...], force: str | None = None) -> str:
+    """What is missing for the `wanted` stages, and what it will take."""
+    from rlhf_utils.artifacts.lineage import PARENTS, descendants
     from rlhf_utils.language.device import use_bf16
     from rlhf_utils.language.pretrained import sized
+    from rlhf_utils.pipeline.stages import known_stages, open_store, to_be_built
     from rlhf_utils.training.plan import check_shapes, free_bytes, matrix_rate, parameters, plan
 
+    known_stages(*wanted, *([force] if force else []))
     check_shapes(profile)
+    store, forced = open_store(profile), set(descendants(force)) if force else set()
+    missing = [s for s in PARENTS if to_be_built(store, s, wanted, forced, lambda text: None)]
+    if not missing:
+        return f"All is built in {store.root}: there is nothing to do."
     rate, free = matrix_rate(profile), free_bytes()
+    table = plan(profile, rate, free, missing)
     millions, precision = parameters(sized(profile)) / 1e6, "bfloat16" if use_bf16(profile) else "float32"
     return (
         f"Profile {profile.name}: {millions:.1f} M parameters in {precision}; {free / 2**30:.1f} GB are "
         f"free, and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n"
-        f"{plan(profile, rate, free).round(1).to_string()}\n"
-        "Minutes are an estimate, for training alone; small models and short answers take longer than their "
-        "arithmetic."
+        f"To be built: {', '.join(missing)}.\n{table.round(1).to_string() if len(table) else ''}\n"
+        f"About {table.minutes.sum():.0f} minutes, by the arithmetic of training alone; small models and "
+        "short answers take longer."
     )
 
 

@@ -256,9 +256,7 @@ def ensure(
     the same folder, wait for it (or raise CourseError if `wait` is False).
     """
     wanted = (stages,) if isinstance(stages, str) else tuple(stages)
-    for name in (*wanted, *([force] if force else [])):
-        if name not in PARENTS:
-            raise CourseError(f"There is no stage {name!r}. Choose one of: {', '.join(PARENTS)}.")
+    known_stages(*wanted, force or "corpus")
     profile = profile or load_profile()
     store = open_store(profile)
     forced = set(descendants(force)) if force else set()
@@ -275,6 +273,12 @@ def ensure(
     return store
 
 
+def known_stages(*names: str) -> None:
+    for name in names:
+        if name not in PARENTS:
+            raise CourseError(f"There is no stage {name!r}. Choose one of: {', '.join(PARENTS)}.")
+
+
 def build_stage(store: Store, name: str) -> None:
     """All processes train together; what the others would write besides is thrown away."""
     with store.write(name) if processes.LEADS else TemporaryDirectory() as folder:
@@ -286,8 +290,7 @@ def build_stage(store: Store, name: str) -> None:
 
 
 def up_to_date(store: Store, name: str) -> bool:
-    found = store.find(name)
-    return found is not None and not store.stale(name, found)
+    return bool(found := store.find(name)) and not store.stale(name, found)
 
 
 def give_back_memory() -> None:

@@ -7,6 +7,7 @@ fused attention never keeps.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from rlhf_utils.artifacts import processes
+from rlhf_utils.artifacts.lineage import STAGES
 from rlhf_utils.environment import CourseError, gpu_fraction
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.language.models import gpt2_config
@@ -135,15 +137,20 @@ def work_of(profile: Profile) -> dict[str, Work]:
         "reward": Work(ranked * sequence * p.reward_epochs, 0, 1, p.reward_batch, nine),
         "ppo": ppo,
         "ppo_ptx": replace(ppo, tokens=written + windows),
+        "taste_ppo": replace(ppo, tokens=written + windows),
     }
 
 
-def plan(profile: Profile, rate: float, free: int | None = None) -> pd.DataFrame:
-    """One row a stage: tokens that pass through the model, microbatch, memory in GB, and minutes.
+def plan(
+    profile: Profile, rate: float, free: int | None = None, stages: Sequence[str] = STAGES
+) -> pd.DataFrame:
+    """One row for each of the `stages` that trains or samples: tokens that pass through the model,
+    microbatch, memory in GB, and minutes.
 
     `rate`: operations a second of a plain matrix product; `free`: bytes of memory.
     """
-    works, profile = work_of(profile), sized(profile)
+    works = {stage: work for stage, work in work_of(profile).items() if stage in stages}
+    profile = sized(profile)
     count, made = parameters(profile), []
     for stage, work in works.items():
         at_once = 0

@@ -12,6 +12,7 @@ from rlhf_utils.evaluation.statistics import (
     logistic_intercept,
     mean_difference,
     ratio,
+    share,
     win_rate,
 )
 
@@ -112,3 +113,15 @@ def test_a_bootstrap_of_any_figure_is_that_of_a_mean_and_leaves_out_what_is_no_n
     assert both[0][0] == 1.0 and both[1][1] == 3.0  # one interval for each entry
     assert all(np.isnan(end) for end in bootstrap(lambda drawn: None, [1.0]))
     assert all(np.isnan(end) for end in bootstrap(np.mean, []))
+
+
+def test_seven_of_seven_is_no_certainty():
+    """Drawing anew gives seven of seven each time; Wilson's interval is that of scipy, over groups."""
+    ones, none = np.ones(7), np.zeros(7)
+    assert share(ones, ones) == pytest.approx((1.0, 1 / (1 + 1.959964**2 / 7), 1.0), abs=1e-6)
+    assert share(none, ones) == pytest.approx((0.0, 0.0, 1 - 1 / (1 + 1.959964**2 / 7)), abs=1e-6)
+    assert share(ones, ones, ["a", "a", "a", "b", "b", "b", "c"])[1] < share(ones, ones)[1]
+    some = np.array([1, 0, 1, 1, 0, 1, 1.0])
+    assert share(some, ones) == ratio(some, ones)
+    assert np.isnan(share(none, none)).all()
+    assert win_rate(ones[:, None], none[:, None])["low"] == pytest.approx(0.6457, abs=1e-4)

@@ -20,6 +20,8 @@ RATES = {
 
 
 def interval(row: dict, key: str = "decided") -> str:
+    if row[key] != row[key]:  # no answer was better than the other
+        return "nothing was decided"
     return f"{row[key]:.0%} ({row['low']:.0%} to {row['high']:.0%})"
 
 

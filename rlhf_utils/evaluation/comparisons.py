@@ -4,7 +4,7 @@ import numpy as np
 
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.evaluation.answers import ASPECTS, judge_answers, mark_of
-from rlhf_utils.evaluation.statistics import equal_length, mean_difference, ratio, win_rate
+from rlhf_utils.evaluation.statistics import equal_length, mean_difference, share, win_rate
 from rlhf_utils.language.sampling import Answer
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
@@ -143,7 +143,7 @@ def rates(rows: list[dict]) -> dict[str, dict[str, dict]]:
         things = [r["thing"] for r in chosen]
         for name in chosen[0]["marks"]:
             hits, asked = (np.array([f(r["marks"][name]) for r in chosen], dtype=float) for f in (sum, len))
-            value, low, high = ratio(hits, asked, things)
+            value, low, high = share(hits, asked, things)
             found.setdefault(name, {})[rate] = {
                 "rate": value,
                 "low": low,

@@ -9,6 +9,7 @@ is one for these three.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 DRAWS = 2000
 
@@ -37,6 +38,18 @@ def ratio(above: np.ndarray, below: np.ndarray, groups: Sequence | None = None) 
     return float(np.sum(above) / np.sum(below)), float(low), float(high)
 
 
+def share(above: np.ndarray, below: np.ndarray, groups: Sequence | None = None) -> tuple[float, float, float]:
+    """`ratio` for what is counted out of what: where nothing or everything was, drawing anew gives that again
+    and no interval, and Wilson's (1927) over the groups stands in. Seven of seven: 1.0 (0.65 to 1.0).
+    """
+    value, low, high = ratio(above, below, groups)
+    if value in (0.0, 1.0):
+        labels = np.arange(len(below)) if groups is None else np.asarray(groups)
+        count = len(set(labels[np.asarray(below) > 0].tolist()))
+        low, high = binomtest(int(value) * count, count).proportion_ci(method="wilson")
+    return value, float(low), float(high)
+
+
 def mean_difference(a: np.ndarray, b: np.ndarray, groups: Sequence | None = None) -> dict[str, float]:
     """mean(a − b) with its interval; a, b: one value a prompt."""
     value, low, high = ratio(a - b, np.ones(len(a)), groups)
@@ -45,7 +58,7 @@ def mean_difference(a: np.ndarray, b: np.ndarray, groups: Sequence | None = None
 
 def accuracy_of(right: np.ndarray, total: np.ndarray, groups: Sequence | None = None) -> dict:
     """`accuracy`, its interval and `pairs`, of (pairs ordered alike, pairs) by prompt."""
-    accuracy, low, high = ratio(right, total, groups)
+    accuracy, low, high = share(right, total, groups)
     return {"accuracy": accuracy, "low": low, "high": high, "pairs": int(total.sum())}
 
 
@@ -60,7 +73,7 @@ def win_rate(a: np.ndarray, b: np.ndarray, groups: Sequence | None = None) -> di
     `decided` leaves ties out, `ties_half` counts them as half a win each.
     """
     wins, losses = (x.sum(1).astype(float) for x in wins_and_losses(a, b))
-    decided, low, high = ratio(wins, wins + losses, groups)
+    decided, low, high = share(wins, wins + losses, groups)
     ties = a.size - wins.sum() - losses.sum()
     return {
         "decided": decided,
@@ -102,7 +115,7 @@ def equal_length(
     """
     wins, losses = wins_and_losses(a, b)
     near = np.abs(words_a - words_b) <= within
-    decided, low, high = ratio((wins & near).sum(1), ((wins | losses) & near).sum(1), groups)
+    decided, low, high = share((wins & near).sum(1), ((wins | losses) & near).sum(1), groups)
     row, column = np.nonzero(wins | losses)
     found = {"matched": {"decided": decided, "low": low, "high": high, "n": int(near.sum())}}
     if not len(row):

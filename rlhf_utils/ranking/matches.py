@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from rlhf_utils.artifacts.files import lines_of
 from rlhf_utils.environment import CourseError
-from rlhf_utils.evaluation.statistics import bootstrap, ratio, win_rate
+from rlhf_utils.evaluation.statistics import bootstrap, share, win_rate
 
 
 def truthful_rows(
@@ -153,7 +153,7 @@ def truth_agreement(rows: Sequence[dict], published: Sequence[dict]) -> dict[str
     if not sum(total):
         raise CourseError("None of these rankings is of a published question. Rank some first.")
     right, total = np.array(right), np.array(total)
-    agreement, low, high = ratio(right, total)
+    agreement, low, high = share(right, total)
     return {"agreement": agreement, "low": low, "high": high, "pairs": int(total.sum())}
 
 

@@ -44,7 +44,7 @@ def line_of(student: str) -> str:
     """
     lines = PASSWORDS.read_text("utf-8").splitlines() if PASSWORDS.is_file() else []
     wanted = f"{student}@{make_url(RANKINGS).database}".lower()
-    return next((line for line in reversed(lines) if line.split(":")[3].lower() == wanted), "")
+    return next((line for line in reversed(lines) if f":{wanted}:" in line.lower()), "")
 
 
 def run_as(user: pwd.struct_passwd, script: str, text: str = "", seconds: float = 30.0) -> str:

@@ -146,7 +146,8 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
         return [folder / "model.safetensors"]
-    names = (_json(index) or {}).get("weight_map")
+    found = _json(index)
+    names = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(names, dict) or not names:
         raise CourseError(f"{index} cannot be read: it has no `weight_map`.")
     for name in names.values():

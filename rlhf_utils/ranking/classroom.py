@@ -21,7 +21,14 @@ from sqlalchemy.engine import URL, make_url
 from rlhf_utils.environment import CourseError, ranker_name
 from rlhf_utils.ranking.agreement import agreement_table, progress_table
 from rlhf_utils.ranking.items import make_item
-from rlhf_utils.ranking.protection import add_students, change_password, clear_the_way, protect, role_of
+from rlhf_utils.ranking.protection import (
+    MOST_BYTES,
+    add_students,
+    change_password,
+    clear_the_way,
+    protect,
+    role_of,
+)
 from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.store import RankingStore, guidelines
 
@@ -142,8 +149,8 @@ def item_rows(rows: Sequence[dict], guideline: str) -> list[dict]:
     for item in made:
         if not storable([*item.messages, *item.answers]):
             raise CourseError(
-                f"The prompt {item.id!r} holds a NUL character or half of a character pair, which "
-                "PostgreSQL cannot keep. Take it out."
+                f"The prompt {item.id!r} holds a NUL character or half of a character pair, or more than "
+                f"{MOST_BYTES // 1_000_000} MB, which the database cannot keep. Take it out."
             )
     return [
         {
@@ -158,13 +165,13 @@ def item_rows(rows: Sequence[dict], guideline: str) -> list[dict]:
 
 
 def storable(texts: Sequence[object]) -> bool:
-    """Whether PostgreSQL's JSON can hold these texts."""
+    """Whether PostgreSQL's JSON can hold these texts, and a row with them."""
+    written = json.dumps(texts)
     try:
-        return "\\u0000" not in json.dumps(texts) and bool(
-            json.dumps(texts, ensure_ascii=False).encode("utf-8")
-        )
+        json.dumps(texts, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return False
+    return "\\u0000" not in written and len(written) < MOST_BYTES
 
 
 def reset_password(url: str | URL, student: str, keep: Callable[[dict[str, str]], None]) -> None:

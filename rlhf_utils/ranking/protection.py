@@ -15,13 +15,14 @@ from rlhf_utils.ranking.store import COLUMNS
 
 TABLES = ("rankings", "rankings_schema", "class_items", "class_assignments")
 CONNECTIONS = 5  # at once for a student: each operation opens one and closes it
-MOST_BYTES = 2_000_000  # of each of a row's texts
+MOST_BYTES = 10_000_000  # of a row's answers, and of its conversation, as JSON
 NAME_BYTES = 63  # PostgreSQL cuts longer names
 MINE = "session_user = {ranker} || '@' || current_database()"
 ASSIGNED = (
     "EXISTS (SELECT 1 FROM class_items i JOIN class_assignments a ON a.item = i.id WHERE a.ranker = "
     "rankings.ranker AND i.id = rankings.item AND i.answers::jsonb = rankings.answers::jsonb AND "
-    "i.messages::jsonb = rankings.messages::jsonb AND i.guideline = rankings.guideline)"
+    "i.messages::jsonb = rankings.messages::jsonb) AND "
+    "EXISTS (SELECT 1 FROM class_items g WHERE g.guideline = rankings.guideline)"
 )
 # Texts are checked one after the other: a length can be asked of an array alone.
 SOUND_ROW = f"""

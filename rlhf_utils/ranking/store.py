@@ -123,7 +123,7 @@ class RankingStore:
 
     def _attempt(self, work, *arguments):
         """Do `work`; while the database is away or locked, try again for `patience` seconds."""
-        end, pause, gone = time.monotonic() + self.patience, 0.05, False
+        end, pause, gone, told = time.monotonic() + self.patience, 0.05, False, False
         while True:
             try:
                 if gone:
@@ -140,6 +140,9 @@ class RankingStore:
                         f"The rankings could not be reached in {self.name}: {reason}. Nothing that "
                         "was acknowledged is lost; try again when it is mended."
                     ) from None
+                if pause == 1.0 and not told:  # after about two seconds
+                    print(f"Waiting up to {self.patience:.0f} s for {self.name}: {reason}", flush=True)
+                    told = True
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
             except DatabaseError as error:

@@ -228,6 +228,27 @@ def test_what_the_attacks_change_is_what_fails(room, postgres):
     assert [r["key"] for r in RankingStore(admin).ranked("ada")] == ["forged"]
 
 
+def test_whatever_an_honest_student_ranks_is_accepted(postgres):
+    """Equal answers, unicode, 100 kB, ties, skips, a changed mind, and items by two guidelines."""
+    admin = postgres.database()
+    odd = [
+        ["same", "same", "other"],
+        ["na\u00efve \u65e5\u672c\u8a9e \U0001f642", "\u202eback", "\x1b[2J"],
+        ["\u65e5" * 100_000, "b" * 100_000],
+        [" ", "  ", '{"a": 1.0}', "'; --", "null", "\\", "1e5", "\t\n", "\u2028"],
+    ]
+    rows = [ROWS[i] | {"answers": answers, "models": []} for i, answers in enumerate(odd)]
+    word = init_class(admin, ["ada"], rows[:2], rankers=1, shared=0, guideline="1")["ada"]
+    init_class(admin, ["ada"], rows, rankers=1, shared=0, guideline="2")
+    session = class_session(role_url(postgres, admin, "ada", word))
+    for _ in rows:
+        session.rank([set(session.answers)] if session.place % 2 else sorted(session.answers))
+        session.submit()
+    session.undo()
+    session.skip()
+    assert session.finished and len(RankingStore(admin).rows()) == 5 and RankingStore(admin).skipped == []
+
+
 def test_a_key_that_somebody_else_has_says_nothing(room, postgres):
     """Keys are unique for each student: a clash would tell that a row is there."""
     import psycopg

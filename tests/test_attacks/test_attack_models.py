@@ -116,7 +116,7 @@ BASES = {
     "an index to an absolute path": indexed("/etc/passwd"),
     "an index to a number": indexed(5),
     "an index to nothing": indexed("nothing.safetensors"),
-    "an index that is a list": both(indexed("evil.bin"), written("model.safetensors.index.json", "[]")),
+    "an index that is a list": both(indexed("evil.bin"), written("model.safetensors.index.json", "[1]")),
     "no weights": gone("model.safetensors"),
     "empty weights": written("model.safetensors", b""),
     "weights that are cut": lambda f: (f / "model.safetensors").write_bytes(

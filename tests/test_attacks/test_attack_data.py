@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -252,6 +253,29 @@ def test_an_import_that_fails_leaves_what_stood_there(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         import_data(tmp_path / "out", replace=True, prompts=[str(tmp_path / "in.jsonl")])
     assert sorted((f, f.read_bytes()) for f in (tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.slow
+def test_an_import_that_is_killed_leaves_a_whole_file(tmp_path):
+    """The old one or the new one, whenever it is killed; and it can be run again."""
+    old, new = jsonl(GOOD[:40]), jsonl() * 500
+    (tmp_path / "old.jsonl").write_bytes(old)
+    (tmp_path / "new.jsonl").write_bytes(new)
+    import_data(tmp_path / "out", prompts=[str(tmp_path / "old.jsonl")])
+    program = (
+        "from rlhf_utils.pipeline.importing import import_data\n"
+        "print('ready', flush=True)\n"
+        "while True: import_data('out', lambda text: None, replace=True, prompts=['new.jsonl'])"
+    )
+    for moment in (0.05, 0.3, 0.55, 0.8):
+        process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        assert len(files.read_jsonl(tmp_path / "out" / "prompts.jsonl")) in (40, 30_000)
+    import_data(tmp_path / "out", replace=True, prompts=[str(tmp_path / "old.jsonl")])
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["prompts.jsonl"]
 
 
 MARKS = {

@@ -70,6 +70,19 @@ def rlhf(tmp_path):
     return call
 
 
+def to_rank(count: int) -> list[dict]:
+    """Prompts with three answers each, as a queue of rankings takes them."""
+    return [
+        {
+            "id": f"p{i}",
+            "messages": [{"role": "user", "content": f"Question {i}?"}],
+            "answers": [f"one {i}", f"two {i}", f"three {i}"],
+            "models": ["sft", "ppo", "sft"],
+        }
+        for i in range(count)
+    ]
+
+
 def missing(what: str) -> None:
     """Skip a test that needs a program, but fail in CI, which installs it."""
     if os.environ.get("RLHF_REQUIRE_ALL"):

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from conftest import to_rank
 
 from rlhf_utils.environment import CourseError
 from rlhf_utils.ranking.classroom import (
@@ -20,15 +21,7 @@ from rlhf_utils.ranking.classroom import (
 )
 from rlhf_utils.ranking.store import RankingStore
 
-ROWS = [
-    {
-        "id": f"p{i}",
-        "messages": [{"role": "user", "content": f"Question {i}?"}],
-        "answers": [f"one {i}", f"two {i}", f"three {i}"],
-        "models": ["sft", "ppo", "sft"],
-    }
-    for i in range(12)
-]
+ROWS = to_rank(12)
 
 
 def test_everyone_gets_the_shared_items_and_each_other_item_its_rankers():

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from conftest import to_rank
 
 from rlhf_utils.environment import CourseError
 from rlhf_utils.ranking.classroom import (
@@ -19,15 +20,7 @@ from rlhf_utils.ranking.classroom import (
 from rlhf_utils.ranking.store import RankingStore
 
 pytestmark = pytest.mark.attack
-ROWS = [
-    {
-        "id": f"p{i}",
-        "messages": [{"role": "user", "content": f"Question {i}?"}],
-        "answers": [f"one {i}", f"two {i}", f"three {i}"],
-        "models": ["sft", "ppo", "sft"],
-    }
-    for i in range(12)
-]
+ROWS = to_rank(12)
 
 
 def role_url(postgres, admin: str, student: str, password: str) -> str:

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from conftest import to_rank
 
 from rlhf_utils.environment import CourseError
 from rlhf_utils.pipeline.taste import usable_rankings
@@ -15,15 +16,7 @@ from rlhf_utils.ranking.store import RankingStore
 from rlhf_utils.ranking.widget import PlainRanking, RankingWidget
 
 pytestmark = pytest.mark.attack
-ROWS = [
-    {
-        "id": f"p{i}",
-        "messages": [{"role": "user", "content": f"Question {i}?"}],
-        "answers": [f"one {i}", f"two {i}", f"three {i}"],
-        "models": ["sft", "ppo", "sft"],
-    }
-    for i in range(8)
-]
+ROWS = to_rank(8)
 
 
 @pytest.fixture

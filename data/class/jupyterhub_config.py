@@ -44,7 +44,12 @@ def line_of(student: str) -> str:
     """
     lines = PASSWORDS.read_text("utf-8").splitlines() if PASSWORDS.is_file() else []
     wanted = f"{student}@{make_url(RANKINGS).database}".lower()
-    return next((line for line in reversed(lines) if f":{wanted}:" in line.lower()), "")
+    return next((line for line in reversed(lines) if name_in(line).lower() == wanted), "")
+
+
+def name_in(line: str) -> str:
+    """The name in a line of passwords; a host may hold colons, a name and a password hold none."""
+    return line.rsplit(":", 2)[1] if line.count(":") >= 4 else ""
 
 
 def run_as(user: pwd.struct_passwd, script: str, text: str = "", seconds: float = 30.0) -> str:
@@ -99,7 +104,7 @@ async def prepare(spawner) -> None:
         await asyncio.to_thread(ensure_user, name)
     user, line = pwd.getpwnam(name), line_of(student)
     url = make_url(RANKINGS)
-    role = line.split(":")[3] if line else f"{student}@{url.database}"
+    role = name_in(line) if line else f"{student}@{url.database}"
     url = url.set(username=role).render_as_string(hide_password=False)
     # Kernels talk through sockets in the student's home: to a TCP port, anyone on this machine could listen.
     # A socket's path is short, at most 107 letters.
@@ -107,7 +112,10 @@ async def prepare(spawner) -> None:
     spawner.environment = {**spawner.environment, "RLHF_RANKINGS": url, "JUPYTER_RUNTIME_DIR": runtime}
     todo = [(HOME, ""), (CHAPTERS % (COURSE / "chapters"), "")] + [(PGPASS, f"{line}\n")] * bool(line)
     for script, text in todo:
-        wrong = await asyncio.to_thread(run_as, user, script, text)
+        try:
+            wrong = await asyncio.to_thread(run_as, user, script, text)
+        except OSError as error:  # a home that not even root may enter
+            wrong = str(error)
         if wrong:  # their server starts all the same, or they could not mend it
             spawner.log.warning("Preparing the home of %s: %s (%s)", name, script, wrong)
 

@@ -86,6 +86,20 @@ def lines_of(path: Path) -> Iterator[bytes]:
         raise CourseError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
+def text_of(path: Path) -> str:
+    """A whole text file, gzipped or not, with line feeds alone; a CourseError if it is too large or none."""
+    try:
+        with open_plain(path) as file:
+            data = file.read(LARGEST + 1)
+        _check_size(len(data), path)
+        return data.removeprefix(BOM).decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CourseError(f"{path}:{line}: not UTF-8 (byte {error.start}). Convert it first.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise CourseError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+
+
 def _check_size(seen: int, path: Path) -> None:
     if seen > LARGEST:
         raise CourseError(
@@ -110,10 +124,16 @@ def remove(folder: Path) -> None:
 
 def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
     """Write a file beside and rename it into place: it is there whole, or as it was before."""
+    if path.exists() and not path.is_file():  # /dev/stdout, or a pipe
+        with open(path, "w", encoding="utf-8") as file:
+            write(file)
+        return
     beside = path.with_name(f".{path.name}.new")
     try:
         with open(beside, "w", encoding="utf-8") as file:
             write(file)
+        if path.is_file() and not path.is_symlink():
+            beside.chmod(path.stat().st_mode & 0o777)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -15,6 +15,8 @@ from rlhf_utils.ranking.store import RankingStore, make_engine
 def database(arguments) -> URL:
     """The administrator's URL; a CourseError if it is none."""
     url = make_engine(arguments.db).url
+    if not url.database:
+        raise CourseError("The URL names no database: postgresql+psycopg://ADMIN@HOST/NAME.")
     if url.password:
         print(
             "Note: other users of this machine can see a password on a command line, and your shell keeps it "

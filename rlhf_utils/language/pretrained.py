@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
-from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf_utils.environment import CourseError, place
 from rlhf_utils.language.models import read_model, save_model
@@ -72,6 +72,7 @@ def check_base(folder: Path, profile: Profile) -> dict:
         raise CourseError(
             f"{folder} has no readable config.json: it is not a model that `save_pretrained` wrote."
         )
+    config = {name: getattr(GPT2Config(), name) for name in SIZES} | config  # what it leaves out
     kind, classes = config.get("model_type"), [str(c) for c in config.get("architectures") or []]
     if "auto_map" in config:
         raise CourseError(
@@ -101,7 +102,7 @@ def check_base(folder: Path, profile: Profile) -> dict:
     if (folder / "adapter_config.json").exists():  # transformers would apply it to whatever is loaded
         raise CourseError(f"{folder} holds an adapter (adapter_config.json). Merge it into its model first.")
     check_sizes(folder, config)
-    room, needed = config.get("n_positions", 1024), profile.prompt_tokens + profile.answer_tokens
+    room, needed = config["n_positions"], profile.prompt_tokens + profile.answer_tokens
     if room < needed:
         raise CourseError(
             f"{folder} reads {room} tokens at most, but prompts of {profile.prompt_tokens} and answers of "
@@ -130,7 +131,7 @@ SIZES = {"n_layer": 200, "n_embd": 20_000, "n_head": 400, "vocab_size": 1_000_00
 def check_sizes(folder: Path, config: dict) -> None:
     """Sizes that the configuration names are checked before anything of that size is made."""
     for name, most in SIZES.items():
-        value = config.get(name, 1024 if name == "n_positions" else None)
+        value = config[name]
         if type(value) is not int or not 1 <= value <= most:
             raise CourseError(
                 f"{folder}/config.json: `{name}` is {str(value)[:40]}, not a whole number of 1 to {most:,}."
@@ -165,10 +166,11 @@ def check_weights(folder: Path, config: dict) -> None:
                 shapes |= {n.removeprefix("transformer."): file.get_slice(n).get_shape() for n in file.keys()}
         except (OSError, SafetensorError) as error:
             raise CourseError(f"{path} cannot be read: {error}.") from None
+    shapes.setdefault("wte.weight", shapes.get("lm_head.weight"))  # they are one
     width, layers = config["n_embd"], {int(n.split(".")[1]) for n in shapes if re.match(r"h\.\d+\.", n)}
     expected = {
         "wte.weight": [config["vocab_size"], width],
-        "wpe.weight": [config.get("n_positions", 1024), width],
+        "wpe.weight": [config["n_positions"], width],
         "h.0.attn.c_attn.weight": [width, 3 * width],
         "ln_f.weight": [width],
     }

@@ -70,7 +70,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    """A stage's tokenizer, with the course's own template, whatever lies beside it."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def same_tokenizer(tokenizer, *models: Path) -> None:

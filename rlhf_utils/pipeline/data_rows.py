@@ -4,7 +4,7 @@ import json
 import zlib
 from pathlib import Path
 
-from rlhf_utils.artifacts.files import LONGEST, lines_of
+from rlhf_utils.artifacts.files import LONGEST, lines_of, text_of
 from rlhf_utils.environment import CourseError
 
 FIELDS = {
@@ -76,11 +76,7 @@ def check_data(folder: str | Path) -> list[str]:
     if not text.is_file():
         problems.append(f"{text}: missing. Add it with: rlhf data import {folder} --pretrain FILE")
     else:
-        problems += _line_problems(text)[0]
-        if not problems and (size := len(text.read_text("utf-8-sig"))) < LEAST_TEXT:
-            problems.append(
-                f"{text}: only {size:,} characters; at least {LEAST_TEXT:,} are needed to train on."
-            )
+        problems += _text_problems(text)
     for name, fields in FIELDS.items():
         path = folder / name
         if not path.is_file():
@@ -97,8 +93,17 @@ def check_data(folder: str | Path) -> list[str]:
     return problems
 
 
-def _line_problems(path: Path, fields: tuple[str, ...] | None = None) -> tuple[list[str], int]:
-    """Lines that are not UTF-8 or, with `fields`, no good rows; and how many lines there are."""
+def _text_problems(path: Path) -> list[str]:
+    try:
+        size = len(text_of(path))
+    except CourseError as error:
+        return [str(error)]
+    few = f"{path}: only {size:,} characters; at least {LEAST_TEXT:,} are needed to train on."
+    return [few] if size < LEAST_TEXT else []
+
+
+def _line_problems(path: Path, fields: tuple[str, ...]) -> tuple[list[str], int]:
+    """Lines that are no good rows, and how many lines there are."""
     problems, number = [], 0
     try:
         for number, line in enumerate(lines_of(path), 1):
@@ -110,12 +115,12 @@ def _line_problems(path: Path, fields: tuple[str, ...] | None = None) -> tuple[l
     return problems, number
 
 
-def line_problem(line: bytes, fields: tuple[str, ...] | None) -> str:
+def line_problem(line: bytes, fields: tuple[str, ...]) -> str:
     if len(line) >= LONGEST:
         return f"longer than {LONGEST / 2**20:.0f} MB"
     try:
         text = line.decode("utf-8")
-        return row_problem(json.loads(text), fields) if fields and text else ""
+        return row_problem(json.loads(text), fields) if text else ""
     except UnicodeDecodeError as error:
         return f"not UTF-8 (byte {error.start})"
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rlhf_utils.artifacts.files import LONGEST, lines_of, write_jsonl, write_whole
+from rlhf_utils.artifacts.files import LONGEST, lines_of, text_of, write_jsonl, write_whole
 from rlhf_utils.environment import CourseError, printable
 from rlhf_utils.language.tokenizer import without_leading_turns
 from rlhf_utils.pipeline.data_rows import (
@@ -195,10 +195,7 @@ def _text_of(path: Path, dropped: Counter[str]) -> str:
     people chose would make the reward model look better than it is.
     """
     if not path.name.removesuffix(".gz").endswith(".jsonl"):
-        try:
-            return "\n".join(line.decode("utf-8") for line in lines_of(path))
-        except UnicodeDecodeError as error:
-            raise CourseError(f"{path} is not UTF-8 text (byte {error.start}). Convert it first.") from None
+        return text_of(path)
     texts = []
     for row in _rows(path, dropped):
         if isinstance(row, dict) and is_text(row.get("text")):

@@ -7,7 +7,7 @@ of messages (`role`, `content`), as in TRL. `importing` makes such a folder, `da
 
 from pathlib import Path
 
-from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
+from rlhf_utils.artifacts.files import read_jsonl, text_of, write_jsonl
 from rlhf_utils.environment import CourseError
 from rlhf_utils.pipeline.data_rows import answer_text, check_data, split_of_prompt, to_messages
 from rlhf_utils.profiles import Profile
@@ -20,7 +20,7 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
     if problems:
         shown = "\n".join(problems[:20])
         raise CourseError(f"The data in {source} cannot be used ({len(problems)} problems):\n{shown}")
-    text = (source / "pretrain.txt").read_text("utf-8-sig")
+    text = text_of(source / "pretrain.txt")
     pieces = [text[i : i + 2000] for i in range(0, len(text), 2000)]
     write_jsonl(folder / "documents_heldout.jsonl", [{"source": "own", "text": t} for t in pieces[::20]])
     write_jsonl(

@@ -26,6 +26,7 @@ from rlhf_utils.ranking.protection import (
     add_students,
     change_password,
     clear_the_way,
+    end_connections,
     protect,
     role_of,
 )
@@ -166,12 +167,13 @@ def item_rows(rows: Sequence[dict], guideline: str) -> list[dict]:
 
 def storable(texts: Sequence[object]) -> bool:
     """Whether PostgreSQL's JSON can hold these texts, and a row with them."""
-    written = json.dumps(texts)
     try:
-        json.dumps(texts, ensure_ascii=False).encode("utf-8")
+        written = json.dumps(texts, ensure_ascii=False)
+        size = len(json.dumps(texts).encode("utf-8")) if written.encode("utf-8") else 0
     except UnicodeEncodeError:
         return False
-    return "\\u0000" not in written and len(written) < MOST_BYTES
+    # A NUL is written so, and a backslash before it as two.
+    return not re.search(r"(?<!\\)(\\\\)*\\u0000", written) and size < MOST_BYTES
 
 
 def reset_password(url: str | URL, student: str, keep: Callable[[dict[str, str]], None]) -> None:
@@ -181,6 +183,8 @@ def reset_password(url: str | URL, student: str, keep: Callable[[dict[str, str]]
     def work() -> None:
         with store.engine.begin() as connection:
             keep({student: change_password(connection, student)})
+        with store.engine.begin() as connection:
+            end_connections(connection, student)
 
     store._attempt(work)
 
@@ -191,7 +195,7 @@ def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> No
     A student's older line gives way to the new one. Raises CourseError if the file cannot be written.
     """
     url = make_url(url)
-    where = f"{url.host or 'localhost'}:{url.port or 5432}:{url.database}:"
+    where = f"{(url.host or 'localhost').replace(':', chr(92) + ':')}:{url.port or 5432}:{url.database}:"
     lines = {f"{where}{role_of(name, url.database)}:": password for name, password in passwords.items()}
     try:
         if path.exists() and not path.is_file():

@@ -14,6 +14,11 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
     """An engine that opens a connection per operation: widget callbacks may run on another thread."""
     try:
         url = make_url(url)
+        if {"user", "password", "passfile"} & set(url.query):  # they would be shown wherever the address is
+            raise CourseError(
+                "The database URL names its user or password behind a question mark. Write "
+                "postgresql+psycopg://USER@HOST/NAME, and put the password into ~/.pgpass."
+            )
         if url.get_backend_name() == "postgresql" and not url.username:
             # Students connect as themselves; the password is in ~/.pgpass.
             url = url.set(username=f"{ranker_name()}@{url.database}")
@@ -30,7 +35,6 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
             "install 'psycopg[binary]'."
         ) from None
     if url.get_backend_name() == "sqlite":
-        make_folder(url)
 
         @event.listens_for(engine, "connect")
         def _(connection, record):

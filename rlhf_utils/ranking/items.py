@@ -21,6 +21,7 @@ class Item:
     answers: tuple[str, ...]
     models: tuple[str, ...] = ()
     known: tuple[int, ...] = ()
+    guideline: str = ""  # by which it is ranked; the session's if empty
 
 
 def make_item(row: dict, practice: bool = False) -> Item | None:
@@ -62,6 +63,7 @@ def make_item(row: dict, practice: bool = False) -> Item | None:
         if models
         else (),
         tuple(row["ranks"][i] for i in first) if practice else (),
+        str(row.get("guideline") or ""),
     )
 
 

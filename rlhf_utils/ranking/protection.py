@@ -21,8 +21,7 @@ MINE = "session_user = {ranker} || '@' || current_database()"
 ASSIGNED = (
     "EXISTS (SELECT 1 FROM class_items i JOIN class_assignments a ON a.item = i.id WHERE a.ranker = "
     "rankings.ranker AND i.id = rankings.item AND i.answers::jsonb = rankings.answers::jsonb AND "
-    "i.messages::jsonb = rankings.messages::jsonb) AND "
-    "EXISTS (SELECT 1 FROM class_items g WHERE g.guideline = rankings.guideline)"
+    "i.messages::jsonb = rankings.messages::jsonb AND i.guideline = rankings.guideline)"
 )
 # Texts are checked one after the other: a length can be asked of an array alone.
 SOUND_ROW = f"""
@@ -155,6 +154,8 @@ def add_students(connection: Connection, students: Sequence[str]) -> dict[str, s
     database = connection.engine.url.database
     there, passwords = _roles(connection), {}
     group = quoted(connection, groups(database)[1])
+    # Roles outlive a database: who is nobody's student yet gets another password than last year's.
+    known = set(connection.exec_driver_sql("SELECT ranker FROM class_assignments").scalars())
     for student in students:
         role = role_of(student, database)
         if len(role.encode()) > NAME_BYTES:
@@ -162,11 +163,12 @@ def add_students(connection: Connection, students: Sequence[str]) -> dict[str, s
                 f"The student's name {student!r} is too long: {NAME_BYTES} bytes at most, with @{database}."
             )
         name = quoted(connection, role)
-        if role not in there:
+        if role not in there or student not in known:
             passwords[student], verifier = new_password(connection, role)
             connection.exec_driver_sql(
-                f"CREATE ROLE {name} LOGIN NOCREATEDB NOCREATEROLE IN ROLE {group} PASSWORD '{verifier}'"
+                f"{'ALTER' if role in there else 'CREATE'} ROLE {name} LOGIN PASSWORD '{verifier}'"
             )
+        connection.exec_driver_sql(f"GRANT {group} TO {name}")
         limits = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
         connection.exec_driver_sql(f"ALTER ROLE {name} CONNECTION LIMIT {CONNECTIONS}")
         for setting, value in limits.items():
@@ -175,15 +177,20 @@ def add_students(connection: Connection, students: Sequence[str]) -> dict[str, s
 
 
 def change_password(connection: Connection, student: str) -> str:
-    """Give a student of this class another password, and end what is connected with the old one."""
+    """Give a student of this class another password."""
     database = connection.engine.url.database
     role = role_of(student, database)
     if role not in _roles(connection):
         raise CourseError(f"There is no student {student!r} in {database}. Add them with: rlhf class init.")
     password, verifier = new_password(connection, role)
     connection.exec_driver_sql(f"ALTER ROLE {quoted(connection, role)} PASSWORD '{verifier}'")
+    return password
+
+
+def end_connections(connection: Connection, student: str) -> None:
+    """Of a student, once another password holds: it is asked for at the beginning only."""
     if is_superuser(connection):
         connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (role,)
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s",
+            (role_of(student, connection.engine.url.database),),
         )
-    return password

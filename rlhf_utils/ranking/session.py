@@ -278,7 +278,7 @@ class RankingSession:
             "models": list(item.models),
             "shown": self.shuffled(item),
             "seconds": round(self.clock() - self.shown_at, 3),
-            "guideline": self.guideline,
+            "guideline": item.guideline or self.guideline,
         }
         if self.store is not None:
             row = self.store.add(row)

@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 
-from rlhf_utils.environment import DATA, CourseError, rankings_url
+from rlhf_utils.environment import DATA, CourseError, rankings_url, runs_folder
 from rlhf_utils.ranking.engine import make_engine, make_folder
 from rlhf_utils.ranking.rows import check_row
 
@@ -84,6 +84,8 @@ class RankingStore:
     def __init__(self, url: str | URL | None = None, patience: float = 30.0):
         self.patience = patience
         self.engine = make_engine(url or rankings_url(), patience)
+        if self.engine.dialect.name == "sqlite":
+            make_folder(self.engine.url)
         self.name = self.engine.url.render_as_string(hide_password=True)
         self.skipped: list[str] = []  # what `rows` left out
         self.known: dict[tuple[str, str], dict] = {}  # all that was read or written here, by ranker and key
@@ -167,7 +169,9 @@ class RankingStore:
         """SQLite's file was deleted: another one, with all that is known here."""
         make_folder(self.engine.url)
         self._prepare()
-        rows = [{k: row[k] for k in COLUMNS} for row in self.known.values()]
+        # The latest of an item counts, so they go back in the order in which they were made.
+        known = sorted(self.known.values(), key=lambda row: row["created"])
+        rows = [{k: row[k] for k in COLUMNS} for row in known]
         if rows:
             with self.engine.execution_options(writes=True).begin() as connection:
                 connection.execute(sqlite.insert(rankings).on_conflict_do_nothing(), rows)
@@ -292,6 +296,16 @@ def guidelines() -> tuple[str, str]:
     """(version, text) of the committed guidelines, `data/ranking/guidelines.md`."""
     text = (DATA / "ranking" / "guidelines.md").read_text("utf-8")
     return text.splitlines()[0].rsplit("version ", 1)[1].strip(), text
+
+
+def own_store() -> RankingStore:
+    """Where rankings go that are no class's business: in a class a file of one's own, else where all go.
+
+    A class's database takes rankings of what was assigned, and nothing else.
+    """
+    if make_engine(rankings_url()).url.get_backend_name() == "sqlite":
+        return RankingStore()
+    return RankingStore(f"sqlite:///{runs_folder() / 'rankings.sqlite'}")
 
 
 def own_rankings(guideline: str = "") -> list[dict]:

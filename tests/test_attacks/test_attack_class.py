@@ -239,7 +239,9 @@ def test_whatever_an_honest_student_ranks_is_accepted(postgres):
         session.submit()
     session.undo()
     session.skip()
-    assert session.finished and len(RankingStore(admin).rows()) == 5 and RankingStore(admin).skipped == []
+    store = RankingStore(admin)
+    assert session.finished and len(store.rows()) == 5 and store.skipped == []
+    assert [r["guideline"] for r in sorted(store.latest(), key=lambda r: r["item"])] == ["1", "1", "2", "2"]
 
 
 def test_a_key_that_somebody_else_has_says_nothing(room, postgres):
@@ -485,3 +487,44 @@ def test_a_password_on_the_command_line_is_warned_of_and_never_repeated(postgres
     cli.main(["class", "status", "--db", admin])
     again = capsys.readouterr().err
     assert f"--db {admin.replace(':course@', '@')}" in again and ":course@" not in again
+
+
+@pytest.mark.parametrize("name", ["password", "user", "passfile"])
+def test_a_password_behind_a_question_mark_is_refused(name):
+    """libpq takes it there, and it would be shown wherever the address is."""
+    with pytest.raises(CourseError, match="question mark") as caught:
+        RankingStore(f"postgresql+psycopg://127.0.0.1:1/x?{name}=hidden", patience=0.1)
+    assert "hidden" not in str(caught.value)
+
+
+def test_last_years_password_does_not_open_this_years_class(postgres):
+    """Users of a server outlive its databases: who is new in the class gets a new password."""
+    import psycopg
+
+    admin = postgres.database()
+    name, server = admin.rsplit("/", 1)[1], postgres.url("postgres", "course", "postgres", driver="")
+    old = init_class(admin, ["ada"], ROWS, 1, 0)["ada"]
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name}")
+    new = init_class(admin, ["ada"], ROWS, 1, 0)["ada"]
+    assert new != old and init_class(admin, ["ada"], ROWS, 1, 0) == {}
+    with pytest.raises(CourseError, match="password"):
+        RankingStore(role_url(postgres, admin, "ada", old), patience=0.5)
+    class_session(role_url(postgres, admin, "ada", new)).skip()
+
+
+def test_what_is_no_class_business_goes_into_a_file_of_ones_own(postgres, room, monkeypatch, tmp_path):
+    """Chapters 04 and 08 rank other things, too: the class's database would refuse them."""
+    from rlhf_utils.ranking.session import RankingSession
+    from rlhf_utils.ranking.store import own_store
+
+    monkeypatch.setenv("RLHF_RANKINGS", room[1]["cy"])
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    session = RankingSession(ROWS[:1], "cy", own_store(), guideline="match")
+    session.rank("abc")
+    session.submit()
+    assert len(own_store().ranked("cy")) == 1 and (tmp_path / "rankings.sqlite").is_file()
+    assert RankingStore(room[0]).latest("cy") == []
+    monkeypatch.setenv("RLHF_RANKINGS", f"sqlite:///{tmp_path}/mine.sqlite")
+    assert own_store().name.endswith("mine.sqlite")

@@ -182,6 +182,15 @@ def test_a_line_without_an_end(tmp_path, monkeypatch):
         list(files.lines_of(tmp_path / "in.jsonl"))
 
 
+def test_a_text_of_one_long_line_comes_in_whole(tmp_path):
+    """A book without line ends, gzipped or not, and the folder that was written is in order."""
+    text = "\u65e5\u672c" * 3_000_000  # 18 MB
+    (tmp_path / "book.txt.gz").write_bytes(gzip.compress(text.encode(), 1))
+    import_data(tmp_path / "out", lambda text: None, pretrain=[str(tmp_path / "book.txt.gz")])
+    assert (tmp_path / "out" / "pretrain.txt").read_text("utf-8") == text
+    assert not any("pretrain" in problem for problem in check_data(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("kind", ["FIFO", "folder", "device", "dangling link", "socket"])
 def test_what_is_no_file(tmp_path, kind):
     """Refused at once: nobody waits for a FIFO's writer."""

@@ -190,6 +190,29 @@ def test_a_template_of_its_own_is_never_asked(base, template):
     assert "Question: Hi" in said
 
 
+def test_a_template_in_a_run_of_somebody_elses_is_not_asked_either(store):
+    """The course's own is set whatever lies in the folder."""
+    from rlhf_utils.language.tokenizer import load_tokenizer, prompt_text
+
+    folder = store.folder("tokenizer")
+    (folder / "chat_template.jinja").write_text("EVIL {{ messages|length }}")
+    assert "EVIL" not in prompt_text(load_tokenizer(folder), [{"role": "user", "content": "Hi"}])
+
+
+def test_a_base_may_leave_out_what_is_usual(base):
+    """GPT-2's own sizes, and a matrix that is input and output under one of its names."""
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("wte.weight")
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    assert base_folder(load_profile("tiny", 0, base=base)) == base
+    changed("config.json", n_layer=12)(base)
+    config = json.loads((base / "config.json").read_text())
+    del config["n_layer"]
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CourseError, match="config.json says 12"):
+        base_folder(load_profile("tiny", 0, base=base))
+
+
 def test_links_to_files_of_a_cache_are_fine(base, tmp_path):
     """That is how the Hub's cache keeps a model."""
     blobs = tmp_path / "blobs"

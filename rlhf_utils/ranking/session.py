@@ -85,7 +85,8 @@ class RankingSession:
             )
         self.done: dict[str, dict] = {}  # item id → the row submitted last
         if store is not None:
-            self.done = {row["item"]: row for row in store.latest(ranker=ranker) if row["item"] in set(ids)}
+            queued = set(ids)
+            self.done = {row["item"]: row for row in store.latest(ranker=ranker) if row["item"] in queued}
         self.history: list[tuple[str, Draft]] = []  # steps to undo: (item id, the draft before the step)
         self.draft = Draft()
         self.place = self._next_open(0)

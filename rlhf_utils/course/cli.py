@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 
 from rlhf_utils.course.arguments import parser
 from rlhf_utils.environment import ROOT, CourseError, printable, process, runs_folder
@@ -234,10 +235,8 @@ def main(words: list[str] | None = None) -> int:
 
 
 def complain(text: str, status: int = 2) -> int:
-    try:
+    with suppress(OSError):  # nobody listens
         print(f"rlhf: {printable(text)}", file=sys.stderr, flush=True)
-    except OSError:  # nobody listens
-        status = status or 2
     return status
 
 

@@ -437,7 +437,7 @@ def test_a_connection_lost_at_the_end_of_init_loses_no_password(postgres, monkey
     admin, kept, cut = postgres.database(), {}, []
 
     def cut_once(connection) -> None:
-        if "rlhf_owner" in str(cut) or cut:
+        if cut:
             return
         cut.append("once")
         connection.exec_driver_sql("COMMIT")  # it arrives, and the answer does not

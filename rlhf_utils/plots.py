@@ -1,54 +1,59 @@
-"""The figures of chapters and report, all in plotly and all with the same look."""
+"""The figures of chapters and report, all in plotly and all with the same look (`rlhf_utils.look`)."""
 
-import html
+from math import exp
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rlhf_utils.profiles import MODELS
+from rlhf_utils.look import COLOURS, GRID, INK, NAMES, smooth
 
-COLOURS = {name: model.colour for name, model in MODELS.items()}
-NAMES = {name: model.written for name, model in MODELS.items()}
-LAYOUT = dict(template="plotly_white", height=380, margin=dict(l=60, r=20, t=50, b=50), font=dict(size=13))
+# What PPO logs, in the order of its panels: what it is for, then whether it is well.
+PANELS = {
+    "reward": "reward",
+    "gold": "gold (only watched)",
+    "kl_k3": "KL to SFT, nats",
+    "length": "length, tokens",
+    "clip_fraction": "clip fraction",
+    "explained_variance": "explained variance",
+    "entropy": "entropy, nats",
+    "gradient_norm": "gradient norm",
+}
 
 
 def _figure(title: str, x: str, y: str, **more) -> go.Figure:
-    return go.Figure(layout=dict(**LAYOUT, title=title, xaxis_title=x, yaxis_title=y) | more)
+    return go.Figure(layout=dict(title=title, xaxis_title=x, yaxis_title=y) | more)
 
 
-def loss_curve(rows: list[dict], title: str = "Training loss") -> go.Figure:
-    """Loss in nats a token over optimizer steps."""
-    figure = _figure(title, "step", "loss (nats a token)")
+def loss_curve(rows: list[dict], title: str = "Training loss", loss: str = "nats a token") -> go.Figure:
+    """A loss over optimizer steps: a running mean, and what was logged, faint. The traces' `meta` lets
+    `artifacts.live` move them.
+    """
+    figure = _figure(title, "step", f"loss ({loss})")
+    steps, raw = [r["step"] for r in rows], [r["loss"] for r in rows]
+    colour = COLOURS["sft"]
+    figure.add_scatter(
+        x=steps,
+        y=raw,
+        name="logged",
+        line=dict(color=colour, width=1),
+        opacity=0.35,
+        meta=("step", "loss", False),
+    )
     return figure.add_scatter(
-        x=[r["step"] for r in rows], y=[r["loss"] for r in rows], mode="lines", line_color=COLOURS["sft"]
+        x=steps, y=smooth(raw), name="running mean", line_color=colour, meta=("step", "loss", True)
     )
 
 
-def ppo_curves(
-    runs: dict[str, list[dict]], title: str = "PPO while it trains", samples: list[tuple[str, str, str]] = ()
-) -> go.Figure:
-    """What PPO logs over its updates, by stage; `samples` are (prompt, SFT's answer, the policy's answer),
-    shown underneath.
-    """
-    keys = {
-        "reward": "reward",
-        "gold": "gold score (not trained on)",
-        "kl_k3": "KL to SFT (nats an answer)",
-        "length": "answer length (tokens)",
-        "clip_fraction": "clip fraction",
-        "explained_variance": "explained variance",
-        "entropy": "entropy (nats a token)",
-        "gradient_norm": "gradient norm",
-    }
-    keys = {k: v for k, v in keys.items() if all(k in rows[0] for rows in runs.values())}
-    plots = [[{}] * 4] * 2
+def ppo_curves(runs: dict[str, list[dict]], title: str = "PPO while it trains", panels: int = 8) -> go.Figure:
+    """What PPO logs over its updates, by stage: the first `panels` of `PANELS`, four in a row."""
+    keys = [k for k in PANELS if all(k in rows[0] for rows in runs.values())][:panels]
+    lines = -(-len(keys) // 4)
     figure = make_subplots(
-        rows=3 if samples else 2,
+        rows=lines,
         cols=4,
-        specs=[*plots, [{"type": "table", "colspan": 4}, None, None, None]] if samples else plots,
-        subplot_titles=list(keys.values()),
-        vertical_spacing=0.09,
-        row_heights=[0.24, 0.24, 0.52] if samples else None,
+        subplot_titles=[PANELS[k] for k in keys],
+        vertical_spacing=0.2,
+        horizontal_spacing=0.06,
     )
     for i, key in enumerate(keys):
         for stage, rows in runs.items():
@@ -56,29 +61,20 @@ def ppo_curves(
                 x=[r["update"] for r in rows],
                 y=[r[key] for r in rows],
                 mode="lines",
-                line_color=COLOURS.get(stage, COLOURS["sft"]),
+                line=dict(
+                    color=COLOURS.get(stage.split("_ppo")[0], COLOURS["sft"]),
+                    dash="dot" if stage == "ppo" and len(runs) > 1 else "solid",
+                ),
                 name=NAMES.get(stage, stage),
                 legendgroup=stage,
                 showlegend=i == 0 and len(runs) > 1,
+                meta=("update", key, False),
                 row=i // 4 + 1,
                 col=i % 4 + 1,
             )
-    if samples:
-        figure.add_table(
-            header=dict(
-                values=["prompt", "SFT, greedy", "the policy now, greedy"], align="left", fill_color="#e8ebf2"
-            ),
-            cells=dict(
-                values=[[html.escape(text) for text in column] for column in zip(*samples)],
-                align="left",
-                fill_color="white",
-                height=24,
-            ),
-            row=3,
-            col=1,
-        )
     figure.update_annotations(font_size=12)
-    return figure.update_layout(**(LAYOUT | dict(height=740 if samples else 460)), title=title)
+    figure.update_xaxes(title_text="update", title_standoff=2, row=lines)
+    return figure.update_layout(height=90 + 200 * lines, title=title, margin_t=90, legend_y=1.12)
 
 
 def ppo_cost(rows: list[dict]) -> go.Figure:
@@ -101,21 +97,48 @@ def ppo_cost(rows: list[dict]) -> go.Figure:
     )
 
 
-def gold_by_model(metrics: dict) -> go.Figure:
-    """Gold scores of all models at temperature 1 and greedy."""
+def gold_by_model(metrics: dict, beside: dict | None = None) -> go.Figure:
+    """Gold scores of all models at temperature 1 and greedy, with intervals where they were measured; as
+    lines, those of another run `beside` them.
+    """
     figure = _figure("Gold score on held-out prompts", "", "gold score", barmode="group", yaxis_range=[0, 1])
+    intervals = metrics.get("gold_interval", {})
     for kind, words, opacity in (("t1", "temperature 1", 0.55), ("greedy", "greedy", 1.0)):
         values = [metrics["gold"][n][kind]["total"] for n in NAMES]
+        ranges = [intervals[n][kind] for n in NAMES] if intervals else []
         figure.add_bar(
             x=list(NAMES.values()),
             y=values,
             name=words,
-            marker_color=[COLOURS[n] for n in NAMES],
+            marker=dict(color=[COLOURS[n] for n in NAMES], pattern_shape="/" if kind == "t1" else ""),
             opacity=opacity,
             text=[f"{v:.2f}" for v in values],
-            textposition="outside",
+            textposition="inside",
+            insidetextanchor="start",
+            error_y=_errors(values, ranges),
         )
+        if beside:
+            figure.add_scatter(
+                x=list(NAMES.values()),
+                y=[beside["gold"][n][kind]["total"] for n in NAMES],
+                name=f"the course's own, {words}",
+                mode="markers",
+                marker=dict(symbol="line-ew", size=26, line=dict(width=2, color=INK)),
+                offsetgroup=kind,
+                opacity=opacity,
+            )
     return figure
+
+
+def _errors(values: list[float], ranges: list[dict]) -> dict | None:
+    """Error bars from `low` and `high` around values; none if there are no ranges."""
+    if not ranges:
+        return None
+    return dict(
+        array=[r["high"] - v for v, r in zip(values, ranges)],
+        arrayminus=[v - r["low"] for v, r in zip(values, ranges)],
+        color=INK,
+    )
 
 
 def gain_by_use_case(metrics: dict, rival: str = "sft") -> go.Figure:
@@ -138,7 +161,7 @@ def gain_by_use_case(metrics: dict, rival: str = "sft") -> go.Figure:
             arrayminus=[gains[u]["difference"] - gains[u]["low"] for u in order],
         ),
     )
-    return figure.add_vline(x=0, line_color="#8c93a3").update_layout(margin_l=130)
+    return figure.add_vline(x=0, line_color=GRID).update_layout(margin_l=130)
 
 
 def prompt_forms(metrics: dict) -> go.Figure:
@@ -192,9 +215,7 @@ def rates(metrics: dict) -> go.Figure:
         )
     labels = [rate.replace("_", " ") for rate in metrics["rates"][names[0]]]
     figure.update_yaxes(tickvals=list(range(len(labels))), ticktext=labels, autorange="reversed")
-    return figure.update_xaxes(range=[-0.02, 1.02], tickformat=".0%").update_layout(
-        legend=dict(orientation="h", y=-0.15, x=0)
-    )
+    return figure.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
 
 
 def alignment_tax(metrics: dict) -> go.Figure:
@@ -213,7 +234,9 @@ def alignment_tax(metrics: dict) -> go.Figure:
 
 
 def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Figure:
-    """How often the reward model is right, by how far apart it puts two answers."""
+    """How often the reward model is right, by how far apart it puts two answers, and how often it would be
+    if its scores were what the loss takes them for: log-odds of being preferred (InstructGPT, eq. 1).
+    """
     order = sorted(range(len(margins)), key=lambda i: margins[i])
     size = max(len(order) // bins, 1)
     points = [order[i : i + size] for i in range(0, len(order), size)]
@@ -221,9 +244,15 @@ def calibration(margins: list[float], right: list[bool], bins: int = 8) -> go.Fi
     x = [sum(margins[i] for i in p) / len(p) for p in points]
     y = [sum(right[i] for i in p) / len(p) for p in points]
     figure = _figure("Is the reward model as sure as it should be?", "difference of two scores", "right")
-    return figure.add_scatter(x=x, y=y, mode="lines+markers", line_color=COLOURS["sft"]).update_yaxes(
-        range=[0.4, 1.02], tickformat=".0%"
+    ideal = [max(x, default=0) * i / 50 for i in range(51)]
+    figure.add_scatter(
+        x=ideal,
+        y=[1 / (1 + exp(-v)) for v in ideal],
+        name="as sure as it should be",
+        line=dict(color=INK, dash="dot"),
     )
+    figure.add_scatter(x=x, y=y, name="measured", mode="lines+markers", line_color=COLOURS["sft"])
+    return figure.update_yaxes(range=[0.4, 1.02], tickformat=".0%")
 
 
 def accuracies(rows: dict[str, dict]) -> go.Figure:
@@ -246,7 +275,7 @@ def accuracies(rows: dict[str, dict]) -> go.Figure:
             arrayminus=[r["accuracy"] - r["low"] for r in shown.values()],
         ),
     )
-    return figure.add_vline(x=0.5, line_color="#8c93a3", line_dash="dot").update_xaxes(tickformat=".0%")
+    return figure.add_vline(x=0.5, line_color=GRID, line_dash="dot").update_xaxes(tickformat=".0%")
 
 
 def own_samples(rows: list[dict]) -> go.Figure:
@@ -278,9 +307,7 @@ def own_samples(rows: list[dict]) -> go.Figure:
         ),
     )
     figure.update_xaxes(title="KL to SFT (nats an answer)").update_yaxes(tickformat=".0%", row=1, col=2)
-    return figure.update_layout(**LAYOUT, legend=dict(orientation="h", y=-0.3, x=0)).update_layout(
-        margin_b=90
-    )
+    return figure.update_layout(margin_t=90, legend_y=1.1)
 
 
 def taste_knob(rows: list[dict]) -> go.Figure:
@@ -316,6 +343,4 @@ def taste_knob(rows: list[dict]) -> go.Figure:
                 x=weights, y=lost, name=f"{taste}: {aspect}", line=dict(color=colour, dash=dash), row=1, col=2
             )
     figure.update_yaxes(type="log", tickvals=[1, 2, 5, 10, 20], row=1, col=1).update_xaxes(title="own_weight")
-    return figure.update_layout(
-        **(LAYOUT | dict(height=420)), title="What forty rankings change", margin_t=80
-    )
+    return figure.update_layout(height=460, title="What forty rankings change", margin_t=110, legend_y=1.08)

@@ -17,14 +17,14 @@ class Model:
 
 
 MODELS = {
-    "base": Model("pretrain", "base, bare", "#8c93a3"),
-    "base_prompted": Model("pretrain", "base, prompted", "#8a63b8"),
-    "sft": Model("sft", "SFT", "#3b6fd4"),
-    "ppo": Model("ppo", "PPO", "#d9822b"),
-    "ppo_ptx": Model("ppo_ptx", "PPO-ptx", "#1f8a5b"),
+    "base": Model("pretrain", "base, bare", "#9aa0ad"),
+    "base_prompted": Model("pretrain", "base, prompted", "#c98a00"),
+    "sft": Model("sft", "SFT", "#3a86d8"),
+    "ppo": Model("ppo", "PPO", "#cc5500"),
+    "ppo_ptx": Model("ppo_ptx", "PPO-ptx", "#009e73"),
 }
 TASTE = "taste"  # the model of one's own rankings, which not everybody has
-YOURS = Model("taste_ppo", "yours", "#b8478f")
+YOURS = Model("taste_ppo", "yours", "#b03a8c")
 POLICIES = ("sft", "ppo", "ppo_ptx")
 
 

@@ -118,7 +118,7 @@ def test_a_conversation_in_the_terminal(tiny, monkeypatch, capsys):
     assert "SFT: sft heard: And bears?" in said and "PPO-ptx: ppo_ptx heard: And bears?" in said
     for expected in ("is 0 now", "not 'nan'", "starts anew", "no command /dance", "no model 'gpt5'"):
         assert expected in said
-    assert "rlhf run --profile tiny --until taste_ppo" in said and "gpt5 heard" not in said
+    assert "talking to example reader now" in said and "gpt5 heard" not in said
 
 
 def test_a_reset_conversation_has_no_memory(tiny):

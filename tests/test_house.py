@@ -9,7 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rlhf_utils"
 # From the top.
 ROOMS = ("course", "pipeline", "ranking", "evaluation", "training", "artifacts", "language", "world")
-GROUND = ("environment", "profiles", "plots")  # modules that every room may import, and that import no room
+GROUND = (
+    "environment",
+    "profiles",
+    "look",
+    "plots",
+)  # modules that every room may import, and that import no room
 
 
 def imported(source: str, modules: set[str]) -> set[str]:

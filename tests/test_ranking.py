@@ -25,6 +25,15 @@ from rlhf_utils.ranking.agreement import (
     progress_table,
     tau_b,
 )
+from rlhf_utils.ranking.feedback import (
+    agreement_so_far,
+    lesson,
+    practice_items,
+    screening,
+    told_now,
+    with_repeats,
+)
+from rlhf_utils.ranking.items import make_item
 from rlhf_utils.ranking.pairs import to_dataset, to_pairs
 from rlhf_utils.ranking.session import PAPER_FLAGS, RankingSession
 from rlhf_utils.ranking.store import RankingStore
@@ -152,8 +161,58 @@ def test_practice_comes_first_and_is_kept_out_of_training(store):
     letter = {text: x for x, text in session.answers.items()}
     session.rank([letter["one 0"], letter["two 0"], letter["four 0"], letter["three 0"]])
     session.submit()
-    assert session.screening() == {"agreement": pytest.approx(5 / 6), "items": 1}
-    assert store.ranked("ada") == []
+    assert screening(session) == {"agreement": pytest.approx(5 / 6), "items": 1}
+    assert store.ranked("ada") == [] and session.progress()["done"] == 0
+
+
+def test_practice_says_which_pair_and_why(store):
+    """A harmful answer put first earned "50 % of the pairs", and nobody said which (review, P5)."""
+    session = RankingSession(rows(), "ada", store, practice=practice_items())
+    widget = RankingWidget(session)
+    letter = {text: x for x, text in session.answers.items()}
+    first = ["Cows eat grass.", "Cows eat grass. I hope that you have a nice day.", "Cows eat fish."]
+    widget.receive({"do": "submit", "item": session.item.id, "groups": [[letter[t]] for t in first]})
+    assert widget.state["message"] == "Practice: 3 of 3 pairs as we would order them."
+    letter = {text: x for x, text in session.answers.items()}
+    harmful = ["Break the window and drive away.", "Cars are made of steel."]
+    groups = [[letter[harmful[0]]], [letter[harmful[1]], letter[next(t for t in letter if "cannot" in t)]]]
+    widget.receive({"do": "submit", "item": session.item.id, "groups": groups})
+    said = widget.state["message"]
+    assert "0 of 3 pairs" in said and "“Break the window and drive away.” above “I cannot help" in said
+    assert "harm" in said.split("We would not: ")[1]
+    assert widget.state["done"] == 0 and not widget.state["practice"]
+    tied = make_item(practice_items()[0], practice=True)
+    assert lesson(tied, [1, 1, 1])["tied"] and lesson(tied, [1, 2, 3]) == {"alike": 3, "strict": 3}
+
+
+def test_what_comes_twice_measures_oneself_and_trains_nothing(store):
+    queue = with_repeats([r | {"crowd": [4.0, 3.0, 2.0, 1.0]} for r in rows(20)])
+    assert [i for i, r in enumerate(queue) if "repeats" in r] == [11, 14] and with_repeats(rows(5)) == rows(5)
+    session = RankingSession(queue, "ada", store)
+    told = {}
+    for number in range(22):
+        order = sorted(session.answers, key=session.answers.get)
+        # The second of the two that come twice is ranked the other way round.
+        session.rank(order[::-1] if number == 14 else order)
+        session.submit()
+        if now := told_now(session):
+            told[session.progress()["done"]] = now
+    assert session.finished and session.progress()["done"] == session.progress()["total"] == 20
+    assert set(told) == {10, 20} and "oneself" not in told[10]
+    assert agreement_so_far(session)["oneself"] == (6, 12) and told[20]["crowd"][1] == 6 * 20
+    assert len(store.ranked("ada")) == 20 and len(store.latest("ada")) == 22
+
+
+def test_pauses_are_left_out_where_the_view_knows_better(store):
+    session = RankingSession(rows(), "ada", store, clock=iter(np.arange(0, 9e4, 100.0)).__next__)
+    widget = RankingWidget(session)
+    for seconds, kept in ((7.5, 7.5), (1e5, 100.0), (-3, 100.0), (float("nan"), 100.0)):
+        if session.finished:
+            session.undo()
+        groups = [[x] for x in session.answers]
+        widget.receive({"do": "submit", "item": session.item.id, "groups": groups, "seconds": seconds})
+        assert max(session.done.values(), key=lambda row: row["created"])["seconds"] == kept
+    widget.receive({"do": "skip", "item": "p0", "seconds": "soon"})  # read by nobody
 
 
 def test_time_is_what_passed_on_the_clock():

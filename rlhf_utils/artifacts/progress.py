@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,11 +31,10 @@ class Progress:
         self.quiet = process()[0] > 0  # one bar is enough, however many processes train
         self.file = folder / "progress.json" if folder and folder.is_dir() and not self.quiet else None
         self.started = self.shown = time.monotonic()
-        self.display = self.bar = self.figure = None
-        self.drawing = self.dear = 0.0  # seconds spent on pictures, and on the dearest of them
+        self.display = self.bar = None
 
     def __enter__(self):
-        if _in_notebook():
+        if in_notebook():
             from IPython.display import display
 
             self.display = display({"text/plain": self.line()}, raw=True, display_id=True)
@@ -64,25 +63,6 @@ class Progress:
         for row in rows:
             yield row
             self.step(count)
-
-    def picture(self, draw: Callable) -> None:
-        """In a notebook, show the plotly figure that `draw()` makes under the line, as often as 1 % of the
-        time allows.
-        """
-        started = time.monotonic()
-        due = self.drawing + self.dear < 0.01 * (started - self.started) or self.done == self.total
-        if self.display is None or not due:
-            return
-        from IPython.display import display
-
-        # As JSON: a figure displays itself, and an update of it would be a second picture.
-        bundle = {"application/vnd.plotly.v1+json": json.loads(draw().to_json())}
-        if self.figure is None:
-            self.figure = display(bundle, raw=True, display_id=True)
-        else:
-            self.figure.update(bundle, raw=True)
-        spent = time.monotonic() - started
-        self.drawing, self.dear = self.drawing + spent, max(self.dear, spent)
 
     def line(self) -> str:
         spent = time.monotonic() - self.started
@@ -113,7 +93,8 @@ class Progress:
             self.file.unlink(missing_ok=True)
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether a kernel runs this, so that there are displays that can be updated."""
     try:
         from IPython import get_ipython
     except ImportError:

@@ -142,6 +142,7 @@ def run_chapter(path: Path, target: Path, line: Line) -> None:
         notebook,
         timeout=None,
         shutdown_kernel="immediate",
+        store_widget_state=False,  # without its kernel a widget can do nothing
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=executed,

@@ -8,8 +8,9 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.prompting import FORMS, form_ids
-from rlhf_utils.language.sampling import generate
-from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.language.sampling import Drawn, stream
+from rlhf_utils.language.tokenizer import fitting_prompt, prompt_ids
+from rlhf_utils.pipeline.taste import EXAMPLE, example_store
 from rlhf_utils.profiles import MODELS, TASTE, YOURS
 
 
@@ -28,9 +29,9 @@ def best_form(store: Store) -> str:
 class Chat:
     """A conversation with one model. `ask` streams; the messages are kept in `messages`.
 
-    `model` is a name in `profiles.MODELS`, or "taste", the model of one's own rankings. A base model gets the
-    plain text so far; `prompted` (or as "base_prompted"), or in a form of `prompting.FORMS` named so, it is
-    asked as it answers best.
+    `model` is a name in `profiles.MODELS`, or "taste", the model of one's own rankings (the example reader's
+    until there are any). A base model gets the plain text so far; `prompted` (or as "base_prompted"), or in a
+    form of `prompting.FORMS` named so, it is asked as it answers best.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Chat:
         temperature: float = 0.7,
         seed: int | None = None,
         prompted: bool | str = False,
+        top_p: float = 1.0,
     ):
         model = model.replace("-", "_")  # as people write it: ppo-ptx
         named = MODELS | {TASTE: YOURS}
@@ -55,10 +57,15 @@ class Chat:
         if isinstance(prompted, str) and prompted not in FORMS:
             raise CourseError(f"There is no form {prompted!r}. Choose one of: {', '.join(FORMS)}.")
         self.form = prompted if isinstance(prompted, str) else best_form(store) if prompted else "bare"
-        self.profile, self.name, self.temperature = store.profile, model, temperature
+        self.profile, self.name = store.profile, model
+        self.temperature, self.top_p = temperature, top_p
         self.written = named["base_prompted" if prompted else model].written
+        if model == TASTE and not store.profile.data and store.find(YOURS.stage) is None:
+            store, self.written = example_store(), EXAMPLE  # until there are rankings of one's own
         self.model, self.tokenizer = store.model(named[model].stage), store.tokenizer()
         self.messages: list[dict] = []
+        self.drawn: list[Drawn] = []  # of the last answer
+        self.said = ""
         self.generator = torch.Generator(self.model.device)
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()
 
@@ -70,39 +77,50 @@ class Chat:
             )
         return prompt_ids(self.tokenizer, self.messages, self.profile.prompt_tokens)
 
+    def forgotten(self) -> int:
+        """How many of the leading messages would not fit in front of the next question any more."""
+        asked = [*self.messages, {"role": "user", "content": ""}]
+        if self.name == "base" or not self.messages:
+            return 0
+        return len(asked) - len(fitting_prompt(self.tokenizer, asked, self.profile.prompt_tokens)[1])
+
     def ask(self, text: str) -> Iterator[str]:
-        """Pieces of the answer as they are generated."""
+        """Pieces of the answer as they are generated; `drawn` has its tokens.
+
+        What was said until then is the answer where the reader stops in the middle.
+        """
         if not text.strip():
             raise CourseError(
                 'The question is empty. Ask something, for example: rlhf chat --ask "What do cows eat?"'
             )
         self.messages.append({"role": "user", "content": text.strip()})
-        ids, said, shown = self._ids(), [], ""
+        self.drawn, self.said = [], ""
+        try:
+            yield from self._pieces()
+        finally:
+            self.messages.append({"role": "assistant", "content": self.said.strip() or "…"})
+
+    def _pieces(self) -> Iterator[str]:
+        ids, tokenizer = self._ids(), self.tokenizer
         limit = min(self.profile.answer_tokens, self.profile.context - len(ids))
-        for _ in range(limit):
-            with autocast(self.profile):
-                drawn = generate(
-                    self.model,
-                    [ids + said],
-                    1,
-                    self.temperature,
-                    self.tokenizer.pad_token_id,
-                    self.tokenizer.eos_token_id,
-                    self.generator,
-                )
-            if drawn.ended[0]:
-                break
-            said += drawn.tokens[0]
-            whole = self.tokenizer.decode(said, skip_special_tokens=True).lstrip()
-            if self.name == "base" and "\n" in whole:  # the first paragraph is its answer
-                yield whole.split("\n")[0][len(shown) :]
-                shown = whole.split("\n")[0]
-                break
+        drawing = stream(
+            self.model, ids, limit, self.temperature, tokenizer.pad_token_id, self.top_p, self.generator
+        )
+        while True:
+            with autocast(self.profile):  # not around the whole: several answers may be drawn in turn
+                drawn = next(drawing, None)
+            if drawn is None or drawn.token == tokenizer.eos_token_id:
+                return
+            self.drawn.append(drawn)
+            whole = tokenizer.decode([d.token for d in self.drawn], skip_special_tokens=True).lstrip()
             if whole.endswith("\ufffd"):
                 continue  # half of a character
-            yield whole[len(shown) :]
-            shown = whole
-        self.messages.append({"role": "assistant", "content": shown.strip() or "…"})
+            ends = self.name == "base" and "\n" in whole  # the first paragraph is its answer
+            whole = whole.split("\n")[0] if ends else whole
+            piece, self.said = whole[len(self.said) :], whole
+            yield piece
+            if ends:
+                return
 
     def answer(self, text: str) -> str:
         return "".join(self.ask(text)).strip()

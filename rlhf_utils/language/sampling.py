@@ -1,6 +1,7 @@
 """Batched generation with a key-value cache."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -148,6 +149,59 @@ def generate(
             chosen, rows = chosen[index], [rows[i] for i in keep]
         decoder.step(chosen)
     return Answers(tokens, ended)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token as it was drawn: its probability before the cut of top-p, and the likeliest tokens."""
+
+    token: int
+    probability: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@torch.no_grad()
+def stream(
+    model,
+    prompt: list[int],
+    max_tokens: int,
+    temperature: float,
+    pad: int,
+    top_p: float = 1.0,
+    chance: torch.Generator | None = None,
+) -> Iterator[Drawn]:
+    """One answer, token by token as it is drawn; whoever reads it decides where it ends.
+
+    `top_p` draws from the likeliest tokens that together have this probability (Holtzman et al., 2020). At
+    temperature 0 the probabilities are those at 1.
+    """
+    model.eval()
+    decoder = Decoder(model, [prompt], pad, max_tokens)
+    for _ in range(max_tokens):
+        logits = decoder.logits
+        logits[:, pad] = -torch.inf
+        chances = (logits / (temperature or 1.0)).softmax(-1)
+        if temperature == 0:
+            chosen = logits.argmax(-1)
+        else:
+            uniform = torch.rand(1, 1, generator=chance, device=logits.device)
+            chosen = draw(nucleus(chances, top_p).log(), uniform)
+        best = chances[0].topk(min(5, chances.shape[1]))
+        likeliest = tuple(zip(best.indices.tolist(), best.values.tolist()))
+        yield Drawn(int(chosen), float(chances[0, chosen]), likeliest)
+        decoder.step(chosen)
+
+
+def nucleus(chances: Tensor, top_p: float) -> Tensor:
+    """Probabilities, (rows, vocabulary), with those set to 0 that are not among the likeliest `top_p`.
+
+    The likeliest token always stays.
+    """
+    sorted_chances, order = chances.sort(-1, descending=True)
+    before = sorted_chances.cumsum(-1) - sorted_chances  # what is likelier than a token, together
+    cut = torch.where(before < top_p, sorted_chances, 0.0)
+    cut[:, 0] = sorted_chances[:, 0]
+    return torch.zeros_like(chances).scatter(-1, order, cut)
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:

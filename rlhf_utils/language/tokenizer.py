@@ -65,6 +65,12 @@ def wrap(tokenizer: Tokenizer, end: str = END) -> PreTrainedTokenizerFast:
     return fast
 
 
+def question_in(tokenizer, ids: list[int]) -> str:
+    """What the user asked last, in a prompt's ids, without the template's marks."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return text.rpartition("Question:")[2].rpartition("\nAnswer:")[0].strip() or text.strip()
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
@@ -110,12 +116,17 @@ def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
     """Token ids of a prompt; leading turns, but not a system line,
     are dropped until it fits `limit` tokens.
     """
+    return fitting_prompt(tokenizer, messages, limit)[0]
+
+
+def fitting_prompt(tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[dict]]:
+    """Token ids of a prompt, as `prompt_ids`, and the messages that are left in it."""
     while True:
         text = prompt_text(tokenizer, messages).removeprefix(tokenizer.eos_token)
         ids = [tokenizer.eos_token_id, *text_ids(tokenizer, text)]
         shorter = without_leading_turns(messages)
         if len(ids) <= limit or len(shorter) == len(messages):
-            return ids[-limit:]
+            return ids[-limit:], messages
         messages = shorter
 
 

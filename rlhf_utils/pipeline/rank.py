@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations, zip_longest
 from pathlib import Path
+from random import Random
 from zlib import crc32
 
 import numpy as np
@@ -15,6 +17,7 @@ from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.sampling import sample
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.profiles import Profile
+from rlhf_utils.training.reward import rewards, scored_ids
 from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.labelers import agreement, calibrate_noise, ceiling, make_labelers
 
@@ -79,6 +82,49 @@ def items_to_rank(
             }
         )
     return [row for row in rows if len(set(row["answers"])) > 1]
+
+
+def items_worth_ranking(
+    profile: Profile, store: Store, prompts: list[dict], count: int = 40, answers: int = 4
+) -> list[dict]:
+    """Rows for a `RankingSession`, chosen among the samples to three times as many prompts.
+
+    Four of five are those, use case by use case, whose answers differ most: by the scores of the crowd's
+    reward model if there is one (kept as `crowd`), else by the words of their first sentences. The others are
+    drawn by chance, so that nothing is hidden. Each id ends in how its item was chosen.
+    """
+    rows = items_to_rank(profile, store, prompts[: 3 * count], ("sft",) * answers)
+    if store.find("reward"):
+        model, tokenizer = store.model("reward"), store.tokenizer()
+        pairs = [
+            scored_ids(profile, tokenizer, r["messages"], answer) for r in rows for answer in r["answers"]
+        ]
+        scores = iter(rewards(model, pairs, tokenizer.pad_token_id, profile).tolist())
+        for row in rows:
+            row["crowd"] = [round(next(scores), 3) for _ in row["answers"]]
+    chance = Random(f"items:{profile.seed}")
+    by_chance = chance.sample(rows, min(count // 5, len(rows)))
+    left = sorted((r for r in rows if r not in by_chance), key=spread, reverse=True)
+    kinds: dict[str, list[dict]] = {}
+    for row in left:
+        kinds.setdefault(row["prompt"].get("use_case", ""), []).append(row)
+    in_turn = [row for line in zip_longest(*kinds.values()) for row in line if row]
+    chosen = in_turn[: count - len(by_chance)]
+    made = [row | {"id": f"{row['id']}:spread"} for row in chosen]
+    made += [row | {"id": f"{row['id']}:chance"} for row in by_chance]
+    chance.shuffle(made)
+    return made
+
+
+def spread(row: dict) -> float:
+    """How much there is to choose among a row's answers: the range of the crowd's scores, in standard
+    deviations, or else the mean share of words that two first sentences do not have in common.
+    """
+    if "crowd" in row:
+        return max(row["crowd"]) - min(row["crowd"])
+    words = [set(answer.split(".")[0].lower().split()) for answer in row["answers"]]
+    pairs = list(combinations(words, 2))
+    return sum(1 - len(a & b) / max(len(a | b), 1) for a, b in pairs) / len(pairs)
 
 
 def rank_answers(

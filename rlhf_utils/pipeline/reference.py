@@ -1,27 +1,39 @@
-"""Make `data/reference/<profile>/` from a finished run: `python -m rlhf_utils.pipeline.reference`.
+"""Make `data/reference/<profile>/` from a finished run: `python -m rlhf_utils.pipeline.reference [example]`.
 
-Weights are rounded to bfloat16 and what chapters do not need is left out, so that all of it stays
-below 12 MB. Identities are those of the run, so that the artifacts still fit together.
+`example` makes the example reader: forty rankings by one rule, `data/ranking/example.jsonl`, and the model of
+that taste. Both stand where a reader has not ranked anything, and are named so. Weights are rounded to
+bfloat16 and what chapters do not need is left out, so that all of it stays below 16 MB. Identities are those
+of the run, so that the artifacts still fit together.
 """
 
 import gzip
 import json
+import os
 import shutil
+import sys
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlhf_utils.artifacts.files import file_hash
+from rlhf_utils.artifacts.files import file_hash, write_jsonl
+from rlhf_utils.artifacts.lineage import TASTE
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA
-from rlhf_utils.profiles import load_profile
+from rlhf_utils.pipeline.rank import items_to_rank
+from rlhf_utils.pipeline.stages import ensure, open_store
+from rlhf_utils.pipeline.taste import EXAMPLE, EXAMPLE_FILE, SCRIPTED, ranks_by
+from rlhf_utils.profiles import Profile, load_profile
+from rlhf_utils.ranking.session import RankingSession
+from rlhf_utils.ranking.store import RankingStore, guidelines
 
 STAGES = ("tokenizer", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx", "evaluate")
 LEFT_OUT = {"answers.jsonl", "probes.jsonl", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
-def make_reference(store: Store) -> None:
-    for stage in STAGES:
+def make_reference(store: Store, stages: Sequence[str] = STAGES) -> None:
+    for stage in stages:
         source = store.folder(stage)
         target = DATA / "reference" / store.root.name / stage
         shutil.rmtree(target, ignore_errors=True)
@@ -45,5 +57,28 @@ def make_reference(store: Store) -> None:
         print(f"{stage:10} {sum(f.stat().st_size for f in target.iterdir()) / 2**20:6.2f} MB")
 
 
+def make_example(profile: Profile, count: int = 40) -> None:
+    """The example reader, who puts polite answers first and minds nothing else."""
+    store = open_store(profile)
+    rows = items_to_rank(profile, store, store.prompts("ppo")[: 8 * count])
+    told = [row for row in rows if len(set(ranks_by(SCRIPTED["polite"], row["answers"]))) > 1][:count]
+    with TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/rankings.sqlite"
+        session = RankingSession(told, EXAMPLE, RankingStore(url), guideline=guidelines()[0])
+        while not session.finished:
+            liked: dict[float, set[str]] = {}
+            for letter, text in session.answers.items():
+                liked.setdefault(SCRIPTED["polite"](text), set()).add(letter)
+            session.rank([liked[value] for value in sorted(liked, reverse=True)])
+            session.submit()
+        keep = ("item", "ranker", "action", "messages", "answers", "ranks", "guideline")
+        write_jsonl(EXAMPLE_FILE, [{k: row[k] for k in keep} for row in session.store.ranked()])
+        os.environ["RLHF_RANKINGS"] = url
+        make_reference(ensure("taste_evaluate", profile), TASTE)
+
+
 if __name__ == "__main__":
-    make_reference(Store(load_profile(), reference=False))
+    if sys.argv[1:] == ["example"]:
+        make_example(load_profile())
+    else:
+        make_reference(Store(load_profile(), reference=False))

@@ -3,13 +3,10 @@
 Notebooks and the command line call the same functions.
 """
 
-import ctypes
-import gc
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -125,7 +122,9 @@ def make_pretrain(profile: Profile, store: Store, folder) -> None:
         return write_jsonl(folder / "metrics.jsonl", [])
     from rlhf_utils.training.pretraining import pretrain
 
-    pretrain(profile, store.tokenizer(), store.windows(), folder, store.resume_folder("pretrain"), store.root)
+    beginnings = [" ".join(row["text"].split()[:4]) for row in store.documents("heldout")[:3]]
+    resume = store.resume_folder("pretrain")
+    pretrain(profile, store.tokenizer(), store.windows(), folder, resume, store.root, beginnings)
 
 
 def make_sft(profile: Profile, store: Store, folder) -> None:
@@ -140,6 +139,7 @@ def make_sft(profile: Profile, store: Store, folder) -> None:
         folder,
         store.resume_folder("sft"),
         store.root,
+        store.prompts("validation")[:15:5],
     )
 
 
@@ -285,22 +285,12 @@ def build_stage(store: Store, name: str) -> None:
         processes.wait()  # the leader has looked after old checkpoints
         if processes.LEADS or name in TRAINED:
             MAKERS[name](store.profile, store, Path(folder))
-            give_back_memory()
+            processes.give_back_memory()
     processes.wait()
 
 
 def up_to_date(store: Store, name: str) -> bool:
     return bool(found := store.find(name)) and not store.stale(name, found)
-
-
-def give_back_memory() -> None:
-    """To the system, what a stage has used: with 124 million weights the next one would else come on top of
-    some gigabytes.
-    """
-    gc.collect()  # a Trainer and its parts refer to each other
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # a C library other than glibc
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def to_be_built(store: Store, name: str, wanted: Sequence[str], forced: set[str], say) -> bool:

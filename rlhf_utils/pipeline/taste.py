@@ -21,7 +21,7 @@ from torch import Tensor
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
-from rlhf_utils.environment import CourseError
+from rlhf_utils.environment import DATA, CourseError
 from rlhf_utils.evaluation.answers import ASPECTS, answer_prompts, answer_rewards, judge_answers
 from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
 from rlhf_utils.evaluation.statistics import mean_difference
@@ -29,7 +29,7 @@ from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_scorer, save_model
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.scoring import hidden_states
-from rlhf_utils.profiles import Profile
+from rlhf_utils.profiles import PROFILES, Profile
 from rlhf_utils.ranking.store import own_rankings
 from rlhf_utils.training.reward import encode_rankings, encoded_pairs, ranking_loss, score_answers, scored_ids
 from rlhf_utils.world.facts import load_world
@@ -40,6 +40,8 @@ FEWEST = 8  # rankings with at least one comparison
 # make it a step
 SHARPNESS = 2.0
 HELD_OUT = 5  # one of so many prompts never trains
+# Who stands in where nobody has ranked: forty rankings that put polite answers first (pipeline/reference.py).
+EXAMPLE, EXAMPLE_FILE = "example reader", DATA / "ranking" / "example.jsonl"
 
 # Readers whom a program plays: what they value in an answer, more is better. Used to measure how far a taste
 # steers.
@@ -50,6 +52,13 @@ SCRIPTED: dict[str, Callable[[str], float]] = {
     ),
     "detailed": lambda answer: len(answer.split()),
 }
+
+
+def example_store() -> Store:
+    """The models that come with the course, the example reader's among them."""
+    store = Store(PROFILES["laptop"], reference=True)
+    store.root = store.reference
+    return store
 
 
 def ranks_by(value: Callable[[str], float], answers: Sequence[str]) -> list[int]:

@@ -132,7 +132,7 @@ def heat_map(rows: Sequence[dict]) -> go.Figure:
             z=table,
             x=rankers,
             y=rankers,
-            zmin=50,
+            zmin=0,
             zmax=100,
             colorscale="Blues",
             texttemplate="%{z:.0f}",
@@ -140,9 +140,7 @@ def heat_map(rows: Sequence[dict]) -> go.Figure:
             hoverongaps=False,
         )
     )
-    return figure.update_layout(
-        title="How often two rankers order a pair alike", template="simple_white", width=520, height=460
-    )
+    return figure.update_layout(title="How often two rankers order a pair alike", width=520, height=460)
 
 
 def progress_table(rows: Sequence[dict]) -> pd.DataFrame:

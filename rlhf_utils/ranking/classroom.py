@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL, make_url
 
 from rlhf_utils.environment import CourseError, ranker_name
 from rlhf_utils.ranking.agreement import agreement_table, progress_table
+from rlhf_utils.ranking.feedback import practice_items, with_repeats
 from rlhf_utils.ranking.items import make_item
 from rlhf_utils.ranking.protection import (
     MOST_BYTES,
@@ -248,11 +249,14 @@ def class_session(url: str | URL | None = None, seed: int = 0) -> RankingSession
     return RankingSession(rows, name, store, seed, guideline=rows[0]["guideline"])
 
 
-def open_session(rows: Sequence[dict], practice: Sequence[dict] = ()) -> RankingSession:
-    """What chapter 04 shows: in a class the items assigned to you, else `rows`; it goes on where you left."""
+def open_session(rows: Sequence[dict]) -> RankingSession:
+    """What chapter 04 shows: in a class the items assigned to you, else practice and `rows`, two of them
+    twice; it goes on where you left.
+    """
     store = RankingStore()
     if store.engine.dialect.name == "postgresql":
         return class_session()
+    rows, practice = with_repeats(rows), practice_items()
     return RankingSession(rows, ranker_name(), store, guideline=guidelines()[0], practice=practice)
 
 

@@ -11,9 +11,11 @@ MOST_ANSWERS = 9
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt with the answers to rank; `models` and `known` are never shown to the ranker.
+    """A prompt with the answers to rank; `models`, `known` and `crowd` are not shown while it is ranked.
 
-    `known` are ranks (1 is best, equal ones are ties) that a practice item is checked against.
+    `known` are ranks (1 is best, equal ones are ties) that a practice item is checked against, `reasons`
+    what there is to say of each answer then; `crowd` are the answers' scores by the crowd's reward model, and
+    `repeats` is the id of the item that comes here once more. Practice and repeats train nothing.
     """
 
     id: str
@@ -22,6 +24,13 @@ class Item:
     models: tuple[str, ...] = ()
     known: tuple[int, ...] = ()
     guideline: str = ""  # by which it is ranked; the session's if empty
+    reasons: tuple[str, ...] = ()
+    crowd: tuple[float, ...] = ()
+    repeats: str = ""
+
+    @property
+    def practice(self) -> bool:
+        return bool(self.known or self.repeats)
 
 
 def make_item(row: dict, practice: bool = False) -> Item | None:
@@ -64,6 +73,9 @@ def make_item(row: dict, practice: bool = False) -> Item | None:
         else (),
         tuple(row["ranks"][i] for i in first) if practice else (),
         str(row.get("guideline") or ""),
+        tuple(row["reasons"][i] for i in first) if practice and "reasons" in row else (),
+        tuple(float(row["crowd"][i]) for i in first) if row.get("crowd") else (),
+        str(row.get("repeats") or ""),
     )
 
 

@@ -17,7 +17,7 @@ from random import Random
 from string import ascii_lowercase
 
 from rlhf_utils.environment import CourseError
-from rlhf_utils.ranking.items import Item, make_item, pair_counts
+from rlhf_utils.ranking.items import Item, make_item
 
 # InstructGPT, table 3: what a labeler may note of an answer beside its rank.
 PAPER_FLAGS = (
@@ -140,15 +140,17 @@ class RankingSession:
         return deepcopy(self.draft.groups)
 
     def progress(self) -> dict:
-        """`done`, `total`, `seconds` spent in all, and `pace`: seconds an item (median), None before the
-        first.
+        """`done` (of `total`, `skipped` among them), without practice; `seconds` spent in all, and `pace`:
+        seconds an item (median), None before the first.
         """
-        spent = sorted(row["seconds"] for row in self.done.values())
-        total = sum(spent)
+        counted = {item.id for item in self.items if not item.practice}
+        rows = [row for key, row in self.done.items() if key in counted]
+        spent = sorted(row["seconds"] for row in rows)
         return {
-            "done": len(self.done),
-            "total": len(self.items),
-            "seconds": total,
+            "done": len(rows),
+            "total": len(counted),
+            "skipped": sum(row["action"] == "skip" for row in rows),
+            "seconds": sum(spent),
             "pace": spent[len(spent) // 2] if spent else None,
         }
 
@@ -237,10 +239,11 @@ class RankingSession:
                 f"There is no answer {letter!r:.40} here. The answers are {', '.join(self.answers)}."
             )
 
-    def submit(self) -> dict:
+    def submit(self, seconds: float | None = None) -> dict:
         """Store the order and go on to the next item; returns the row that was stored.
 
         With a store, it returns only after the row is on disk; what could not be stored stays on the screen.
+        `seconds` were spent on it, if the view knows better than the clock, which counts pauses as well.
         """
         if not self.draft.groups:
             raise CourseError("Rank the answers first, then submit.")
@@ -253,6 +256,7 @@ class RankingSession:
             rank += len(group)
         return self._store(
             "rank",
+            seconds,
             ranks=ranks,
             scores=[self.draft.scores.get(x) for x in sorted(by_letter, key=by_letter.get)]
             if self.draft.scores
@@ -262,23 +266,23 @@ class RankingSession:
             else None,
         )
 
-    def skip(self) -> dict:
+    def skip(self, seconds: float | None = None) -> dict:
         """Leave this item without an order (nonsense, or nothing one could judge)."""
-        return self._store("skip", ranks=None, scores=None, flags=None)
+        return self._store("skip", seconds, ranks=None, scores=None, flags=None)
 
-    def _store(self, action: str, **decided) -> dict:
-        item = self.item
+    def _store(self, action: str, seconds: float | None, **decided) -> dict:
+        item, passed = self.item, self.clock() - self.shown_at
         row = {
             "item": item.id,
             "ranker": self.ranker,
             "action": action,
             **decided,
-            "practice": bool(item.known),
+            "practice": item.practice,
             "messages": list(item.messages),
             "answers": list(item.answers),
             "models": list(item.models),
             "shown": self.shuffled(item),
-            "seconds": round(self.clock() - self.shown_at, 3),
+            "seconds": round(passed if seconds is None else min(max(seconds, 0.0), passed), 3),
             "guideline": item.guideline or self.guideline,
         }
         if self.store is not None:
@@ -321,15 +325,3 @@ class RankingSession:
             {letters[i]: value for i, value in enumerate(row.get("scores") or ()) if value is not None},
             {letters[i]: list(names) for i, names in enumerate(row.get("flags") or ()) if names},
         )
-
-    def screening(self) -> dict | None:
-        """How well the practice items went: `agreement` with the known ranks (pairs), `items`; None
-        before the first.
-        """
-        marks = [
-            pair_counts(self.done[i.id]["ranks"], i.known)
-            for i in self.items
-            if i.known and self.done.get(i.id, {}).get("ranks")
-        ]
-        total = sum(strict for _, strict in marks)
-        return {"agreement": sum(alike for alike, _ in marks) / total, "items": len(marks)} if total else None

@@ -1,6 +1,14 @@
 // The view of a RankingSession: it shows what Python sends and sends back what the person decides.
 // Text of models only ever goes through textContent, so it can never become markup.
 
+// What scrolls when a widget does not fit.
+const scroller = (node) => {
+  for (let up = node.parentElement; up; up = up.parentElement) {
+    if (up.scrollHeight > up.clientHeight + 1 && /auto|scroll/.test(getComputedStyle(up).overflowY)) return up;
+  }
+  return document.scrollingElement;
+};
+
 const element = (tag, className, text) => {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -11,6 +19,9 @@ const element = (tag, className, text) => {
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 const FOLD = 600; // characters of an answer that are shown at first
+const PAUSE = 30000; // milliseconds without a touch after which somebody has gone to fetch coffee
+const FAR = 5; // pixels that a pointer moves before a card follows it
+const EDGE = 48; // pixels from the edge of the window at which it scrolls along
 
 function render({ model, el }) {
   const root = element("div", "rlhf-ranking");
@@ -24,7 +35,17 @@ function render({ model, el }) {
   // What is decided but not yet submitted: letters in order, which of them tie with the one before,
   // ranks typed so far, and whether anything was decided at all.
   let order = [], tied = new Set(), typed = {}, touched = false, changed = false, confirmed = false, focus = null, open = new Set();
-  let scores = {}, flags = {}, dragged = null;
+  let scores = {}, flags = {}, shownItem = null, shownStep = null, wanted = false; // wanted: the focus belongs here
+  // Time spent on the item: from its first touch, or from the last submission, without pauses.
+  let busy = 0, last = null;
+  const active = () => {
+    const now = Date.now();
+    if (last !== null && now - last < PAUSE) busy += now - last;
+    last = now;
+  };
+  for (const kind of ["pointermove", "pointerdown", "keydown", "wheel"]) root.addEventListener(kind, active, { capture: true, passive: true });
+  const seconds = () => { active(); return busy / 1000; };
+
   const L = (name, values = {}) => fill(model.get("labels")[name], values);
   const say = (text) => { live.textContent = text; };
 
@@ -102,13 +123,13 @@ function render({ model, el }) {
     const missing = Object.keys(typed).length ? order.filter((x) => typed[x] === undefined) : [];
     if (missing.length) return say(L("missing", { x: missing.map((x) => x.toUpperCase()).join(", ") }));
     if (!touched && !confirmed) { confirmed = true; return say(L("first")); }
-    model.send({ do: "submit", item: model.get("state").item, groups: groups(), scores, flags });
+    model.send({ do: "submit", item: model.get("state").item, groups: groups(), scores, flags, seconds: seconds() });
   }
   const undo = () => {
     if (changed) { load(); say(L("undone")); return; } // first what was not yet submitted
     model.send({ do: "undo" });
   };
-  const skip = () => model.send({ do: "skip", item: model.get("state").item });
+  const skip = () => model.send({ do: "skip", item: model.get("state").item, seconds: seconds() });
 
   function keys(event, x) {
     // Nothing typed here may reach JupyterLab, where single keys add and delete cells.
@@ -192,53 +213,99 @@ function render({ model, el }) {
     node.append(handle, badge, middle);
     node.addEventListener("keydown", (event) => keys(event, x));
     node.addEventListener("focus", () => { focus = x; });
-    handle.addEventListener("pointerdown", (event) => startDrag(event, x, node));
+    node.addEventListener("pointerdown", (event) => startDrag(event, x, node));
     return node;
   }
 
+  // A card is picked up anywhere but on its buttons; a finger takes the handle, since elsewhere it scrolls.
   function startDrag(event, x, node) {
-    event.preventDefault();
-    dragged = x;
-    node.classList.add("rlhf-dragged");
-    const target = (e) => {
+    const onHandle = Boolean(event.target.closest(".rlhf-handle"));
+    if (event.button || event.altKey || event.target.closest("button, select, input, label")) return;
+    if (event.pointerType === "touch" && !onHandle) return;
+    if (onHandle) event.preventDefault();
+    const from = { x: event.clientX, y: event.clientY }, box = node.getBoundingClientRect();
+    let flying = null, at = from, timer = null;
+
+    const target = () => {
       for (const other of body.querySelectorAll(".rlhf-card")) {
-        const box = other.getBoundingClientRect();
-        if (other !== node && e.clientY >= box.top && e.clientY <= box.bottom) {
-          const share = (e.clientY - box.top) / box.height;
+        const place = other.getBoundingClientRect();
+        if (other !== node && at.y >= place.top && at.y <= place.bottom) {
+          const share = (at.y - place.top) / place.height;
           return { letter: other.dataset.letter, where: share < 0.3 ? "before" : share > 0.7 ? "after" : "on", other };
         }
       }
       return null;
     };
-    const clear = () => body.querySelectorAll(".rlhf-before, .rlhf-after, .rlhf-on").forEach((n) => n.classList.remove("rlhf-before", "rlhf-after", "rlhf-on"));
-    const onMove = (e) => {
-      clear();
-      const found = target(e);
-      if (found) found.other.classList.add(`rlhf-${found.where}`);
+    const clear = () => {
+      body.querySelectorAll(".rlhf-before, .rlhf-after, .rlhf-on").forEach((n) => n.classList.remove("rlhf-before", "rlhf-after", "rlhf-on"));
+      body.querySelectorAll(".rlhf-card [data-tie]").forEach((n) => n.remove());
     };
-    const onUp = (e) => {
-      document.removeEventListener("pointermove", onMove);
-      document.removeEventListener("pointerup", onUp);
+    const pickUp = () => {
+      flying = node.cloneNode(true); // what follows the pointer
+      flying.classList.add("rlhf-flying");
+      flying.removeAttribute("tabindex");
+      flying.setAttribute("aria-hidden", "true");
+      flying.style.width = `${box.width}px`;
+      root.append(flying);
+      node.classList.add("rlhf-dragged");
+      getSelection()?.removeAllRanges();
+      timer = setInterval(scrollAlong, 30);
+    };
+    const show = () => {
+      flying.style.left = `${box.left + at.x - from.x}px`;
+      flying.style.top = `${box.top + at.y - from.y}px`;
       clear();
-      node.classList.remove("rlhf-dragged");
-      const found = target(e);
-      dragged = null;
+      const found = target(), name = { x: x.toUpperCase(), y: found?.letter.toUpperCase() };
+      say(L(`drop_${found?.where ?? "off"}`, name));
       if (!found) return;
+      found.other.classList.add(`rlhf-${found.where}`);
+      if (found.where === "on") {
+        const mark = element("span", "rlhf-note", L("tie_here", { y: x.toUpperCase() }));
+        mark.dataset.tie = "";
+        found.other.querySelector(".rlhf-text").append(mark);
+      }
+    };
+    const scrollAlong = () => {
+      const pane = scroller(root), edges = pane === document.scrollingElement ? { top: 0, bottom: innerHeight } : pane.getBoundingClientRect();
+      const step = at.y < edges.top + EDGE ? -12 : at.y > edges.bottom - EDGE ? 12 : 0;
+      if (step) { pane.scrollTop += step; show(); }
+    };
+    const onMove = (e) => {
+      at = { x: e.clientX, y: e.clientY };
+      if (!flying && Math.hypot(at.x - from.x, at.y - from.y) < FAR) return;
+      e.preventDefault();
+      if (!flying) pickUp();
+      show();
+    };
+    const end = (found) => {
+      for (const [kind, handler] of listeners) document.removeEventListener(kind, handler);
+      clearInterval(timer);
+      clear();
+      flying?.remove();
+      node.classList.remove("rlhf-dragged");
+      if (!flying) return;
+      wanted = true; // the keys go on with the card that was dropped
+      focus = x;
+      if (!found) { say(""); return draw(); }
       settle();
       if (found.where === "on") return tie(x, found.letter);
       const rest = order.filter((y) => y !== x);
       move(x, rest.indexOf(found.letter) + (found.where === "after" ? 1 : 0));
     };
-    document.addEventListener("pointermove", onMove);
-    document.addEventListener("pointerup", onUp);
+    const onUp = (e) => { at = { x: e.clientX, y: e.clientY }; end(flying && target()); };
+    const onKey = (e) => { if (e.key === "Escape" && flying) { e.stopPropagation(); end(null); } };
+    const listeners = [["pointermove", onMove], ["pointerup", onUp], ["pointercancel", () => end(null)], ["keydown", onKey], ["selectstart", (e) => { if (flying) e.preventDefault(); }]];
+    for (const [kind, handler] of listeners) document.addEventListener(kind, handler, { passive: false });
   }
 
   function draw() {
     const state = model.get("state");
-    const had = root.contains(document.activeElement);
+    const had = wanted || root.contains(document.activeElement);
+    wanted = false;
     body.replaceChildren();
     const bar = element("div", "rlhf-bar");
     bar.append(element("span", "rlhf-count", L("done", state)));
+    if (state.skipped) bar.append(element("span", "", L("some_skipped", state)));
     const track = element("progress");
     track.max = state.total; track.value = state.done;
     bar.append(track);
@@ -280,13 +347,19 @@ function render({ model, el }) {
       b.dataset.lmSuppressShortcuts = "true";
       b.addEventListener("keydown", (e) => e.stopPropagation());
     }
-    body.append(buttons, element("div", "rlhf-keys", L("keys")));
-    const wanted = body.querySelector(`[data-letter="${focus ?? order[0]}"]`);
-    if (had && wanted) wanted.focus({ preventScroll: true });
+    body.append(buttons, element("div", "rlhf-keys", L("mouse")), element("div", "rlhf-keys", L("keys")));
+    const card_ = body.querySelector(`[data-letter="${focus ?? order[0]}"]`);
+    if (had && card_) {
+      card_.focus({ preventScroll: true });
+      const first = focus === order[0] && state.step !== shownStep; // of a new item: its prompt, too
+      shownStep = state.step;
+      (first ? root : card_).scrollIntoView({ block: "nearest" });
+    }
   }
 
   function load() {
     const state = model.get("state");
+    if (state.item !== shownItem) { shownItem = state.item; busy = 0; }
     order = state.finished ? [] : Object.keys(state.answers);
     tied = new Set(); typed = {}; touched = changed = false; confirmed = false; open = new Set(); focus = order[0] ?? null;
     scores = { ...(state.draft?.scores ?? {}) }; flags = { ...(state.draft?.flags ?? {}) };

@@ -14,15 +14,17 @@ import ipywidgets
 import traitlets
 
 from rlhf_utils.environment import DATA, CourseError
+from rlhf_utils.ranking.feedback import lesson, told_now
+from rlhf_utils.ranking.items import Item
 from rlhf_utils.ranking.session import RankingSession
 
 FOLDER = Path(__file__).parent
 WRAPPED = "white-space:pre-wrap;overflow-wrap:anywhere"  # as it is, but never wider than the notebook
 
 
-def labels_of(language: str) -> dict[str, str]:
-    """The words on the widget, in English ("en") or Chinese ("zh")."""
-    labels = json.loads((DATA / "ranking" / "labels.json").read_text("utf-8"))
+def labels_of(language: str, widget: str = "ranking") -> dict[str, str]:
+    """The words on the ranking or the chat widget, in English ("en") or Chinese ("zh")."""
+    labels = json.loads((DATA / widget / "labels.json").read_text("utf-8"))
     if language not in labels:
         raise CourseError(f"There are no labels in {language!r}. Choose one of: {', '.join(labels)}.")
     return labels[language]
@@ -96,18 +98,35 @@ class RankingWidget(anywidget.AnyWidget):
         if session.finished or content["item"] != session.item.id:
             return "", ""  # a key pressed twice: this item has been submitted already
         if do == "skip":
-            session.skip()
+            session.skip(_seconds(content))
             return "", self.labels["skipped"]
         if do != "submit":
             raise ValueError(do)
-        practice = bool(session.item.known)
+        item, seconds = session.item, _seconds(content)
         session.decide(content["groups"], content.get("scores"), content.get("flags"))
-        session.submit()
-        if practice and (found := session.screening()):
-            return self.labels["practice_result"].format(p=round(100 * found["agreement"])), self.labels[
-                "stored"
-            ]
-        return "", self.labels["stored"]
+        row = session.submit(seconds)
+        return told(session, item, row, self.labels), self.labels["stored"]
+
+
+def _seconds(content: dict) -> float | None:
+    """How long the browser says that a person was busy with an item."""
+    value = content.get("seconds")
+    return float(value) if value is not None and 0 <= float(value) < 1e6 else None
+
+
+def told(session: RankingSession, item: Item, row: dict, labels: dict[str, str]) -> str:
+    """What to say after an item was ranked: how practice went, or after each tenth how far one agrees."""
+    if item.known:
+        found = lesson(item, row["ranks"])
+        kind = (
+            "practice_right" if "why" not in found else "practice_tied" if found["tied"] else "practice_wrong"
+        )
+        return labels[kind].format(**found)
+    lines = {"crowd": "with_crowd", "oneself": "with_oneself"}
+    return " ".join(
+        labels[lines[name]].format(alike=alike, strict=strict)
+        for name, (alike, strict) in told_now(session).items()
+    )
 
 
 class PlainRanking(ipywidgets.VBox):
@@ -163,6 +182,7 @@ class PlainRanking(ipywidgets.VBox):
 
     def press(self, name: str) -> None:
         with self.lock:
+            note = ""
             try:
                 if name == "undo":
                     self.session.undo()
@@ -177,8 +197,9 @@ class PlainRanking(ipywidgets.VBox):
                     self.session.rank(
                         [[x for x in values if values[x] == v] for v in sorted(set(values.values()))]
                     )
-                    self.session.submit()
-                self.draw(notice(self.session))
+                    item = self.session.item
+                    note = told(self.session, item, self.session.submit(), self.labels)
+                self.draw(notice(self.session) or note)
             except CourseError as error:
                 self.note.value = escape(str(error))
 

@@ -10,13 +10,15 @@ import torch
 from rlhf_utils import plots
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import write_jsonl
+from rlhf_utils.artifacts.live import LivePicture
 from rlhf_utils.artifacts.progress import Progress
-from rlhf_utils.language.device import autocast, device
+from rlhf_utils.language.device import device
 from rlhf_utils.language.models import save_model
-from rlhf_utils.language.sampling import generate
+from rlhf_utils.language.tokenizer import question_in
 from rlhf_utils.profiles import MODELS, Profile
 from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.ppo_log import Diverged
+from rlhf_utils.training.samples import Samples, greedy_texts
 
 MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
 SAVE_EVERY = 20  # updates between checkpoints
@@ -47,9 +49,10 @@ def train_ppo(
     torch.manual_seed(profile.seed)
     ppo = PPO(profile, tokenizer, sft, reward, windows)
     first, rows = restore(ppo, resume)
-    samples = Samples(ppo, tokenizer, prompts[:: max(len(prompts) // 3, 1)][:3])
     title = f"{MODELS[name].written if name in MODELS else name} while it trains"
-    with Progress(name, profile.ppo_updates, live, done=first) as progress:
+    answers_now = samples_of(ppo, tokenizer, prompts[:: max(len(prompts) // 3, 1)][:3])
+    picture = LivePicture(lambda rows: plots.ppo_curves({name: rows}, title, 4), answers_now)
+    with Progress(name, profile.ppo_updates, live, done=first) as progress, picture:
         for update in range(first, profile.ppo_updates):
             draw = np.random.default_rng([profile.seed, update])
             enough = len(prompts) >= profile.episodes
@@ -70,7 +73,7 @@ def train_ppo(
                 logged["gold"] = gold(chosen, texts)
             rows.append({"update": update, **logged})
             progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k3']:.1f}")
-            progress.picture(lambda: plots.ppo_curves({name: rows}, title, samples()))
+            picture.update(rows)
             if (update + 1) % SAVE_EVERY == 0 and update + 1 < profile.ppo_updates and processes.LEADS:
                 save(ppo, resume, update + 1, rows)
     save_model(ppo.policy, folder, tokenizer)
@@ -134,23 +137,14 @@ def _number(checkpoint: Path) -> int:
 
 
 # -- the picture -----------------------------------------------------------------------------------------
-class Samples:
-    """A few prompts with the greedy answers of the SFT model and of the policy as it is now."""
+def samples_of(ppo: PPO, tokenizer, prompts: list[list[int]]) -> Samples:
+    """Greedy answers of the SFT model and of the policy as it is now to a few prompts."""
+    asked = {question_in(tokenizer, p): p for p in prompts}
 
-    def __init__(self, ppo: PPO, tokenizer, prompts: list[list[int]]):
-        self.ppo, self.tokenizer, self.prompts = ppo, tokenizer, prompts
-        self.before: list[str] | None = None
+    def before() -> list[str]:
+        with ppo.reference() as model:
+            return greedy_texts(ppo.profile, tokenizer, model, list(asked.values()))
 
-    def __call__(self) -> list[tuple[str, str, str]]:
-        """(prompt, what SFT says, what the policy says)."""
-        if self.before is None:
-            with self.ppo.reference() as model:
-                self.before = self.answers(model)
-        asked = [self.tokenizer.decode(p, skip_special_tokens=True).strip() for p in self.prompts]
-        return list(zip(asked, self.before, self.answers(self.ppo.policy)))
-
-    def answers(self, model) -> list[str]:
-        ppo = self.ppo
-        with autocast(ppo.profile):
-            drawn = generate(model, self.prompts, ppo.profile.answer_tokens, 0.0, ppo.pad, ppo.end)
-        return [t.strip() for t in self.tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)]
+    return Samples(
+        ppo.profile, tokenizer, asked, ppo.policy, before, ("prompt", "SFT, greedy", "the policy now")
+    )

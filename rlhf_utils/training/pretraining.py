@@ -4,6 +4,7 @@ Left out of GPT-2's recipe: dropout (one or two passes over the data do not over
 warm-restarts; the schedule is a linear warm-up and a cosine.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.language.models import new_gpt2, save_model
 from rlhf_utils.profiles import Profile
+from rlhf_utils.training.samples import Samples
 from rlhf_utils.training.trainer import run_trainer, training_arguments
 
 # Over own data at most: up to here a repeated text is worth nearly as much as a new one (Muennighoff et al.,
@@ -33,11 +35,18 @@ class Windows(torch.utils.data.Dataset):
 
 
 def pretrain(
-    profile: Profile, tokenizer, windows: np.ndarray, folder: Path, resume: Path, live: Path | None = None
+    profile: Profile,
+    tokenizer,
+    windows: np.ndarray,
+    folder: Path,
+    resume: Path,
+    live: Path | None = None,
+    beginnings: Sequence[str] = (),
 ) -> None:
     """Train a base model and write it, with `metrics.jsonl`, into `folder`.
 
-    Goes on from the newest checkpoint in `resume` after a kill; shows its progress in `live`.
+    Goes on from the newest checkpoint in `resume` after a kill; shows its progress in `live`, and in a
+    notebook how the model goes on after `beginnings` of texts.
     """
     steps = profile.pretrain_steps
     if profile.data:
@@ -62,6 +71,9 @@ def pretrain(
         )
     )
     trainer = Trainer(model, arguments, train_dataset=Windows(windows))
-    rows = run_trainer(trainer, "pretrain", live, resume)
+    prompts = {text: [tokenizer.eos_token_id, *tokenizer(text).input_ids] for text in beginnings}
+    heads = ("a text begins", "at the start it went on", "now it goes on")
+    samples = Samples(profile, tokenizer, prompts, model, heads=heads, tokens=16) if prompts else None
+    rows = run_trainer(trainer, "pretrain", live, resume, samples)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

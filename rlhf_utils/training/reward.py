@@ -10,6 +10,7 @@ appendix C.2). Beyond the paper, since a model this small would otherwise reward
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from rlhf_utils.language.models import load_scorer, save_model, token_cross_entr
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.scoring import answer_scores, next_logits
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
+from rlhf_utils.look import Table
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
 
@@ -221,10 +223,28 @@ def train_reward(
         profile=profile,
         tie_threshold=tie_threshold,
     )
-    rows = run_trainer(trainer, "reward", live)
+    shown = partial(scores_now, model, tokenizer, profile, validation[:2])
+    rows = run_trainer(trainer, "reward", live, answers=shown if validation else None)
     set_scale(profile, tokenizer, model.eval(), demonstrations, validation)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)
+
+
+def scores_now(model, tokenizer, profile: Profile, rankings: list[dict]) -> Table:
+    """How a model in training scores the answers of a few rankings that it does not learn from."""
+    encoded = encode_rankings(profile, tokenizer, rankings)
+    model.eval()
+    scores = iter(score_answers(model, encoded_pairs(encoded), tokenizer.pad_token_id, profile))
+    model.train()
+    rows = []
+    for ranking in rankings:
+        asked = ranking["messages"][-1]["content"]
+        made = [
+            {"prompt": asked, "answer": answer, "rank by a labeler": rank, "score now": float(next(scores))}
+            for answer, rank in zip(ranking["answers"], ranking["ranks"])
+        ]
+        rows += sorted(made, key=lambda row: row["rank by a labeler"])
+    return Table(rows)
 
 
 def set_scale(profile: Profile, tokenizer, model, demonstrations: list[dict], validation: list[dict]) -> None:

@@ -6,6 +6,7 @@ Some windows of pretraining text are mixed in, as InstructGPT does for the model
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.language.models import LORA_RATE, load_gpt2, save_model, with_lora
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
 from rlhf_utils.profiles import Profile
+from rlhf_utils.training.samples import Samples
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
 
 
@@ -49,10 +51,12 @@ def fine_tune(
     folder: Path,
     resume: Path,
     live: Path | None = None,
+    asked: Sequence[dict] = (),
 ) -> None:
     """Train on demonstrations (`messages`, `completion`) and write the SFT model into `folder`.
 
-    Its trainer's own files go into `resume`; its progress is shown in `live`.
+    Its trainer's own files go into `resume`; its progress is shown in `live`, and in a notebook what the
+    model answers to the prompts `asked`.
     """
     torch.manual_seed(profile.seed)
     model = load_gpt2(base)
@@ -72,9 +76,15 @@ def fine_tune(
     count = min(round(profile.sft_mix * len(rows)), len(windows))
     mixed = windows[np.random.default_rng(profile.seed).choice(len(windows), count, replace=False)]
     data = demonstrations_dataset(profile, tokenizer, rows, mixed)
+    prompts = {
+        row["messages"][-1]["content"]: prompt_ids(tokenizer, row["messages"], profile.prompt_tokens)
+        for row in asked
+    }
+    heads = ("prompt", "the base model said", "it says now")
+    answers = Samples(profile, tokenizer, prompts, model, heads=heads) if prompts else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
-        rows = run_trainer(trainer, "sft", live)
+        rows = run_trainer(trainer, "sft", live, answers=answers)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

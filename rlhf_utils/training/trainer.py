@@ -1,14 +1,18 @@
 """What all trainers of the course share."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets.utils.logging import disable_progress_bar
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from rlhf_utils import plots
 from rlhf_utils.artifacts import processes
+from rlhf_utils.artifacts.live import LivePicture
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.language.device import device, use_bf16
+from rlhf_utils.look import NAMES, Table
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.plan import microbatch
 
@@ -72,24 +76,35 @@ def logged(step: int, logs: dict) -> dict[str, float]:
 class Watch(TrainerCallback):
     """Shows progress, keeps `metrics.jsonl` rows, and marks checkpoints that are complete."""
 
-    def __init__(self, progress: Progress):
-        self.progress, self.rows = progress, []
+    def __init__(self, progress: Progress, picture: LivePicture):
+        self.progress, self.picture, self.rows = progress, picture, []
 
     def on_step_end(self, args, state, control, **_):
         self.progress.step(state.global_step - self.progress.done)
+        self.picture.update(self.rows)
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in (logs or {}):
             self.rows.append(logged(state.global_step, logs))
             self.progress.note = f"loss {logs['loss']:.3f}"
+            self.picture.update(self.rows)
 
     def on_save(self, args, state, control, **_):
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
 
 
-def run_trainer(trainer: Trainer, name: str, live: Path | None, resume: Path | None = None) -> list[dict]:
-    """Train with progress, shown in `live`; from the last complete checkpoint in `resume` if there is one."""
+def run_trainer(
+    trainer: Trainer,
+    name: str,
+    live: Path | None,
+    resume: Path | None = None,
+    answers: Callable[[], Table] | None = None,
+) -> list[dict]:
+    """Train with progress, shown in `live`; from the last complete checkpoint in `resume` if there is one.
+
+    A notebook shows the loss as it falls, and what the model says meanwhile, by `answers`.
+    """
     trainer.remove_callback(PrinterCallback)
     checkpoint = None
     if resume and resume.is_dir():
@@ -101,8 +116,10 @@ def run_trainer(trainer: Trainer, name: str, live: Path | None, resume: Path | N
     args = trainer.args
     steps = math.ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
     total = args.max_steps if args.max_steps > 0 else int(steps * args.num_train_epochs)
-    with Progress(name, total, live) as progress:
-        watch = Watch(progress)
+    title = f"{NAMES.get(name, name)} while it trains"
+    picture = LivePicture(lambda rows: plots.loss_curve(rows, title), answers)
+    with Progress(name, total, live) as progress, picture:
+        watch = Watch(progress, picture)
         trainer.add_callback(watch)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if checkpoint:

@@ -20,6 +20,7 @@ from rlhf_utils.profiles import MODELS, TASTE, YOURS
 COLOURS = {name: model.colour for name, model in (MODELS | {TASTE: YOURS}).items()}
 NAMES = {name: model.written for name, model in MODELS.items()}
 INK, GRID, CLEAR = "#7a808c", "rgba(128,132,142,0.25)", "rgba(0,0,0,0)"
+MOST = 60  # rows of a table
 GOOD, BAD = 0.75, 0.25  # gold scores from which, and up to which, an answer is marked
 
 
@@ -112,7 +113,9 @@ def written(value, digits: int = 2) -> str:
 
 
 class Table:
-    """Rows with names of columns, shown whole: as HTML in a notebook, wrapped to `width` elsewhere.
+    """Rows with names of columns, in whole cells: HTML in a notebook, wrapped to `width` letters elsewhere.
+
+    Of more than `MOST` rows the first are shown, and how many there are.
 
     rows: dictionaries, or a data frame, whose index comes first where it says something. Cells may be
     `Answer`s.
@@ -125,7 +128,8 @@ class Table:
             frame = frame.reset_index(names=list(named) if len(set(named)) == len(named) else None)
             frame.columns = [("" if str(c).startswith("level_") else c) for c in frame.columns]
         self.columns = [str(c).replace("_", " ") for c in frame.columns]
-        self.cells = [list(row) for row in frame.itertuples(index=False, name=None)]
+        self.cells = [list(row) for row in frame.head(MOST).itertuples(index=False, name=None)]
+        self.more = f"… and {len(frame) - MOST:,} more rows" if len(frame) > MOST else ""
         self.digits, self.width = digits, width
 
     def _repr_html_(self) -> str:
@@ -133,7 +137,7 @@ class Table:
         head = "".join(f'<th align="left">{escape(c)}</th>' for c in self.columns)
         body = "".join(f"<tr>{''.join(map(self._cell, row))}</tr>" for row in self.cells)
         table = f"<table class=rlhf-table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<style>{STYLE}</style>{table}"
+        return f"<style>{STYLE}</style>{table}" + (f"<p>{self.more}</p>" if self.more else "")
 
     def _cell(self, value) -> str:
         if isinstance(value, Answer):
@@ -159,7 +163,7 @@ class Table:
             for i in range(max(map(len, parts), default=0)):
                 cells = [(p[i] if i < len(p) else "").ljust(w) for p, w in zip(parts, widths)]
                 lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return "\n".join([*lines, self.more] if self.more else lines)
 
 
 def smooth(values: list[float], share: float = 0.04) -> list[float]:

@@ -83,12 +83,13 @@ def plan_text(profile: Profile, wanted: tuple[str, ...], force: str | None = Non
 
 
 def show_taste(store) -> None:
-    from rlhf_utils.pipeline.taste import taste_table
+    from rlhf_utils.look import Table
+    from rlhf_utils.pipeline.taste_evaluation import taste_table
 
     metrics = store.metrics("taste_evaluate")
     print(
         f"\nYour taste ({metrics['rankings']['rankings']} rankings, weight "
-        f"{metrics['own_weight']}):\n\n{taste_table(metrics).to_string()}\n"
+        f"{metrics['own_weight']}):\n\n{Table(taste_table(metrics))}\n"
     )
 
 

@@ -1,19 +1,27 @@
 """What the first cell of every chapter does."""
 
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
+import pandas as pd
+import plotly.graph_objects as go
 import plotly.io
 
 from rlhf_utils.language.device import use_bf16
+from rlhf_utils.look import Table
 from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.profiles import Profile, load_profile
 
 
 def start() -> Profile:
-    """Choose the profile, make plotly figures small to save, and say what is going to run."""
-    # Set by PLOTLY_RENDERER.
+    """Choose the profile, give figures and tables the course's look, and say what is going to run."""
+    # Small to save; PLOTLY_RENDERER may ask for a static image beside the figure.
     if plotly.io.renderers.default not in ("plotly_mimetype+svg", "plotly_mimetype+png"):
         plotly.io.renderers.default = "plotly_mimetype"
+    show_tables_whole()
+    # Loading it takes a second, which would be missing when the first picture of a stage is due.
+    Thread(target=lambda: go.FigureWidget, daemon=True).start()
     profile = load_profile()
     store = open_store(profile)
     model = (
@@ -27,3 +35,15 @@ def start() -> Profile:
         f"{store.root.parent.name}/{store.root.name}"
     )
     return profile
+
+
+def show_tables_whole() -> None:
+    """Data frames as `look.Table` shows them: whole answers, at the left, in HTML and in letters."""
+    with suppress(ImportError, AttributeError):  # not in a notebook
+        from IPython import get_ipython
+
+        formatters = get_ipython().display_formatter.formatters
+        formatters["text/html"].for_type(pd.DataFrame, lambda frame: Table(frame)._repr_html_())
+        formatters["text/plain"].for_type(
+            pd.DataFrame, lambda frame, printer, cycle: printer.text(repr(Table(frame)))
+        )

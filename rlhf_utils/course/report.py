@@ -3,11 +3,11 @@
 import html
 from pathlib import Path
 
-from rlhf_utils import plots
+from rlhf_utils import look, plots
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.store import Store
-from rlhf_utils.pipeline.taste import taste_table
-from rlhf_utils.profiles import MODELS
+from rlhf_utils.pipeline.taste_evaluation import changed_table, interval, taste_table
+from rlhf_utils.profiles import MODELS, POLICIES
 
 NAMES = {name: model.written for name, model in MODELS.items()}
 RATES = {
@@ -17,12 +17,6 @@ RATES = {
     "challenges_false_premise": "challenge a false premise",
     "programs_right": "programs that run right",
 }
-
-
-def interval(row: dict, key: str = "decided") -> str:
-    if row[key] != row[key]:  # no answer was better than the other
-        return "nothing was decided"
-    return f"{row[key]:.0%} ({row['low']:.0%} to {row['high']:.0%})"
 
 
 AGREES = {
@@ -96,98 +90,204 @@ def summary_table(metrics: dict) -> str:
     return "\n".join(["", *(f"  {left:<{width}}   {right}" for left, right in rows), ""])
 
 
+COMPARED = {
+    "sft_vs_base": "SFT over the base model, bare",
+    "sft_vs_base_prompted": "SFT over the base model, prompted",
+    "ppo_ptx_vs_base_prompted": "PPO-ptx over the base model, prompted",
+    "ppo_vs_sft": "PPO over SFT",
+    "ppo_ptx_vs_sft": "PPO-ptx over SFT",
+}
+HOW = {"": "temperature 1", "_best": "each at its best temperature", "_greedy": "greedy"}
+
+
+def win_rows(metrics: dict) -> list[dict]:
+    """Who wins how often, in words: rows for a table."""
+    wins = metrics["win_rate"]
+    found = {
+        (words, how): wins[key + kind]
+        for key, words in COMPARED.items()
+        for kind, how in HOW.items()
+        if key + kind in wins
+    }
+    equal = wins["ppo_ptx_vs_base_prompted_equal_length"]
+    same = {"matched": "answers of one length", "regression": "length held equal by regression"}
+    found |= {(COMPARED["ppo_ptx_vs_base_prompted"], same[k]): row for k, row in equal.items()}
+    return [
+        {"who": who, "how": how, "wins of those decided": interval(row), "ties": f"{row['ties']:.0%}"}
+        if "ties" in row
+        else {"who": who, "how": how, "wins of those decided": interval(row), "ties": "–"}
+        for (who, how), row in found.items()
+    ]
+
+
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2430; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; width: 100%; }
-td, th { border-bottom: 1px solid #d8dce5; padding: .4rem .6rem; text-align: left; vertical-align: top; }
-th { font-weight: 600; } h1, h2 { line-height: 1.2; } .note { color: #5a6275; }
-.good { color: #13703a; } .bad { color: #a3262a; } pre { white-space: pre-wrap; margin: 0; font: inherit; }
+:root { color-scheme: light dark; --ink: #1f2430; --quiet: #5a6275; --ground: #fff; --card: #f4f6fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8ee; --quiet: #a4abba; --ground: #14161b; --card: #1e222a; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground);
+  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; } .note { color: var(--quiet); }
+.lead { font-size: 1.15rem; }
+.scroll { overflow-x: auto; } .rlhf-table { width: 100%; }
+.dialogue { background: var(--card); border-radius: 10px; padding: .8rem 1rem; margin: 1rem 0;
+  break-inside: avoid; }
+.dialogue p { margin: .25rem 0; overflow-wrap: anywhere; white-space: pre-wrap; }
+.asked { font-weight: 600; }
+.dialogue b { display: inline-block; min-width: 9.5rem; font-weight: 600; }
+figure { margin: 1.5rem 0; break-inside: avoid; } figcaption { color: var(--quiet); }
+@media (max-width: 600px) { body { margin: 1rem auto; } .dialogue b { display: block; } }
+@media print { body { max-width: none; } h2 { break-after: avoid; } .rlhf-table tr { break-inside: avoid; } }
 """
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(h)}</th>" for h in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td><pre>{html.escape(str(c))}</pre></td>" for c in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+# What each figure shows, in a sentence or two.
+GOLD = (
+    "<b>Gold</b> is the score of a judge that knows everything about the small world that the models learned "
+    "about: helpful × honest × harmless, each from 0 to 1. No model was trained on it."
+)
+CAPTIONS = {
+    "gold_by_model": "Mean gold score of each model's answers; thin lines are 95 % intervals.",
+    "prompt_forms": "The rival gets its best chance: the forms in which the base model was asked, before the "
+    "best one for each kind of prompt was chosen.",
+    "over_base": "Where PPO-ptx beats the best-prompted base model. A dot right of the line is a gain.",
+    "over_sft": "The same against SFT, at temperature 1.",
+    "rates": "What each model does with requests that would do harm, with harmless ones that sound so, with "
+    "things that do not exist, with false premises, insults and corrections.",
+    "alignment_tax": "What alignment cost: the lower the perplexity, the more the model still knows of what "
+    "it read. PPO-ptx goes on reading while it is aligned.",
+    "loss_curve": "Pretraining: how surprised the model is by the next token.",
+    "ppo_curves": "PPO while it trained. KL is the distance from SFT that the reward was bought with; a "
+    "reward that rises while gold falls would be a reward model that is being fooled.",
+}
 
 
 def write_report(store: Store) -> Path:
     """Write `report.html` into the run's folder: no file, font or script is loaded from elsewhere."""
     metrics = store.metrics("evaluate")
+    taste = store.metrics("taste_evaluate") if store.path("taste_evaluate").is_dir() else None
     parts = [
-        f"<h1>Your own ChatGPT</h1><p class=note>Profile {metrics['profile']}, seed {metrics['seed']}. "
-        "All figures are measured on prompts that, greetings apart, no model was trained on; ranges are "
-        "95 % bootstrap intervals.</p>",
-        _table(["", "measured"], [list(row) for row in summary_rows(metrics)]),
+        "<h1>Your own ChatGPT</h1>",
+        f"<p class=lead>{_headline(metrics)}</p>",
+        _dialogue(store, metrics),
+        f"<p class=note>Profile {metrics['profile']}, seed {metrics['seed']}. All figures are measured on "
+        "prompts that, greetings apart, no model was trained on; ranges are 95 % bootstrap intervals.</p>",
+        "<h2>In figures</h2>",
+        f"<p>{GOLD}</p>" if "gold" in metrics else "",
+        _table([{"what": what, "measured": value} for what, value in summary_rows(metrics)]),
         *_figures(store, metrics),
         "<h2>Answers to the same prompts</h2><p class=note>At temperature 1, drawn once, chosen by position "
-        "and not by quality.</p>",
+        "and not by quality. ✓ and ✗ are gold's opinion.</p>",
         _answers(store, metrics),
     ]
-    if store.path("taste_evaluate").is_dir():
-        parts += _taste(store.metrics("taste_evaluate"))
-    head = f"<meta charset=utf-8><title>Your own ChatGPT</title><style>{STYLE}</style>"
-    page = f"<!doctype html><html lang=en>{head}<body>{''.join(parts)}</body></html>"
+    if taste:
+        parts += _taste(taste)
+    view = '<meta name=viewport content="width=device-width, initial-scale=1">'
+    style = f"<style>{look.STYLE}{STYLE}</style>"
+    head = f"<meta charset=utf-8>{view}<title>Your own ChatGPT</title>{style}"
+    page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
     store.root.mkdir(parents=True, exist_ok=True)
     path = store.root / "report.html"
     path.write_text(page, "utf-8")
     return path
 
 
+def _headline(metrics: dict) -> str:
+    """What was trained and what came of it, in two sentences."""
+    if "gold" not in metrics:
+        return "A base model of your own texts was fine-tuned on demonstrations and aligned with rankings."
+    rival = metrics["win_rate"]["ppo_ptx_vs_base_prompted_best"]
+    sft = metrics["win_rate"]["ppo_ptx_vs_sft_best"]
+    return (
+        "A small language model was trained from nothing, fine-tuned on demonstrations and aligned with "
+        "rankings. Where its answers differ in quality from those of the same base model, asked as well as "
+        f"one can, PPO-ptx wins {interval(rival)}; against SFT {interval(sft)}."
+    )
+
+
+def _table(rows: list[dict]) -> str:
+    page = look.Table(rows)._repr_html_()
+    return f"<div class=scroll>{page[page.index('</style>') + 8 :]}</div>"
+
+
+def _examples(store: Store) -> list[dict]:
+    """The first test prompt of each use case with all answers; none where the run left them out."""
+    found = store.find("evaluate")
+    file = found / "answers.jsonl" if found else None
+    first: dict[str, dict] = {}
+    for row in read_jsonl(file) if file and file.exists() else ():
+        first.setdefault(row["use_case"], row)
+    return list(first.values())
+
+
+def _shown(row: dict, name: str) -> look.Answer:
+    gold = row["gold"][name]["t1"]["total"][0] if "gold" in row else None
+    return look.Answer(row["answers"][name]["t1"][0], gold)
+
+
+def _asked(row: dict) -> str:
+    return "\n".join(m["content"] for m in row["messages"])
+
+
+def _dialogue(store: Store, metrics: dict) -> str:
+    """One question and every model's answer, so that a reader sees at once what this is about."""
+    row = next((r for r in _examples(store) if r["use_case"] == "open_qa"), None)
+    if row is None:
+        return ""
+    lines = [f"<p class=asked>{html.escape(_asked(row))}</p>"]
+    lines += [f"<p><b>{written}</b> {_shown(row, n).html()}</p>" for n, written in NAMES.items()]
+    return f"<div class=dialogue>{''.join(lines)}</div>"
+
+
 def _figures(store: Store, metrics: dict) -> list[str]:
-    figures = []
+    figures = {}
     if "gold" in metrics:
-        figures += [
-            plots.gold_by_model(metrics),
-            plots.prompt_forms(metrics),
-            plots.gain_by_use_case(metrics, "base_prompted"),
-            plots.gain_by_use_case(metrics),
-            plots.rates(metrics),
-            plots.alignment_tax(metrics),
-        ]
+        figures |= {
+            "gold_by_model": plots.gold_by_model(metrics),
+            "prompt_forms": plots.prompt_forms(metrics),
+            "over_base": plots.gain_by_use_case(metrics, "base_prompted"),
+            "over_sft": plots.gain_by_use_case(metrics),
+            "rates": plots.rates(metrics),
+            "alignment_tax": plots.alignment_tax(metrics),
+        }
     trained = {s: store.metrics(s) for s in ("pretrain", "ppo", "ppo_ptx") if store.find(s)}
     if "pretrain" in trained:
-        figures.append(plots.loss_curve(trained.pop("pretrain")))
+        figures["loss_curve"] = plots.loss_curve(trained.pop("pretrain"), "Pretraining")
     if trained:
-        figures.append(plots.ppo_curves(trained))
-    bar = {"displaylogo": False}
-    return [f.to_html(full_html=False, include_plotlyjs=i == 0, config=bar) for i, f in enumerate(figures)]
+        figures["ppo_curves"] = plots.ppo_curves(trained)
+    bar = {"displaylogo": False, "responsive": True}
+    made = []
+    for i, (name, figure) in enumerate(figures.items()):
+        drawn = figure.to_html(full_html=False, include_plotlyjs=i == 0, config=bar)
+        made.append(f"<figure>{drawn}<figcaption>{CAPTIONS[name]}</figcaption></figure>")
+    return made
 
 
 def _answers(store: Store, metrics: dict) -> str:
-    """One prompt a use case with every model's answer."""
+    """One prompt a use case with every model's answer, one under the other."""
     if "gold" not in metrics:
-        rows = [[e["prompt"], e["sft"], e["ppo"], e["ppo_ptx"]] for e in metrics["examples"]]
-        return _table(["prompt", "SFT", "PPO", "PPO-ptx"], rows)
-    file = store.folder("evaluate") / "answers.jsonl"
-    if not file.exists():
+        return _table(
+            [{"prompt": e["prompt"], **{NAMES[n]: e[n] for n in POLICIES}} for e in metrics["examples"]]
+        )
+    rows = _examples(store)
+    if not rows:
         return (
             "<p>The models that come with the course come without their answers. <code>rlhf run</code> "
             "trains yours and shows them here.</p>"
         )
-    first = {}
-    for row in read_jsonl(file):
-        first.setdefault(row["use_case"], row)
-    rows = []
-    for row in first.values():
-        prompt = "\n".join(m["content"] for m in row["messages"])
-        rows.append([prompt, *(row["answers"][n]["t1"][0] for n in NAMES)])
-    return _table(["prompt", *NAMES.values()], rows)
+    made = []
+    for row in rows:
+        lines = [f"<p class=asked>{html.escape(_asked(row))}</p>"]
+        lines += [f"<p><b>{written}</b> {_shown(row, n).html()}</p>" for n, written in NAMES.items()]
+        made.append(f"<div class=dialogue>{''.join(lines)}</div>")
+    return "".join(made)
 
 
 def _taste(taste: dict) -> list[str]:
     table, count = taste_table(taste), taste["rankings"]
+    table.index.name = "what"
     return [
         f"<h2>Your taste</h2><p class=note>{count['rankings']} rankings of your own, weight "
         f"{taste['own_weight']:g}; {count['heldout']} were held out. {taste['changed_share']:.0%} of the "
         "greedy answers differ.</p>",
-        _table(["", *table.columns], [[i, *row] for i, row in zip(table.index, table.values.tolist())]),
-        "<p class=note>The answers that your reward model finds most improved:</p>",
-        _table(
-            ["prompt", "default model", "your model"],
-            [[r["prompt"], r["default"], r["taste"]] for r in taste["changed"]],
-        ),
+        _table(table.reset_index().to_dict("records")),
+        "<p class=note>The answers that your reward model finds most improved; what is new is marked:</p>",
+        _table(changed_table(taste)),
     ]

@@ -4,7 +4,7 @@ import numpy as np
 
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.evaluation.answers import ASPECTS, judge_answers, mark_of
-from rlhf_utils.evaluation.statistics import equal_length, mean_difference, share, win_rate
+from rlhf_utils.evaluation.statistics import equal_length, mean_difference, ratio, share, win_rate
 from rlhf_utils.language.sampling import Answer
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
@@ -80,6 +80,9 @@ def compare(rows: list[dict], probes: list[dict]) -> dict:
             n: {k: {x: float(scores_of(rows, n, k, x).mean()) for x in ASPECTS} for k in kinds}
             for n, kinds in rows[0]["gold"].items()
         },
+        "gold_interval": {
+            n: {k: interval_of(mean(n, k), things) for k in kinds} for n, kinds in rows[0]["gold"].items()
+        },
         "best_of_9_sft": float(np.mean([r["best_of_9_by_gold"] for r in rows])),
         **{
             key: mean_difference(np.array([r[key] for r in rows]), mean("sft", "t1"), things)
@@ -95,6 +98,12 @@ def compare(rows: list[dict], probes: list[dict]) -> dict:
         "gain_by_use_case": gains_by_use_case(rows),
         "rates": rates([r for r in (*rows, *probes) if "rate" in r]),
     }
+
+
+def interval_of(values: np.ndarray, things: list[str]) -> dict[str, float]:
+    """The interval of a mean, one value a prompt, over the things that prompts are about."""
+    _, low, high = ratio(values, np.ones(len(values)), things)
+    return {"low": low, "high": high}
 
 
 def win_rates(rows: list[dict]) -> dict[str, dict]:

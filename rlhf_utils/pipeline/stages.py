@@ -235,7 +235,7 @@ def make_taste_reward(profile: Profile, store: Store, folder) -> None:
 
 
 def make_taste_evaluate(profile: Profile, store: Store, folder) -> None:
-    from rlhf_utils.pipeline.taste import evaluate_taste
+    from rlhf_utils.pipeline.taste_evaluation import evaluate_taste
 
     (folder / "metrics.json").write_text(
         json.dumps(evaluate_taste(profile, store, folder), indent=1), "utf-8"

@@ -13,18 +13,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
-from rlhf_utils.artifacts.progress import Progress
+from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, CourseError
-from rlhf_utils.evaluation.answers import ASPECTS, answer_prompts, answer_rewards, judge_answers
 from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
-from rlhf_utils.evaluation.statistics import mean_difference
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_scorer, save_model
 from rlhf_utils.language.packing import pack
@@ -32,8 +27,6 @@ from rlhf_utils.language.scoring import hidden_states
 from rlhf_utils.profiles import PROFILES, Profile
 from rlhf_utils.ranking.store import own_rankings
 from rlhf_utils.training.reward import encode_rankings, encoded_pairs, ranking_loss, score_answers, scored_ids
-from rlhf_utils.world.facts import load_world
-from rlhf_utils.world.judge import Judge
 
 FEWEST = 8  # rankings with at least one comparison
 # Deviation of the head's log-odds over sampled answers: few rankings can be told apart perfectly, and would
@@ -176,124 +169,3 @@ def train_taste(
             }
         ],
     )
-
-
-def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
-    """Your model beside the default one on held-out prompts; also writes both models' answers to
-    `answers.jsonl`.
-
-    Answers are drawn with the same seeds. `words` are words an answer; `changed` are the greedy answers
-    that differ, those first that your reward model finds most improved.
-    """
-    tokenizer = store.tokenizer()
-    prompts = store.prompts("test")
-    models = {"default": store.model("ppo_ptx"), "taste": store.model("taste_ppo")}
-    scorers = {"default": store.model("reward"), "taste": store.model("taste_reward")}
-    answers = {}
-    with Progress("taste_evaluate", len(prompts) * 2 * (profile.samples + 1), store.root) as progress:
-        for name, model in models.items():
-            answers[name] = {
-                "t1": answer_prompts(
-                    profile, tokenizer, model, prompts, 1.0, profile.samples, 13, progress=progress
-                ),
-                "greedy": answer_prompts(profile, tokenizer, model, prompts, 0.0, 1, 0, progress=progress),
-            }
-    words = {
-        n: np.array([np.mean([len(a.text.split()) for a in row]) for row in kinds["t1"]])
-        for n, kinds in answers.items()
-    }
-    own = {part: read_jsonl(store.folder("taste") / f"{part}.jsonl") for part in ("rankings", "heldout")}
-    crowd = store.rankings("heldout_prompts")
-    changed = changed_answers(profile, tokenizer, scorers["taste"], prompts, answers)
-    result = {
-        "own_weight": profile.own_weight,
-        "guideline": profile.guideline,
-        "rankings": {part: len(rows) for part, rows in own.items()},
-        "rankers": sorted({r["ranker"] for rows in own.values() for r in rows}),
-        "reward_accuracy": {
-            n: {
-                "own": pair_accuracy(scorer, tokenizer, profile, own["heldout"]),
-                "crowd": pair_accuracy(scorer, tokenizer, profile, crowd),
-            }
-            for n, scorer in scorers.items()
-        },
-        "words": {n: float(w.mean()) for n, w in words.items()},
-        "words_difference": mean_difference(words["taste"], words["default"]),
-        "changed_share": len(changed) / len(prompts),
-        # Test prompts come more than once.
-        "changed": list({(c["prompt"], c["taste"]): c for c in changed}.values())[:12],
-    }
-    texts = {
-        n: {k: [[a.text for a in row] for row in rows] for k, rows in kinds.items()}
-        for n, kinds in answers.items()
-    }
-    rows = [
-        {
-            "messages": p["messages"],
-            "answers": {n: {k: x[i] for k, x in kinds.items()} for n, kinds in texts.items()},
-        }
-        for i, p in enumerate(prompts)
-    ]
-    if not profile.data:  # own data has no gold judge
-        result |= compare_by_gold(prompts, answers, rows)
-    write_jsonl(folder / "answers.jsonl", rows)
-    return result
-
-
-def changed_answers(profile: Profile, tokenizer, scorer, prompts: list[dict], answers: dict) -> list[dict]:
-    """Greedy answers that differ between the two models, those first that `scorer` finds most improved."""
-    greedy = {n: [row[0] for row in kinds["greedy"]] for n, kinds in answers.items()}
-    liked = {n: answer_rewards(profile, tokenizer, scorer, prompts, said) for n, said in greedy.items()}
-    return [
-        {
-            "prompt": "\n".join(m["content"] for m in prompts[i]["messages"]),
-            **{n: greedy[n][i].text for n in answers},
-            "reward": round(float(liked["taste"][i] - liked["default"][i]), 2),
-        }
-        for i in np.argsort(liked["default"] - liked["taste"])
-        if greedy["taste"][i].text != greedy["default"][i].text
-    ]
-
-
-def compare_by_gold(prompts: list[dict], answers: dict, rows: list[dict]) -> dict:
-    """Gold scores of both models and what they differ by; adds each prompt's to its row."""
-    judge = Judge(load_world())
-    gold = {
-        n: {k: judge_answers(judge, prompts, a) for k, a in kinds.items()} for n, kinds in answers.items()
-    }
-    for i, row in enumerate(rows):
-        row["gold"] = {n: {x: np.round(gold[n]["t1"][x][i], 3).tolist() for x in ASPECTS} for n in gold}
-    return {
-        "gold": {
-            n: {k: {x: float(g[x].mean()) for x in ASPECTS} for k, g in kinds.items()}
-            for n, kinds in gold.items()
-        },
-        "gold_difference": {
-            x: mean_difference(gold["taste"]["t1"][x].mean(1), gold["default"]["t1"][x].mean(1))
-            for x in ASPECTS
-        },
-    }
-
-
-def taste_table(metrics: dict) -> pd.DataFrame:
-    """What your rankings changed: one line a figure, the default model beside yours."""
-
-    def accuracy(name, who):
-        row = metrics["reward_accuracy"][name][who]
-        return f"{row['accuracy']:.0%} ({row['low']:.0%} to {row['high']:.0%})"
-
-    lines = [
-        (
-            "reward model agrees with your held-out rankings",
-            accuracy("default", "own"),
-            accuracy("taste", "own"),
-        ),
-        ("reward model agrees with the crowd", accuracy("default", "crowd"), accuracy("taste", "crowd")),
-        ("words an answer", f"{metrics['words']['default']:.1f}", f"{metrics['words']['taste']:.1f}"),
-    ]
-    if "gold" in metrics:
-        lines += [
-            (f"gold score, {x}", *(f"{metrics['gold'][n]['t1'][x]:.2f}" for n in ("default", "taste")))
-            for x in ASPECTS
-        ]
-    return pd.DataFrame(lines, columns=["", "default model", "your model"]).set_index("")

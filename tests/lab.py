@@ -140,18 +140,33 @@ def wait_done(page, count: int) -> None:
     )
 
 
+def submit_by_keys(page, keys: list[str]) -> None:
+    """Type ranks and Enter, and wait for the next item."""
+    step = page.get_attribute(".rlhf-ranking", "data-step")
+    for key in (*keys, "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_function(
+        "step => document.querySelector('.rlhf-ranking').dataset.step !== step", arg=step, timeout=20_000
+    )
+
+
 def letters(page, selector: str = ".rlhf-card") -> list[str]:
     return [card.get_attribute("data-letter") for card in page.locator(selector).all()]
 
 
-def drag(page, source: int, target: int, share: float) -> None:
-    """Drag the handle of a card to a share of another card's height: below 0.3 before it, above 0.7 after it,
-    between: a tie.
+def lift(page, source: int, target: int, share: float, grip: str = ".rlhf-handle") -> None:
+    """Take a card by its `grip` and hold it over a share of another card's height: below 0.3 before it, above
+    0.7 after it, between: a tie.
     """
-    handle, card = page.locator(".rlhf-handle").nth(source), page.locator(".rlhf-card").nth(target)
+    handle, card = page.locator(grip).nth(source), page.locator(".rlhf-card").nth(target)
     handle.scroll_into_view_if_needed()
     start, end = handle.bounding_box(), card.bounding_box()
     page.mouse.move(start["x"] + 4, start["y"] + 4)
     page.mouse.down()
     page.mouse.move(end["x"] + 50, end["y"] + end["height"] * share, steps=12)
+
+
+def drag(page, source: int, target: int, share: float, grip: str = ".rlhf-handle") -> None:
+    """`lift` a card and drop it there."""
+    lift(page, source, target, share, grip)
     page.mouse.up()

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab import chromium, done, drag, lab, letters, menu, notebook, wait_done, wait_idle
+from lab import chromium, done, drag, lab, letters, lift, menu, notebook, submit_by_keys, wait_done, wait_idle
 
 from rlhf_utils.artifacts.files import file_hash, read_jsonl, write_jsonl
 from rlhf_utils.ranking.store import RankingStore
@@ -67,10 +67,33 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
             for text in [card.text_content() for card in page.locator(".rlhf-card").all()]:
                 page.keyboard.press(str(next(rank for words, rank in known.items() if words in text)))
             page.keyboard.press("Enter")
-            wait_done(page, item + 1)
-        assert "100 %" in page.locator(".rlhf-message").inner_text()
+            page.wait_for_function(
+                "() => document.querySelector('.rlhf-message')?.textContent.includes('3 of 3')"
+            )
+            page.wait_for_function(
+                "n => document.querySelectorAll('.rlhf-practice').length === n", arg=1 - item, timeout=20_000
+            )
+        assert done(page) == 0  # practice counts for nothing
 
-        # By mouse: one card to the end, one onto another, then take it all back, and do it again.
+        # By mouse: the card goes along, its target says what will happen, and the keys go on with it.
+        lift(page, 0, 1, 0.5)
+        assert (
+            page.locator(".rlhf-flying").count() == 1
+            and "tie" in page.locator(".rlhf-on .rlhf-note").inner_text()
+        )
+        assert "is tied with" in page.locator(".rlhf-live").inner_text()
+        shot(page, "dragged")
+        page.keyboard.press("Escape")
+        page.mouse.up()
+        assert page.locator(".rlhf-flying, .rlhf-tied").count() == 0
+        moved = letters(page)[0]
+        drag(page, 0, 1, 0.9, ".rlhf-answer")
+        assert letters(page)[1] == moved
+        assert page.evaluate("document.activeElement.dataset.letter") == moved
+        page.keyboard.press("u")
+        assert letters(page)[0] == moved
+
+        # One card to the end, one onto another, then take it all back, and do it again.
         first = letters(page)[0]
         drag(page, 0, len(letters(page)) - 1, 0.85)
         assert letters(page)[-1] == first
@@ -81,33 +104,33 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
         assert letters(page)[0] == first and not letters(page, ".rlhf-card.rlhf-tied")
         drag(page, 0, 1, 0.5)
         page.click(".rlhf-submit")
-        wait_done(page, 3)
+        wait_done(page, 1)
         assert len(set(store.latest("ada")[-1]["ranks"])) == len(store.latest("ada")[-1]["answers"]) - 1
         page.click(".rlhf-undo")  # a submission
-        wait_done(page, 2)
+        wait_done(page, 0)
         page.click(".rlhf-submit")
-        wait_done(page, 3)
-        for left in (2, 1):  # two submissions, one after the other
+        wait_done(page, 1)
+        for left in (0, 1):  # two submissions, one after the other: the second of them was practice
             page.click(".rlhf-undo")
-            wait_done(page, left)
+            page.wait_for_function(
+                "n => document.querySelectorAll('.rlhf-practice').length === n", arg=left, timeout=20_000
+            )
         page.click(".rlhf-submit")
-        wait_done(page, 2)
+        page.wait_for_selector(".rlhf-practice", state="detached")
         drag(page, 0, 1, 0.5)
         page.click(".rlhf-submit")
-        wait_done(page, 3)
+        wait_done(page, 1)
 
         # By keys: nothing of it reaches JupyterLab, where b adds a cell and d d deletes one.
         page.locator(".rlhf-card").first.focus()
         for key in ("b", "d", "d", "a", "ArrowDown", "t", "Alt+ArrowUp", "u"):
             page.keyboard.press(key)
         assert page.locator(".jp-Cell").count() == cells
-        while done(page) < 20:
-            before = done(page)
+        while done(page) < 18:
             keys = [str(n + 1) for n in range(len(letters(page)))]
-            for key in keys if before % 2 else [*keys[1:], keys[1]]:  # every second one with a tie
-                page.keyboard.press(key)
-            page.keyboard.press("Enter")
-            wait_done(page, before + 1)
+            submit_by_keys(
+                page, keys if done(page) % 2 else [*keys[1:], keys[1]]
+            )  # every second one with a tie
         ranked = len(store.ranked("ada"))
 
         # Reload, run again: it goes on where it was left.
@@ -117,22 +140,22 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
         wait_idle(page)
         menu(page, "Run", "Run All Cells")
         page.wait_for_function(
-            "() => document.querySelector('.rlhf-count')?.textContent.trim().startsWith('20 ')",
+            "() => document.querySelector('.rlhf-count')?.textContent.trim().startsWith('18 ')",
             timeout=120_000,
         )
         wait_for_widget(page)
         assert len(store.ranked("ada")) == ranked == 18
         page.locator(".rlhf-card").first.focus()
-        while done(page) < 34:
-            before = done(page)
-            for n in range(len(letters(page))):
-                page.keyboard.press(str(n + 1))
-            page.keyboard.press("Enter")
-            wait_done(page, before + 1)
+        while done(page) < 32:
+            submit_by_keys(page, [str(n + 1) for n in range(len(letters(page)))])
+            if done(page) == 20:
+                assert "alike both times" in page.locator(".rlhf-message").inner_text()
         shot(page, "later")
     rows = store.ranked("ada")
-    assert len(rows) == 32 and all(
-        r["models"] and set(" + ".join(r["models"]).split(" + ")) == {"sft"} for r in rows
+    assert (
+        len(rows) == 32
+        and len(store.latest("ada")) == 36
+        and all(r["models"] and set(" + ".join(r["models"]).split(" + ")) == {"sft"} for r in rows)
     )
 
     rlhf("run", "--until", "taste_evaluate", runs=runs, check=0)

@@ -134,9 +134,17 @@ def protect(connection: Connection) -> None:
 
 
 def _close_the_rest(connection: Connection) -> None:
-    """Large objects, and the databases that every server has and that everyone may enter by default."""
+    """Large objects, what the clock would tell, and the databases that every server has and that everyone may
+    enter by default.
+    """
     for function in LARGE_OBJECTS:
         connection.exec_driver_sql(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    # What PostgreSQL calls leakproof is tried before the rules, on everybody's rows: so `ranker = 'Bob' AND
+    # pg_sleep(1) IS NOT NULL` told by the clock what Bob had ranked. In this database nothing is called so.
+    connection.exec_driver_sql(
+        "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE proleakproof LOOP "
+        "EXECUTE 'ALTER FUNCTION ' || f || ' NOT LEAKPROOF'; END LOOP; END $$"
+    )
     there = connection.exec_driver_sql("SELECT datname FROM pg_database").scalars()
     for database in {"postgres", "template1"} & set(there):
         connection.exec_driver_sql(f"REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC")

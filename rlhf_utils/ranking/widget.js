@@ -303,6 +303,7 @@ function render({ model, el }) {
     const had = wanted || root.contains(document.activeElement);
     wanted = false;
     body.replaceChildren();
+    root.dataset.step = state.step;
     const bar = element("div", "rlhf-bar");
     bar.append(element("span", "rlhf-count", L("done", state)));
     if (state.skipped) bar.append(element("span", "", L("some_skipped", state)));

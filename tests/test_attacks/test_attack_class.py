@@ -210,6 +210,43 @@ def test_the_database_refuses(room, attack):
     assert json.dumps(RankingStore(admin).rows()) == before
 
 
+# Each takes longer where a guess about somebody else's row is right, if conditions are tried before the rule.
+CLOCKS = {
+    "a wait after a guess": "FROM rankings WHERE ranker = '{who}' AND pg_sleep(0.4) IS NOT NULL",
+    "a guess at who ranked": "FROM rankings WHERE CASE WHEN ranker = '{who}' THEN {wait} END",
+    "a guess at the item": "FROM rankings WHERE CASE WHEN item = '{item}' THEN {wait} END",
+    "a guess at the time spent": "FROM rankings WHERE CASE WHEN seconds < {far} THEN {wait} END",
+    "a guess at the ranks": "FROM rankings WHERE CASE WHEN ranks::text LIKE '[{rank}%' THEN {wait} END",
+    "a guess at who has what": "FROM class_assignments WHERE CASE WHEN ranker = '{who}' THEN {wait} END",
+    "a guess at an item": "FROM class_items WHERE CASE WHEN id = '{item}' THEN {wait} END",
+    "a guess in an order": "FROM rankings ORDER BY CASE WHEN ranker = '{who}' THEN {wait} END",
+}
+WAIT = {"wait": "pg_sleep(0.4) IS NOT NULL"}
+RIGHT = {"who": "Bob-2", "item": "p1", "far": "1e9", "rank": ""}
+WRONG = {"who": "Nobody", "item": "p99", "far": "-1", "rank": "x"}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_the_clock_tells_a_student_nothing_of_others(room, clock):
+    """cy sees no ranking. A guess that is right for somebody else's row takes as long as one that is wrong:
+    the rule comes before any condition of the student's own, even one that PostgreSQL calls leakproof.
+    """
+    import psycopg
+
+    admin, urls = room
+    assert RankingStore(admin).ranked("Bob-2")[0]["item"] == "p1"  # there is something to be told
+    took = []
+    with psycopg.connect(urls["cy"].replace("+psycopg", ""), autocommit=True) as connection:
+        for guess in (RIGHT, WRONG):
+            started = time.monotonic()
+            try:
+                connection.execute(f"SELECT 1 {CLOCKS[clock].format(**guess, **WAIT)}")
+            except psycopg.Error as error:
+                assert error.sqlstate in REFUSED, error
+            took.append(time.monotonic() - started)
+    assert abs(took[0] - took[1]) < 0.2
+
+
 def test_what_the_attacks_change_is_what_fails(room, postgres):
     """The same row without a change is accepted: the attacks above fail for what they change."""
     import psycopg

@@ -8,7 +8,9 @@ from rlhf_utils.course.chat_widget import Conversation, PlainChat, show_chat
 from rlhf_utils.course.room import ChatRoom
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.sampling import generate, nucleus, stream
+from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.pipeline.taste import EXAMPLE, example_store
+from rlhf_utils.profiles import PROFILES
 from rlhf_utils.ranking.store import RankingStore
 from rlhf_utils.ranking.widget import labels_of
 
@@ -36,12 +38,12 @@ def test_a_stream_draws_what_generate_draws(store):
     prompt = tokenizer("Question: What do cows eat?\nAnswer:").input_ids
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     for temperature in (0.0, 1.0):
-        chance = (torch.Generator().manual_seed(3), torch.Generator().manual_seed(3))
+        chance = [torch.Generator(model.device).manual_seed(3) for _ in range(2)]
         whole = generate(model, [prompt], 12, temperature, pad, end, chance[0]).tokens[0]
         drawn = list(stream(model, prompt, 12, temperature, pad, chance=chance[1]))
         assert [d.token for d in drawn][: len(whole)] == whole
     with torch.no_grad():
-        logits = model(torch.tensor([prompt])).logits[0, -1]
+        logits = model(torch.tensor([prompt], device=model.device)).logits[0, -1]
     logits[pad] = -torch.inf
     first = next(stream(model, prompt, 1, 0.0, pad))
     assert first.token == first.likeliest[0][0] and len(first.likeliest) == 5
@@ -129,8 +131,9 @@ def test_a_model_that_is_missing_leaves_the_others(store):
 
 
 def test_until_one_has_ranked_the_example_reader_stands_in(tiny):
-    chat = Chat(tiny, "taste", 0.0)
-    assert chat.written == EXAMPLE and "I hope that" in chat.answer("What do cows eat?")
+    for store in (tiny, open_store(PROFILES["laptop"], reference=True)):
+        chat = Chat(store, "taste", 0.0)
+        assert chat.written == EXAMPLE and "I hope that" in chat.answer("What do cows eat?")
 
 
 def test_thumbs_and_rankings_are_stored_once_and_revised(room):
@@ -148,6 +151,7 @@ def test_thumbs_and_rankings_are_stored_once_and_revised(room):
     room.thumb(0, "base_prompted", 0)
     (row,) = room.rankings.ranked()
     assert dict(zip(row["answers"], row["ranks"])) == dict(zip(answers.values(), (2, 2, 1)))
+    assert not room.session(0).finished and room.session(0).groups  # to be ranked anew, from there
     with pytest.raises(CourseError, match="thumb"):
         room.thumb(3, "sft", 1)
     answers |= dict.fromkeys(answers, "The same.")

@@ -10,7 +10,7 @@ from rlhf_utils.language.device import autocast
 from rlhf_utils.language.prompting import FORMS, form_ids
 from rlhf_utils.language.sampling import Drawn, stream
 from rlhf_utils.language.tokenizer import fitting_prompt, prompt_ids
-from rlhf_utils.pipeline.taste import EXAMPLE, example_store
+from rlhf_utils.pipeline.taste import EXAMPLE, example_store, has_own_taste
 from rlhf_utils.profiles import MODELS, TASTE, YOURS
 
 
@@ -60,7 +60,7 @@ class Chat:
         self.profile, self.name = store.profile, model
         self.temperature, self.top_p = temperature, top_p
         self.written = named["base_prompted" if prompted else model].written
-        if model == TASTE and not store.profile.data and store.find(YOURS.stage) is None:
+        if model == TASTE and not store.profile.data and not has_own_taste(store):
             store, self.written = example_store(), EXAMPLE  # until there are rankings of one's own
         self.model, self.tokenizer = store.model(named[model].stage), store.tokenizer()
         self.messages: list[dict] = []

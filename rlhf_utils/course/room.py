@@ -164,7 +164,11 @@ class ChatRoom:
         """A session of one item, the answers of a turn; its ranking lies with those of chapter 04."""
         if self.rankings is None:
             self.rankings = own_store()
-        return RankingSession([self.item(turn)], ranker_name(), self.rankings, guideline=guidelines()[0])
+        row = self.item(turn)
+        session = RankingSession([row], ranker_name(), self.rankings, guideline=guidelines()[0])
+        if session.finished:  # a second thought is a revision
+            session.undo()
+        return session
 
     def thumb(self, turn: int, model: str, value: int) -> None:
         """A thumb up (1), down (-1) or none (0): stored as a ranking, ups before none before downs."""
@@ -173,8 +177,6 @@ class ChatRoom:
         session = self.session(turn)
         thumbs = self.turns[turn].thumbs
         thumbs[model] = value
-        if session.finished:  # a second thought is a revision
-            session.undo()
         liked: dict[int, list[str]] = {}
         for letter, text in session.answers.items():
             writers = [n for n, said in self.turns[turn].answers.items() if said == text]

@@ -54,6 +54,12 @@ def example_store() -> Store:
     return store
 
 
+def has_own_taste(store: Store) -> bool:
+    """Whether there is a model of the reader's own rankings, not the example reader's alone."""
+    found = store.find("taste_ppo")
+    return found is not None and found.parent != store.reference
+
+
 def ranks_by(value: Callable[[str], float], answers: Sequence[str]) -> list[int]:
     """Ranks of answers by a value, highest first; equal values are ties. ("a bb", "a", "a") by length
     → [1, 2, 2].

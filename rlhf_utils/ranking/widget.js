@@ -278,7 +278,7 @@ function render({ model, el }) {
       show();
     };
     const end = (found) => {
-      for (const [kind, handler] of listeners) document.removeEventListener(kind, handler);
+      for (const [kind, handler] of listeners) document.removeEventListener(kind, handler, true);
       clearInterval(timer);
       clear();
       flying?.remove();
@@ -295,7 +295,7 @@ function render({ model, el }) {
     const onUp = (e) => { at = { x: e.clientX, y: e.clientY }; end(flying && target()); };
     const onKey = (e) => { if (e.key === "Escape" && flying) { e.stopPropagation(); end(null); } };
     const listeners = [["pointermove", onMove], ["pointerup", onUp], ["pointercancel", () => end(null)], ["keydown", onKey], ["selectstart", (e) => { if (flying) e.preventDefault(); }]];
-    for (const [kind, handler] of listeners) document.addEventListener(kind, handler, { passive: false });
+    for (const [kind, handler] of listeners) document.addEventListener(kind, handler, { capture: true, passive: false });
   }
 
   function draw() {

@@ -77,8 +77,9 @@ def widgets() -> None:
         "rows = [json.loads(line) for line in open(DATA / 'ranking' / 'example.jsonl')][3:]\n"
         "show_session(RankingSession([r | {'id': r['item']} for r in rows], 'you'))",
     )
+    (folder / "chat").mkdir()
     notebook(
-        folder / "chat.ipynb",
+        folder / "chat" / "chat.ipynb",
         start + "from rlhf_utils.course.chat_widget import show_chat\nshow_chat(store, seed=3)",
     )
     with lab(folder, RLHF_RUNS=str(folder / "runs")) as open_notebook:
@@ -89,6 +90,8 @@ def widgets() -> None:
         for key in ("1", "3", "1"):
             page.keyboard.press(key)
         page.locator(".rlhf-ranking").screenshot(path=FOLDER / "ranking.png")
+    # Another JupyterLab: this one would open its last notebook beside the new one.
+    with lab(folder / "chat", RLHF_RUNS=str(folder / "runs")) as open_notebook:
         page = open_notebook("chat.ipynb")
         menu(page, "Run", "Run All Cells")
         page.wait_for_selector(".rlhf-chat", timeout=60_000)

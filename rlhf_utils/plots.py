@@ -110,11 +110,10 @@ def gold_by_model(metrics: dict, beside: dict | None = None) -> go.Figure:
             x=list(NAMES.values()),
             y=values,
             name=words,
-            marker=dict(color=[COLOURS[n] for n in NAMES], pattern_shape="/" if kind == "t1" else ""),
+            marker_color=[COLOURS[n] for n in NAMES],
             opacity=opacity,
             text=[f"{v:.2f}" for v in values],
-            textposition="inside",
-            insidetextanchor="start",
+            textposition="outside",
             error_y=_errors(values, ranges),
         )
         if beside:

@@ -19,7 +19,7 @@ from rlhf_utils.look import COLOURS, INK  # noqa: E402
 from rlhf_utils.pipeline.taste import example_store  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
-ASKED = ("What do cows eat?", "How do I steal a car?", "Name three countries in Africa.")
+ASKED = ("What do cows eat?", "How do I steal a car?")
 
 
 def boxes(metrics: dict) -> list[tuple[str, str, str, str]]:
@@ -43,7 +43,7 @@ def boxes(metrics: dict) -> list[tuple[str, str, str, str]]:
 
 def pipeline(metrics: dict) -> str:
     """An SVG: five boxes with arrows between them, legible on light and dark pages."""
-    width, gap, made = 176, 30, []
+    width, gap, made = 200, 30, []
     for i, (name, made_of, figure, colour) in enumerate(boxes(metrics)):
         x = i * (width + gap) + 4
         made.append(
@@ -74,7 +74,7 @@ def widgets() -> None:
         start + "import json\nfrom rlhf_utils.environment import DATA\n"
         "from rlhf_utils.ranking.session import RankingSession\n"
         "from rlhf_utils.ranking.widget import show_session\n"
-        "rows = [json.loads(line) for line in open(DATA / 'ranking' / 'example.jsonl')][3:]\n"
+        "rows = [json.loads(line) for line in open(DATA / 'ranking' / 'example.jsonl')][2:]\n"
         "show_session(RankingSession([r | {'id': r['item']} for r in rows], 'you'))",
     )
     (folder / "chat").mkdir()
@@ -87,7 +87,7 @@ def widgets() -> None:
         menu(page, "Run", "Run All Cells")
         page.wait_for_selector(".rlhf-card", timeout=60_000)
         page.locator(".rlhf-card").first.focus()
-        for key in ("1", "3", "1"):
+        for key in ("3", "2", "1"):
             page.keyboard.press(key)
         page.locator(".rlhf-ranking").screenshot(path=FOLDER / "ranking.png")
     # Another JupyterLab: this one would open its last notebook beside the new one.

@@ -244,8 +244,11 @@ def test_what_models_write_is_text_in_the_report(tiny, tmp_path, monkeypatch):
         )
         page = browser.new_page()
         page.goto(page_file.as_uri())
-        shown = page.locator("table").last.inner_text()
+        shown = "\n".join(page.locator(".dialogue").all_inner_texts())
         shot(page, "report")
         assert HOSTILE[0] in shown and HOSTILE[1] in shown
-        assert page.evaluate("window.hacked") is None and page.locator("table img, table b").count() == 0
+        assert (
+            page.evaluate("window.hacked") is None
+            and page.locator(".dialogue img, .dialogue script").count() == 0
+        )
         browser.close()

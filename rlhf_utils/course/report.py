@@ -207,19 +207,38 @@ def _table(rows: list[dict]) -> str:
     return f"<div class=scroll>{page[page.index('</style>') + 8 :]}</div>"
 
 
-def _examples(store: Store) -> list[dict]:
-    """The first test prompt of each use case with all answers; none where the run left them out."""
+def _rows(store: Store) -> list[dict]:
+    """All test prompts with all answers; none where the run left them out."""
     found = store.find("evaluate")
     file = found / "answers.jsonl" if found else None
+    return read_jsonl(file) if file and file.exists() else []
+
+
+def _examples(store: Store) -> list[dict]:
+    """The first test prompt of each use case."""
     first: dict[str, dict] = {}
-    for row in read_jsonl(file) if file and file.exists() else ():
+    for row in _rows(store):
         first.setdefault(row["use_case"], row)
     return list(first.values())
 
 
-def _shown(row: dict, name: str) -> look.Answer:
-    gold = row["gold"][name]["t1"]["total"][0] if "gold" in row else None
-    return look.Answer(row["answers"][name]["t1"][0], gold)
+def _telling(store: Store) -> dict | None:
+    """The first question whose likeliest answer PPO-ptx has right and the prompted base model has not."""
+    return next(
+        (
+            row
+            for row in _rows(store)
+            if row["use_case"] == "open_qa"
+            and row["gold"]["ppo_ptx"]["greedy"]["total"][0] >= look.GOOD
+            and row["gold"]["base_prompted"]["greedy"]["total"][0] <= look.BAD
+        ),
+        None,
+    )
+
+
+def _shown(row: dict, name: str, kind: str = "t1") -> look.Answer:
+    gold = row["gold"][name][kind]["total"][0] if "gold" in row else None
+    return look.Answer(row["answers"][name][kind][0], gold)
 
 
 def _asked(row: dict) -> str:
@@ -228,11 +247,15 @@ def _asked(row: dict) -> str:
 
 def _dialogue(store: Store, metrics: dict) -> str:
     """One question and every model's answer, so that a reader sees at once what this is about."""
-    row = next((r for r in _examples(store) if r["use_case"] == "open_qa"), None)
+    row = _telling(store) if "gold" in metrics else None
     if row is None:
         return ""
     lines = [f"<p class=asked>{html.escape(_asked(row))}</p>"]
-    lines += [f"<p><b>{written}</b> {_shown(row, n).html()}</p>" for n, written in NAMES.items()]
+    lines += [f"<p><b>{written}</b> {_shown(row, n, 'greedy').html()}</p>" for n, written in NAMES.items()]
+    lines.append(
+        "<p class=note>The likeliest answers to the first question that PPO-ptx has right and the prompted "
+        "base model has not. ✓ and ✗ are the gold judge's opinion.</p>"
+    )
     return f"<div class=dialogue>{''.join(lines)}</div>"
 
 

@@ -18,6 +18,20 @@ from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import thing_of
 
 
+def both_answer(profile: Profile, store: Store, tokenizer, prompts: list[dict]) -> dict[str, dict]:
+    """Both models' answers, at temperature 1 and greedy, drawn with the same seeds."""
+    models, answers = {"default": store.model("ppo_ptx"), "taste": store.model("taste_ppo")}, {}
+    with Progress("taste_evaluate", len(prompts) * 2 * (profile.samples + 1), store.root) as progress:
+        for name, model in models.items():
+            answers[name] = {
+                "t1": answer_prompts(
+                    profile, tokenizer, model, prompts, 1.0, profile.samples, 13, progress=progress
+                ),
+                "greedy": answer_prompts(profile, tokenizer, model, prompts, 0.0, 1, 0, progress=progress),
+            }
+    return answers
+
+
 def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
     """Your model beside the default one on held-out prompts; also writes both models' answers to
     `answers.jsonl`.
@@ -28,17 +42,8 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
     tokenizer = store.tokenizer()
     prompts = store.prompts("test")
     things = None if profile.data else [thing_of(p) for p in prompts]
-    models = {"default": store.model("ppo_ptx"), "taste": store.model("taste_ppo")}
     scorers = {"default": store.model("reward"), "taste": store.model("taste_reward")}
-    answers = {}
-    with Progress("taste_evaluate", len(prompts) * 2 * (profile.samples + 1), store.root) as progress:
-        for name, model in models.items():
-            answers[name] = {
-                "t1": answer_prompts(
-                    profile, tokenizer, model, prompts, 1.0, profile.samples, 13, progress=progress
-                ),
-                "greedy": answer_prompts(profile, tokenizer, model, prompts, 0.0, 1, 0, progress=progress),
-            }
+    answers = both_answer(profile, store, tokenizer, prompts)
     words = {
         n: np.array([np.mean([len(a.text.split()) for a in row]) for row in kinds["t1"]])
         for n, kinds in answers.items()

@@ -82,6 +82,11 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
             and "tie" in page.locator(".rlhf-on .rlhf-note").inner_text()
         )
         assert "is tied with" in page.locator(".rlhf-live").inner_text()
+        under, card = page.locator(".rlhf-on").bounding_box(), page.locator(".rlhf-flying").bounding_box()
+        assert (
+            card["y"] < under["y"] + under["height"] / 2 < card["y"] + card["height"]
+        )  # it is where the mouse is
+        assert card["x"] < under["x"] + 50 < card["x"] + card["width"]
         shot(page, "dragged")
         page.keyboard.press("Escape")
         page.mouse.up()

@@ -2,7 +2,7 @@
 
 `example` makes the example reader: forty rankings by one rule, `data/ranking/example.jsonl`, and the model of
 that taste. Both stand where a reader has not ranked anything, and are named so. Weights are rounded to
-bfloat16 and what chapters do not need is left out, so that all of it stays below 16 MB. Identities are those
+bfloat16 and what chapters do not need is left out, so that all of it stays below 17 MB. Identities are those
 of the run, so that the artifacts still fit together.
 """
 

@@ -139,7 +139,7 @@ def make_sft(profile: Profile, store: Store, folder) -> None:
         folder,
         store.resume_folder("sft"),
         store.root,
-        store.prompts("validation")[:15:5],
+        store.prompts("test" if profile.data else "validation")[:15:5],
     )
 
 

@@ -224,7 +224,7 @@ function render({ model, el }) {
     if (event.pointerType === "touch" && !onHandle) return;
     if (onHandle) event.preventDefault();
     const from = { x: event.clientX, y: event.clientY }, box = node.getBoundingClientRect();
-    let flying = null, at = from, timer = null;
+    let flying = null, at = from, timer = null, origin = null;
 
     const target = () => {
       for (const other of body.querySelectorAll(".rlhf-card")) {
@@ -245,15 +245,16 @@ function render({ model, el }) {
       flying.classList.add("rlhf-flying");
       flying.removeAttribute("tabindex");
       flying.setAttribute("aria-hidden", "true");
-      flying.style.width = `${box.width}px`;
+      Object.assign(flying.style, { width: `${box.width}px`, left: "0", top: "0" });
       root.append(flying);
+      origin = flying.getBoundingClientRect(); // "fixed" is not the window where an ancestor is transformed
       node.classList.add("rlhf-dragged");
       getSelection()?.removeAllRanges();
       timer = setInterval(scrollAlong, 30);
     };
     const show = () => {
-      flying.style.left = `${box.left + at.x - from.x}px`;
-      flying.style.top = `${box.top + at.y - from.y}px`;
+      flying.style.left = `${box.left + at.x - from.x - origin.left}px`;
+      flying.style.top = `${box.top + at.y - from.y - origin.top}px`;
       clear();
       const found = target(), name = { x: x.toUpperCase(), y: found?.letter.toUpperCase() };
       say(L(`drop_${found?.where ?? "off"}`, name));

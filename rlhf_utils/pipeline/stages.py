@@ -122,7 +122,7 @@ def make_pretrain(profile: Profile, store: Store, folder) -> None:
         return write_jsonl(folder / "metrics.jsonl", [])
     from rlhf_utils.training.pretraining import pretrain
 
-    beginnings = [" ".join(row["text"].split()[:4]) for row in store.documents("heldout")[:3]]
+    beginnings = [" ".join(row["text"].split()[:4])[:40] for row in store.documents("heldout")[:3]]
     resume = store.resume_folder("pretrain")
     pretrain(profile, store.tokenizer(), store.windows(), folder, resume, store.root, beginnings)
 

@@ -124,8 +124,8 @@ def test_marks_and_controls_in_a_question_are_text(room, text):
 
 
 def test_a_model_that_is_missing_leaves_the_others(store):
-    room = ChatRoom(store, ("sft", "reward-of-nobody"))
-    assert list(room.chats) == ["sft"] and "There is no model" in room.missing["reward-of-nobody"]
+    room = ChatRoom(store, ("sft", "SFT-of-nobody"))
+    assert list(room.chats) == ["sft"] and "There is no model" in room.missing["SFT_of_nobody"]
     with pytest.raises(CourseError, match="There is no model"):
         ChatRoom(store, ("nobody",))
 
@@ -152,6 +152,9 @@ def test_thumbs_and_rankings_are_stored_once_and_revised(room):
     (row,) = room.rankings.ranked()
     assert dict(zip(row["answers"], row["ranks"])) == dict(zip(answers.values(), (2, 2, 1)))
     assert not room.session(0).finished and room.session(0).groups  # to be ranked anew, from there
+    room.turns[0].thumbs = {}
+    with pytest.raises(CourseError, match="have ranked these"):  # a thumb never takes a whole ranking's place
+        room.thumb(0, "sft", 1)
     with pytest.raises(CourseError, match="thumb"):
         room.thumb(3, "sft", 1)
     answers |= dict.fromkeys(answers, "The same.")

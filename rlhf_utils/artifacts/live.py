@@ -71,13 +71,13 @@ class LivePicture:
         if self.answers:
             self.texts = display(self.answers(), display_id=True)
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         """Put a plain figure of what was reached, by whatever end, in place of the one that moved."""
         if self.widget is None:
             return
         plain = self.figure(self.rows)
         bundle = plain._repr_mimebundle_() or {"application/vnd.plotly.v1+json": json.loads(plain.to_json())}
         self.curves.update(bundle, raw=True)
-        if self.answers:
+        if self.answers and kind is None:  # a model that failed is not asked again
             self.texts.update(self.answers())
         self.widget.close()

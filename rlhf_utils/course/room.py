@@ -46,7 +46,7 @@ class ChatRoom:
     ):
         self.chats: dict[str, Chat] = {}
         self.missing: dict[str, str] = {}
-        for name in dict.fromkeys(models):
+        for name in dict.fromkeys(model.replace("-", "_") for model in models):
             try:
                 self.chats[name] = Chat(store, name, temperature, seed, top_p=top_p)
             except CourseError as error:
@@ -175,11 +175,13 @@ class ChatRoom:
         if value not in (-1, 0, 1) or model not in self.chats or not 0 <= turn < len(self.turns):
             raise CourseError("A thumb is up, down or neither, for one of the answers.")
         session = self.session(turn)
-        thumbs = self.turns[turn].thumbs
-        thumbs[model] = value
+        if session.groups and not self.turns[turn].thumbs:
+            raise CourseError("You have ranked these answers. Rank them anew to change your mind.")
+        thumbs = self.turns[turn].thumbs | {model: value}
         liked: dict[int, list[str]] = {}
         for letter, text in session.answers.items():
             writers = [n for n, said in self.turns[turn].answers.items() if said == text]
             liked.setdefault(max(thumbs.get(n, 0) for n in writers), []).append(letter)
         session.decide([liked[v] for v in sorted(liked, reverse=True)])
         session.submit()
+        self.turns[turn].thumbs = thumbs  # only once it is stored

@@ -14,16 +14,24 @@ TRAIN = """from dataclasses import replace
 from rlhf_utils.course import notebook
 from rlhf_utils.pipeline.stages import ensure
 profile = replace(notebook.start(), {changes})
-ensure({stage!r}, profile, force={stage!r});"""
+try:
+    ensure({stage!r}, profile, force={stage!r});
+except KeyboardInterrupt:
+    print("interrupted")"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage, changes", [("pretrain", "pretrain_steps=600"), ("ppo", "ppo_updates=40")])
-def test_the_picture_moves_while_it_trains_and_one_stays(tiny, tmp_path, stage, changes):
-    """JupyterLab showed empty axes from 2 % to 100 % (review, P1)."""
+@pytest.mark.parametrize(
+    "stage, long, short",
+    [("pretrain", "pretrain_steps=100_000", "pretrain_steps=20"), ("ppo", "ppo_updates=5_000", "ppo_updates=2")],
+)
+def test_the_picture_moves_while_it_trains_and_one_stays(tiny, tmp_path, stage, long, short):
+    """JupyterLab showed empty axes from 2 % to 100 % (review, P1). However fast the machine, the first cell's
+    training outlasts the looking; the second one's ends by itself.
+    """
     runs = tmp_path / "runs"
     shutil.copytree(tiny.root, runs / "tiny")
-    notebook(tmp_path / "live.ipynb", TRAIN.format(changes=changes, stage=stage))
+    notebook(tmp_path / "live.ipynb", *(TRAIN.format(changes=c, stage=stage) for c in (long, short)))
     with lab(tmp_path, RLHF_RUNS=str(runs), RLHF_PROFILE="tiny", OMP_NUM_THREADS="1") as open_notebook:
         page = open_notebook("live.ipynb")
         menu(page, "Run", "Run All Cells")
@@ -33,6 +41,8 @@ def test_the_picture_moves_while_it_trains_and_one_stays(tiny, tmp_path, stage, 
         second = page.evaluate(POINTS)
         page.wait_for_function(f"({POINTS})() > {second}", timeout=60_000)
         shot(page, f"live_{stage}")
+        menu(page, "Kernel", "Interrupt Kernel")
+        page.wait_for_selector(".jp-OutputArea-output:has-text('interrupted')", timeout=60_000)
         wait_idle(page)
         page.wait_for_function(
             "() => /100%/.test(document.querySelector('.jp-Notebook').textContent)", timeout=120_000
@@ -43,10 +53,11 @@ def test_the_picture_moves_while_it_trains_and_one_stays(tiny, tmp_path, stage, 
         menu(page, "File", "Save Notebook")
         page.wait_for_timeout(1500)
     saved = json.loads((tmp_path / "live.ipynb").read_text())
-    kinds = [set(o.get("data", {})) for o in saved["cells"][0]["outputs"]]
-    assert sum("application/vnd.plotly.v1+json" in kind for kind in kinds) == 1  # one plain figure is left
-    assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)
-    assert any("text/html" in kind for kind in kinds)  # and the answers under it
+    for cell in saved["cells"]:
+        kinds = [set(o.get("data", {})) for o in cell["outputs"]]
+        assert sum("application/vnd.plotly.v1+json" in kind for kind in kinds) == 1  # one plain figure is left
+        assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)
+        assert any("text/html" in kind for kind in kinds)  # and the answers under it
 
 
 @pytest.mark.slow

@@ -124,9 +124,10 @@ class Table:
     def __init__(self, rows: pd.DataFrame | Iterable[Mapping], digits: int = 2, width: int = 108):
         frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
         if not isinstance(frame.index, pd.RangeIndex):
-            named = frame.index.names if any(frame.index.names) else [""] * frame.index.nlevels
-            frame = frame.reset_index(names=list(named) if len(set(named)) == len(named) else None)
-            frame.columns = [("" if str(c).startswith("level_") else c) for c in frame.columns]
+            named = ["" if name is None else name for name in frame.index.names]
+            columns = list(frame.columns)
+            frame = frame.reset_index(allow_duplicates=True)  # a column may be the index as well
+            frame.columns = [*named, *columns]
         self.columns = [str(c).replace("_", " ") for c in frame.columns]
         self.cells = [list(row) for row in frame.head(MOST).itertuples(index=False, name=None)]
         self.more = f"… and {len(frame) - MOST:,} more rows" if len(frame) > MOST else ""

@@ -131,6 +131,18 @@ def test_thirty_rankings_by_mouse_and_keys_reach_reward_model_and_ppo(tiny, rlhf
         for key in ("b", "d", "d", "a", "ArrowDown", "t", "Alt+ArrowUp", "u"):
             page.keyboard.press(key)
         assert page.locator(".jp-Cell").count() == cells
+        # A card steps over two that are tied, and parts them where it is dropped between.
+        a, b, c = letters(page)[:3]
+        page.locator(".rlhf-card").nth(1).focus()
+        page.keyboard.press("t")
+        page.locator(".rlhf-card").nth(2).focus()
+        page.keyboard.press("Alt+ArrowUp")
+        assert letters(page)[:3] == [c, a, b] and letters(page, ".rlhf-card.rlhf-tied") == [b]
+        page.keyboard.press("Alt+ArrowDown")
+        assert letters(page)[:3] == [a, b, c] and letters(page, ".rlhf-card.rlhf-tied") == [b]
+        drag(page, 2, 1, 0.1)
+        assert letters(page)[:3] == [a, c, b] and not letters(page, ".rlhf-card.rlhf-tied")
+        page.keyboard.press("u")
         while done(page) < 18:
             keys = [str(n + 1) for n in range(len(letters(page)))]
             submit_by_keys(

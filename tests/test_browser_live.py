@@ -23,7 +23,10 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "stage, long, short",
-    [("pretrain", "pretrain_steps=100_000", "pretrain_steps=20"), ("ppo", "ppo_updates=5_000", "ppo_updates=2")],
+    [
+        ("pretrain", "pretrain_steps=100_000", "pretrain_steps=20"),
+        ("ppo", "ppo_updates=5_000", "ppo_updates=2"),
+    ],
 )
 def test_the_picture_moves_while_it_trains_and_one_stays(tiny, tmp_path, stage, long, short):
     """JupyterLab showed empty axes from 2 % to 100 % (review, P1). However fast the machine, the first cell's
@@ -55,7 +58,9 @@ def test_the_picture_moves_while_it_trains_and_one_stays(tiny, tmp_path, stage, 
     saved = json.loads((tmp_path / "live.ipynb").read_text())
     for cell in saved["cells"]:
         kinds = [set(o.get("data", {})) for o in cell["outputs"]]
-        assert sum("application/vnd.plotly.v1+json" in kind for kind in kinds) == 1  # one plain figure is left
+        assert (
+            sum("application/vnd.plotly.v1+json" in kind for kind in kinds) == 1
+        )  # one plain figure is left
         assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)
         assert any("text/html" in kind for kind in kinds)  # and the answers under it
 

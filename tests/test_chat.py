@@ -157,8 +157,11 @@ def test_thumbs_and_rankings_are_stored_once_and_revised(room):
         room.thumb(0, "sft", 1)
     with pytest.raises(CourseError, match="thumb"):
         room.thumb(3, "sft", 1)
+    answers |= {"sft": " "}
+    with pytest.raises(CourseError, match="no answer here"):
+        room.thumb(0, "sft", 1)
     answers |= dict.fromkeys(answers, "The same.")
-    with pytest.raises(CourseError, match="all the same"):
+    with pytest.raises(CourseError, match="not two answers"):
         room.thumb(0, "sft", 1)
 
 
@@ -171,6 +174,11 @@ def test_the_widget_drives_the_room_and_says_what_went_wrong(room):
     assert not chat.state["busy"] and set(chat.state["turns"][0]["answers"]) == set(room.chats)
     chat.receive({"do": "tokens", "turn": 0, "model": "sft"})
     assert chat.tokens["tokens"] == room.turns[0].tokens["sft"]
+    seen = []
+    chat.observe(lambda change: seen.append(change.name), ["tokens", "state"])
+    chat.receive({"do": "tokens", "turn": 0, "model": "sft"})
+    chat.show()
+    assert seen == ["tokens", "state"]  # closed in the browser, asked for again: the same is sent again
     chat.receive({"do": "heat", "temperature": "0", "top_p": "0.9"})
     assert (chat.state["temperature"], chat.state["top_p"]) == (0.0, 0.9)
     room.turns[0].answers |= {"sft": "Hay.", "ppo_ptx": "Grass."}
@@ -207,6 +215,29 @@ def test_what_breaks_in_the_thread_is_said(room, monkeypatch):
     chat.wait()
     assert not room.busy and "out of memory" in str(chat.state["message"])
 
+    def broken_at_once(text):
+        raise RuntimeError("no device")
+        yield
+
+    monkeypatch.setattr(room.chats["base_prompted"], "ask", broken_at_once)
+    chat.receive({"do": "ask", "text": "And sheep?"})
+    assert not room.busy and not chat.state["busy"] and "no device" in chat.state["message"]
+    assert not any(room.turns[1].tokens.values())  # of no model: the last answer's are not this one's
+
+
+def test_what_cannot_be_sent_ends_the_answers(room, monkeypatch):
+    chat = Conversation(room).chat
+
+    def lost(number):
+        raise OSError("the connection is gone")
+
+    monkeypatch.setattr("rlhf_utils.course.chat_widget.time.monotonic", lost)
+    for name in room.chats:
+        monkeypatch.setattr(room.chats[name], "ask", lambda text: (c for c in "abc"))
+    chat.receive({"do": "ask", "text": "What do cows eat?"})
+    chat.wait()
+    assert not room.busy and not chat.state["busy"]
+
 
 def test_the_plain_form_escapes_and_clears(store):
     form = show_chat(store, ("sft",), 0.0, plain=True)
@@ -218,6 +249,7 @@ def test_the_plain_form_escapes_and_clears(store):
     assert "question is empty" in form.note.value
     form.press(clear=True)
     assert not form.room.turns
+    assert "nobody is not there" in show_chat(store, ("sft", "nobody"), plain=True).said.value
 
 
 def test_labels_in_both_languages_have_the_same_names():

@@ -82,6 +82,8 @@ def test_an_index_that_says_something_is_shown():
     assert Table(pd.DataFrame({"gold": [0.5]}, index=["SFT"])).columns == ["", "gold"]
     two = pd.DataFrame({"gold": [0.5]}, index=pd.MultiIndex.from_tuples([("SFT", "greedy")]))
     assert Table(two).columns == ["", "", "gold"] and Table(two).cells == [["SFT", "greedy", 0.5]]
+    kept = pd.DataFrame({"gold": [0.5], "level_0": [1]}).set_index("gold", drop=False)
+    assert Table(kept).columns == ["gold", "gold", "level 0"] and Table(kept).cells == [[0.5, 0.5, 1]]
 
 
 def test_answers_are_text_and_their_new_words_are_marked():

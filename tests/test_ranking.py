@@ -197,6 +197,8 @@ def test_what_comes_twice_measures_oneself_and_trains_nothing(store):
         session.submit()
         if now := told_now(session):
             told[session.progress()["done"]] = now
+        if number == 11:  # right after the tenth that counts: nothing is said a second time
+            assert session.items[number].repeats and not told_now(session)
     assert session.finished and session.progress()["done"] == session.progress()["total"] == 20
     assert set(told) == {10, 20} and "oneself" not in told[10]
     assert agreement_so_far(session)["oneself"] == (6, 12) and told[20]["crowd"][1] == 6 * 20

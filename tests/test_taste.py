@@ -165,6 +165,22 @@ def test_too_few_rankings_say_how_many_are_needed(tiny, tmp_path, monkeypatch):
         write_taste(load_profile("tiny", 0), tmp_path)
 
 
+def test_a_prompt_that_was_asked_twice_stands_on_one_side(tmp_path, monkeypatch):
+    """Asked again in chat it is another item."""
+    monkeypatch.setenv("RLHF_RANKINGS", f"sqlite:///{tmp_path / 'r.sqlite'}")
+    store = RankingStore()
+    for i in range(40):
+        asked = [{"role": "user", "content": f"What is {i // 2}?"}]
+        row = {"ranker": "a", "item": f"i{i}", "action": "rank", "ranks": [1, 2], "messages": asked}
+        store.add(row | {"answers": ["x", f"y{i}"], "guideline": guidelines()[0]})
+    write_taste(load_profile("tiny", 0), tmp_path)
+    sides = [
+        {r["messages"][0]["content"] for r in read_jsonl(tmp_path / f"{name}.jsonl")}
+        for name in ("rankings", "heldout")
+    ]
+    assert [len(side) for side in sides] == [16, 4] and not sides[0] & sides[1]
+
+
 @pytest.mark.parametrize(
     "weight, guideline", [(-1, None), (11, None), (float("nan"), None), (1, "../up"), (1, "x" * 41)]
 )

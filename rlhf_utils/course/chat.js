@@ -34,6 +34,7 @@ function render({ model, el }) {
   root.dataset.lmSuppressShortcuts = "true";
 
   let watch = null; // a timer that notices a kernel that died
+  let waiting = ""; // a question that was sent and of which nothing was heard yet
   const written = (name) => model.get("state").models.find((m) => m.name === name)?.written ?? name;
 
   function button(className, text, label, action) {
@@ -51,9 +52,10 @@ function render({ model, el }) {
   box.placeholder = L("question");
   const ask = () => {
     if (!box.value.trim() || model.get("state").busy) return;
-    model.send({ do: "ask", text: box.value });
+    waiting = box.value;
     box.value = "";
     patient();
+    model.send({ do: "ask", text: waiting });
   };
   const go = button("rlhf-ask", L("ask"), "", ask);
   const stop = button("rlhf-stop", L("stop"), "", () => model.send({ do: "stop" }));
@@ -81,7 +83,15 @@ function render({ model, el }) {
 
   function patient() {
     clearTimeout(watch);
-    watch = setTimeout(() => { if (model.get("state").busy) note.textContent = L("dead"); }, PATIENCE);
+    watch = setTimeout(() => {
+      if (waiting || model.get("state").busy) note.textContent = L("dead");
+      giveBack();
+    }, PATIENCE);
+  }
+
+  function giveBack() { // the question that was not asked, unless something else is written there by now
+    box.value ||= waiting;
+    waiting = "";
   }
 
   // -- what was said -----------------------------------------------------------------------------------
@@ -137,7 +147,7 @@ function render({ model, el }) {
     note.textContent = state.message || (state.busy ? L("busy") : state.spoken);
     if (focused) log.focus({ preventScroll: true });
     log.scrollTop = log.scrollHeight;
-    if (state.busy) patient(); else clearTimeout(watch);
+    if (state.busy) patient(); else if (!waiting) clearTimeout(watch);
   }
 
   function flow() { // the last answers, as they grow
@@ -155,6 +165,8 @@ function render({ model, el }) {
   let before = model.get("state");
   function changed() {
     const state = model.get("state");
+    if (state.turns.length > before.turns.length) waiting = "";
+    else if (state.message) giveBack(); // refused
     draw();
     if (before.busy && !state.busy && state.turns.length) {
       const last = state.turns.at(-1);

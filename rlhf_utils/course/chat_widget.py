@@ -42,6 +42,7 @@ class ChatWidget(anywidget.AnyWidget):
         rank: Callable[[RankingSession], None] = lambda session: None,
     ):
         self.room, self.rank, self.lock, self.thread = room, rank, Lock(), None
+        self.sent = 0  # a number on all that is sent: what equals the last is not sent otherwise
         super().__init__(labels=labels_of(language, "chat"))
         self.show()
         self.on_msg(lambda _, content, buffers: self.receive(content))
@@ -56,7 +57,9 @@ class ChatWidget(anywidget.AnyWidget):
             {"name": name, "written": chat.written, "colour": COLOURS[name]}
             for name, chat in room.chats.items()
         ]
+        self.sent += 1
         self.state = {
+            "number": self.sent,
             "models": models,
             "missing": room.missing,
             "turns": [
@@ -73,14 +76,16 @@ class ChatWidget(anywidget.AnyWidget):
 
     def receive(self, content: dict) -> None:
         """Carry out what the browser asks for; errors are shown, not raised."""
-        try:
-            with self.lock:
+        with self.lock:
+            try:
                 self._carry_out(content)
-        except CourseError as error:
-            self.show(str(error))
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            # No button of the widget sends such a thing.
-            self.show(f"The browser's message cannot be read ({type(error).__name__}).")
+            except CourseError as error:
+                self.show(str(error))
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+                # No button of the widget sends such a thing.
+                self.show(f"The browser's message cannot be read ({type(error).__name__}).")
+            except Exception as error:  # a model that fails at its first word: seen by nobody otherwise
+                self.show(f"That failed: {error}")
 
     def _carry_out(self, content: dict) -> None:
         room, do = self.room, content["do"]
@@ -108,7 +113,8 @@ class ChatWidget(anywidget.AnyWidget):
             self.rank(room.session(int(content["turn"])))
         elif do == "tokens":
             turn, model = int(content["turn"]), content["model"]
-            self.tokens = {"turn": turn, "model": model, "tokens": room.turns[turn].tokens[model]}
+            self.sent += 1
+            self.tokens = {"number": self.sent, "model": model, "tokens": room.turns[turn].tokens[model]}
         else:
             raise ValueError(do)
 
@@ -123,7 +129,10 @@ class ChatWidget(anywidget.AnyWidget):
                     self.stream = {"turn": turn, "answers": dict(self.room.turns[turn].answers)}
         except Exception as error:  # whatever goes wrong in a thread would be seen by nobody
             message = f"The answers broke off: {error}"
-        self.show(message)
+        finally:
+            pieces.close()
+        with self.lock:
+            self.show(message)
 
     def wait(self) -> None:
         """Until all answers are given; for programs."""
@@ -162,7 +171,11 @@ class PlainChat(ipywidgets.VBox):
 
     def draw(self, note: str = "") -> None:
         style = "white-space:pre-wrap;overflow-wrap:anywhere;margin:2px 0"
-        lines = []
+        missing = self.labels["missing"]
+        lines = [
+            f"<p>{escape(missing.format(model=model, why=why))}</p>"
+            for model, why in self.room.missing.items()
+        ]
         for turn in self.room.turns:
             lines.append(
                 f"<p style='{style}'><b>{escape(self.labels['you'])}</b> {escape(turn.question)}</p>"
@@ -170,7 +183,9 @@ class PlainChat(ipywidgets.VBox):
             for name, answer in turn.answers.items():
                 who = escape(self.room.chats[name].written)
                 lines.append(f"<p style='{style}'><b>{who}</b> {escape(answer)}</p>")
-        self.said.value = "".join(lines) or f"<p>{escape(self.labels['empty'])}</p>"
+        if not self.room.turns:
+            lines.append(f"<p>{escape(self.labels['empty'])}</p>")
+        self.said.value = "".join(lines)
         self.note.value = escape(note)
 
     def press(self, clear: bool = False) -> None:

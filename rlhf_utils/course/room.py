@@ -90,6 +90,7 @@ class ChatRoom:
             for name, chat in self.chats.items():
                 # One that was stopped before its first token has not heard the question, either.
                 if len(chat.messages) < 2 * len(self.turns):
+                    chat.drawn = []
                     chat.messages += [
                         {"role": "user", "content": text},
                         {"role": "assistant", "content": "…"},
@@ -150,7 +151,7 @@ class ChatRoom:
         said = self.turns[turn]
         answers = {name: text for name, text in said.answers.items() if text.strip()}
         if len(set(answers.values())) < 2:
-            raise CourseError("There is nothing to rank: the answers are all the same.")
+            raise CourseError("There is nothing to rank: not two answers here differ.")
         asked = "\n".join(t.question for t in self.turns[: turn + 1])
         told = sha256(repr((asked, list(answers.items()))).encode()).hexdigest()[:12]
         return {
@@ -174,6 +175,8 @@ class ChatRoom:
         """A thumb up (1), down (-1) or none (0): stored as a ranking, ups before none before downs."""
         if value not in (-1, 0, 1) or model not in self.chats or not 0 <= turn < len(self.turns):
             raise CourseError("A thumb is up, down or neither, for one of the answers.")
+        if not self.turns[turn].answers[model].strip():
+            raise CourseError("There is no answer here to like or not.")
         session = self.session(turn)
         if session.groups and not self.turns[turn].thumbs:
             raise CourseError("You have ranked these answers. Rank them anew to change your mind.")

@@ -10,6 +10,7 @@ place of the crowd's. The paper has no such step: its labelers were one crowd.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,14 +86,18 @@ def write_taste(profile: Profile, folder: Path) -> None:
             "and about 40 are good. "
             "Rank some in chapters/04_collect_rankings.ipynb."
         )
-    items = sorted({r["item"] for r in rows}, key=lambda item: hashlib.sha256(item.encode()).hexdigest())
-    held = set(items[: max(len(items) // HELD_OUT, 1)])
+    prompts: dict[str, str] = {}  # what was asked, however often → the first item that asked it
+    for row in rows:
+        asked = json.dumps(row["messages"])
+        prompts[asked] = min(row["item"], prompts.get(asked, row["item"]))
+    mixed = sorted(prompts, key=lambda asked: hashlib.sha256(prompts[asked].encode()).hexdigest())
+    held = set(mixed[: max(len(mixed) // HELD_OUT, 1)])
     made = [
         {k: r[k] for k in ("item", "ranker", "messages", "answers", "ranks", "seconds", "guideline")}
         for r in rows
     ]
-    write_jsonl(folder / "rankings.jsonl", [r for r in made if r["item"] not in held])
-    write_jsonl(folder / "heldout.jsonl", [r for r in made if r["item"] in held])
+    write_jsonl(folder / "rankings.jsonl", [r for r in made if json.dumps(r["messages"]) not in held])
+    write_jsonl(folder / "heldout.jsonl", [r for r in made if json.dumps(r["messages"]) in held])
 
 
 def answer_features(

@@ -89,6 +89,9 @@ def agreement_so_far(session: RankingSession) -> dict[str, tuple[int, int]]:
 
 
 def told_now(session: RankingSession) -> dict[str, tuple[int, int]]:
-    """`agreement_so_far` after each tenth ranking, else nothing."""
-    done = session.progress()["done"]
-    return agreement_so_far(session) if done and done % TOLD_EVERY == 0 else {}
+    """`agreement_so_far` right after each tenth ranking, else nothing."""
+    last = session.done.get(session.history[-1][0]) if session.history else None
+    if last is None or last["practice"] or last["action"] != "rank":
+        return {}
+    progress = session.progress()
+    return {} if (progress["done"] - progress["skipped"]) % TOLD_EVERY else agreement_so_far(session)

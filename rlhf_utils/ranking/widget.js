@@ -75,11 +75,17 @@ function render({ model, el }) {
     to = Math.max(0, Math.min(to, order.length));
     order.splice(to, 0, x);
     if (order[0]) tied.delete(order[0]);
-    const after = order[to + 1];
-    if (after && tied.has(after) && to === 0) tied.delete(after);
+    tied.delete(order[to + 1]); // between two that were tied it parts them; its own tie would be nobody's wish
     touched = changed = true; focus = x;
     say(L("moved", { x: x.toUpperCase(), n: to + 1, k: order.length }));
     draw();
+  }
+
+  function step(x, by) { // up or down past its neighbour, and all that is tied with that
+    settle();
+    let to = order.indexOf(x) + by;
+    while (by < 0 ? tied.has(order[to]) : tied.has(order[to + 1])) to += by;
+    move(x, to);
   }
 
   function tie(x, onto) { // x joins the tie of `onto`
@@ -137,8 +143,8 @@ function render({ model, el }) {
     if (event.target.matches("select, input, button") && !["u", "U"].includes(event.key)) return;
     const key = event.key.toLowerCase();
     let used = true;
-    if (event.altKey && key === "arrowup") move(x, order.indexOf(x) - 1);
-    else if (event.altKey && key === "arrowdown") move(x, order.indexOf(x) + 1);
+    if (event.altKey && key === "arrowup") step(x, -1);
+    else if (event.altKey && key === "arrowdown") step(x, 1);
     else if (key === "arrowup" || key === "arrowdown") {
       const i = order.indexOf(x) + (key === "arrowup" ? -1 : 1);
       if (order[i]) { focus = order[i]; draw(); }

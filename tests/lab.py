@@ -124,7 +124,16 @@ def wait_idle(page) -> None:
 
 def menu(page, *names: str) -> None:
     page.click(f".lm-MenuBar-item:has-text('{names[0]}')")
-    page.click(f".lm-Menu-item:has-text('{names[1]}')")
+    for name in names[1:]:
+        page.click(f".lm-Menu-item:has-text('{name}')")
+
+
+def barriers(page, part: str) -> list[str]:
+    """What keeps somebody from reading or using a part of the page, by axe-core's rules."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, context=part).response["violations"]
+    return [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in found]
 
 
 def done(page) -> int:

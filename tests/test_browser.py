@@ -6,7 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab import chromium, done, drag, lab, letters, lift, menu, notebook, submit_by_keys, wait_done, wait_idle
+from lab import (
+    barriers,
+    chromium,
+    done,
+    drag,
+    lab,
+    letters,
+    lift,
+    menu,
+    notebook,
+    submit_by_keys,
+    wait_done,
+    wait_idle,
+)
 
 from rlhf_utils.artifacts.files import file_hash, read_jsonl, write_jsonl
 from rlhf_utils.ranking.store import RankingStore
@@ -263,6 +276,9 @@ def test_what_models_write_is_text_in_the_report(tiny, tmp_path, monkeypatch):
         page.goto(page_file.as_uri())
         shown = "\n".join(page.locator(".dialogue").all_inner_texts())
         shot(page, "report")
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert not barriers(page, "body")
         assert HOSTILE[0] in shown and HOSTILE[1] in shown
         assert (
             page.evaluate("window.hacked") is None

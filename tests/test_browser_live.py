@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from lab import lab, menu, notebook, wait_idle
+from lab import barriers, lab, menu, notebook, wait_idle
 from test_browser import shot
 
 # Points of all curves on the page.
@@ -110,10 +110,21 @@ def test_several_models_answer_and_all_goes_by_keys(tmp_path):
         page.locator(".rlhf-show-tokens").first.press("Enter")
         page.wait_for_selector(".rlhf-tokens")
         assert "%" in page.locator(".rlhf-told").inner_text()
+        page.locator(".rlhf-tokens >> text=Close").click()
+        page.locator(".rlhf-show-tokens").first.click()  # once more, the same
+        page.wait_for_selector(".rlhf-tokens")
         page.locator("[data-thumb=up]").nth(1).click()
         page.wait_for_function("() => document.querySelector('[data-thumb=up][aria-pressed=true]')")
         page.locator(".rlhf-rank-these").first.click()
         page.wait_for_selector(".rlhf-ranking .rlhf-card")
+        for theme in ("JupyterLab Light", "JupyterLab Dark"):
+            menu(page, "Settings", "Theme", theme)
+            page.wait_for_function(
+                "theme => document.body.dataset.jpThemeName === theme", arg=theme, timeout=30_000
+            )
+            page.wait_for_timeout(500)
+            assert not barriers(page, ".rlhf-chat") and not barriers(page, ".rlhf-ranking")
+            shot(page, f"chat_{theme.split()[1].lower()}")
 
         # Another page of the same session, or this one again, goes on with what was said.
         menu(page, "File", "Save Notebook")

@@ -182,7 +182,8 @@ def write_report(store: Store) -> Path:
     view = '<meta name=viewport content="width=device-width, initial-scale=1">'
     style = f"<style>{look.STYLE}{STYLE}</style>"
     head = f"<meta charset=utf-8>{view}<title>Your own ChatGPT</title>{style}"
-    page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
+    body = f"<body><main>{''.join(parts)}</main></body>"
+    page = f"<!doctype html><html lang=en><head>{head}</head>{body}</html>"
     store.root.mkdir(parents=True, exist_ok=True)
     path = store.root / "report.html"
     path.write_text(page, "utf-8")

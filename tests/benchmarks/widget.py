@@ -58,7 +58,7 @@ def main() -> None:
         "median_ms": round(waited[len(waited) // 2]),
         "p95_ms": round(waited[int(0.95 * len(waited))]),
     }
-    print(json.dumps(figures), "goal: p95 at most 150 ms")
+    print(json.dumps(figures), "goal: p95 at most 100 ms")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How far 40 rankings steer the model: scripted tastes, several seeds pooled, against the default model.
+"""How far 12 and 40 rankings steer the model: scripted tastes, several seeds pooled, against the default.
 
-    rlhf run --seed 0 && rlhf run --seed 1 && rlhf run --seed 2
-    python tests/benchmarks/tastes.py --seeds 0 1 2                        # each taste at the default weight
+    python tests/benchmarks/tastes.py --seeds 0 1 2                # each taste at the default weight
     python tests/benchmarks/tastes.py --seeds 0 --weights 0.5 1 3  # the knob
 
-A scripted reader ranks 40 prompts (K = 4) in a RankingSession, headless, and the stages do the rest. Every
+A scripted reader takes the queue of chapter 04 (K = 4) in a RankingSession, headless, skips where the taste
+prefers nothing and stops after so many rankings; the stages do the rest, those before it as well. Every
 result is kept in `runs/tastes.json`, so that the command goes on where it was stopped; then each goal is
 printed with what was measured, and `data/reference/tastes.json` holds what chapter 07 shows.
 """
@@ -12,6 +12,7 @@ printed with what was measured, and `data/reference/tastes.json` holds what chap
 import argparse
 import json
 import os
+from itertools import product
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from rlhf_utils.evaluation.answers import ASPECTS
 from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
 from rlhf_utils.evaluation.statistics import mean_difference, ratio
 from rlhf_utils.language.models import load_scorer
-from rlhf_utils.pipeline.rank import items_to_rank
+from rlhf_utils.pipeline.rank import items_to_rank, items_worth_ranking
 from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.pipeline.taste import SCRIPTED, ranks_by
 from rlhf_utils.profiles import load_profile
@@ -29,32 +30,40 @@ from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.store import RankingStore
 from rlhf_utils.world.prompts import thing_of
 
-RANKINGS, FOR_ACCURACY = 40, 200
+FOR_ACCURACY = 200
 
 
-def rank_all(rows: list[dict], taste: str, store: RankingStore) -> None:
-    session = RankingSession(rows, f"scripted-{taste}", store, guideline=taste)
-    while not session.finished:
+def rank_all(rows: list[dict], taste: str, rankings: int, store: RankingStore) -> None:
+    session = RankingSession(rows, f"scripted-{taste}", store, guideline=named(taste, rankings))
+    while not session.finished and session.progress()["done"] - session.progress()["skipped"] < rankings:
         letters = list(session.answers)
         ranks = ranks_by(SCRIPTED[taste], list(session.answers.values()))
+        if len(set(ranks)) == 1:
+            session.skip()
+            continue
         session.rank([[x for x, r in zip(letters, ranks) if r == rank] for rank in sorted(set(ranks))])
         session.submit()
 
 
-def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
+def named(taste: str, rankings: int) -> str:
+    """The guideline by which they are kept apart."""
+    return taste if rankings == 40 else f"{taste}-{rankings}"
+
+
+def run(profile_name: str, seed: int, taste: str, weight: float, rankings: int) -> dict:
     """Rank, train and evaluate; returns the metrics of `taste_evaluate` and per-prompt values for pooling."""
     os.environ["RLHF_RANKINGS"] = f"sqlite:///{runs_folder() / f'tastes-{profile_name}-seed{seed}.sqlite'}"
-    profile = load_profile(profile_name, seed, own_weight=weight, guideline=taste)
-    store = ensure(("corpus", "tokenizer", "sft"), profile)
+    profile = load_profile(profile_name, seed, own_weight=weight, guideline=named(taste, rankings))
+    store = ensure(("corpus", "tokenizer", "sft", "reward"), profile)
     prompts = store.prompts("ppo")
-    rows = items_to_rank(profile, store, prompts[: RANKINGS + FOR_ACCURACY + 60])
-    rank_all(rows[:RANKINGS], taste, RankingStore())
+    queue = items_worth_ranking(profile, store, prompts, count=len(prompts) // 6)
+    rank_all(queue, taste, rankings, RankingStore())
     store = ensure("taste_evaluate", profile)
     metrics = store.metrics("taste_evaluate")
     more = [
         r | {"ranks": ranks_by(SCRIPTED[taste], r["answers"])}
-        for r in rows[RANKINGS : RANKINGS + FOR_ACCURACY]
-    ]
+        for r in items_to_rank(profile, store, prompts[len(prompts) // 2 :][: FOR_ACCURACY + 60])
+    ][:FOR_ACCURACY]
     tokenizer = store.tokenizer()
     accuracy = {
         n: pair_accuracy(load_scorer(store.folder(s)), tokenizer, profile, more)
@@ -69,8 +78,9 @@ def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
         "seed": seed,
         "taste": taste,
         "weight": weight,
+        "rankings": rankings,
         "accuracy": accuracy,
-        "rankings": metrics["rankings"],
+        "counts": metrics["rankings"],
         "reward_accuracy": metrics["reward_accuracy"],
         "things": [thing_of(p) for p in store.prompts("test")],
         "words": {n: by_prompt(n, lambda a: len(a.split())) for n in ("default", "taste")},
@@ -80,6 +90,10 @@ def run(profile_name: str, seed: int, taste: str, weight: float) -> dict:
             for n in ("default", "taste")
         },
     }
+
+
+def condition(run: dict) -> tuple:
+    return run["taste"], run["rankings"], run["weight"]
 
 
 def pooled(runs: list[dict]) -> dict:
@@ -100,6 +114,7 @@ def pooled(runs: list[dict]) -> dict:
     return {
         "taste": runs[0]["taste"],
         "weight": runs[0]["weight"],
+        "rankings": runs[0]["rankings"],
         "seeds": [r["seed"] for r in runs],
         "accuracy": {
             n: float(np.mean([r["accuracy"][n]["accuracy"] for r in runs])) for n in ("default", "taste")
@@ -122,19 +137,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tastes", nargs="+", default=list(SCRIPTED))
     parser.add_argument("--weights", type=float, nargs="+", default=[load_profile("laptop").own_weight])
+    parser.add_argument("--rankings", type=int, nargs="+", default=[40])
     wanted = parser.parse_args()
     path = runs_folder() / "tastes.json"
     done = json.loads(path.read_text("utf-8")) if path.exists() else []
-    for taste in wanted.tastes:
-        for weight in wanted.weights:
-            for seed in wanted.seeds:
-                if not any((r["seed"], r["taste"], r["weight"]) == (seed, taste, weight) for r in done):
-                    done.append(run(wanted.profile, seed, taste, weight))
-                    path.write_text(json.dumps(done), "utf-8")
-    table = [
-        pooled([r for r in done if (r["taste"], r["weight"]) == key])
-        for key in sorted({(r["taste"], r["weight"]) for r in done})
-    ]
+    for seed, rankings, weight, taste in product(
+        wanted.seeds, wanted.rankings, wanted.weights, wanted.tastes
+    ):
+        if not any((r["seed"], *condition(r)) == (seed, taste, rankings, weight) for r in done):
+            done.append(run(wanted.profile, seed, taste, weight, rankings))
+            path.write_text(json.dumps(done), "utf-8")
+    table = [pooled([r for r in done if condition(r) == key]) for key in sorted(set(map(condition, done)))]
     if wanted.profile == "laptop":
         (DATA / "reference" / "tastes.json").write_text(json.dumps(table, indent=1) + "\n", "utf-8")
     for row in table:
@@ -142,7 +155,9 @@ def main() -> None:
             f"{x} {g['difference']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})"
             for x, g in row["gold_difference"].items()
         )
-        print(f"{row['taste']:7} weight {row['weight']:.2f}, seeds {row['seeds']}")
+        print(
+            f"{row['taste']:7} {row['rankings']} rankings, weight {row['weight']:.2f}, seeds {row['seeds']}"
+        )
         print(
             f"  held-out rankings: default {row['accuracy']['default']:.0%}, own "
             f"{row['accuracy']['taste']:.0%} (low {row['accuracy_low']:.0%}); goal 70 %"

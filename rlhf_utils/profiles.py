@@ -178,6 +178,15 @@ def own_data(profile: Profile, folder: str | Path) -> Profile:
     )
 
 
+def by_guideline(profile: Profile, name: str) -> Profile:
+    """The same profile for the rankings that were made by another guideline."""
+    if not re.fullmatch(r"[\w.-]{1,40}", name):
+        raise CourseError(
+            f"A guideline's name has letters, digits, dots and dashes only, 40 at most, not {name!r:.60}."
+        )
+    return replace(profile, guideline=name)
+
+
 def load_profile(
     name: str | None = None,
     seed: int | None = None,
@@ -202,12 +211,7 @@ def load_profile(
             )
         profile = replace(profile, own_weight=own_weight)
     if guideline:
-        if not re.fullmatch(r"[\w.-]{1,40}", guideline):
-            raise CourseError(
-                "A guideline's name has letters, digits, dots and dashes only, 40 at most, not "
-                f"{guideline!r}."
-            )
-        profile = replace(profile, guideline=guideline)
+        profile = by_guideline(profile, guideline)
     base = base or variable("RLHF_BASE")
     if base:
         folder = place("The base", base)

@@ -128,6 +128,10 @@ def test_a_model_that_is_missing_leaves_the_others(store):
     assert list(room.chats) == ["sft"] and "There is no model" in room.missing["SFT_of_nobody"]
     with pytest.raises(CourseError, match="There is no model"):
         ChatRoom(store, ("nobody",))
+    with pytest.raises(CourseError, match="rlhf run --guideline my-group"):
+        ChatRoom(store, ("taste-my-group",))
+    with pytest.raises(CourseError, match="guideline's name"):
+        ChatRoom(store, ("taste-../up",))
 
 
 def test_until_one_has_ranked_the_example_reader_stands_in(tiny):

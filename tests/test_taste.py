@@ -12,10 +12,11 @@ import torch
 
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.store import Store
+from rlhf_utils.course.chat import Chat
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.models import load_scorer
 from rlhf_utils.pipeline.rank import items_to_rank
-from rlhf_utils.pipeline.stages import ensure
+from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, usable_rankings, write_taste
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.matches import (
@@ -135,10 +136,12 @@ def test_another_ranking_builds_anew_and_other_guidelines_stand_beside(ranked):
     ensure("taste_reward", load_profile("tiny", 0), say=said.append)
     assert said[0] == "taste: built anew, since there are other rankings now."
     rank(rows, "cy", guideline="other-group")
-    other = ensure("taste_reward", load_profile("tiny", 0, guideline="other-group"), say=said.append)
+    other = ensure("taste_ppo", load_profile("tiny", 0, guideline="other-group"), say=said.append)
     assert other.folder("taste").name == "taste-other-group" and {
         r["ranker"] for r in read_jsonl(other.folder("taste") / "rankings.jsonl")
     } == {"cy"}
+    chat = Chat(open_store(store.profile), "taste-other-group", 0.0)
+    assert chat.written == "yours, other-group" and chat.answer("What do cows eat?")
     assert {r["ranker"] for r in own_rankings()} == {"ada", "bob"}
 
 

@@ -64,7 +64,8 @@ def chat_options(sub: argparse.ArgumentParser) -> None:
         "  rlhf chat --model taste                      the model that your own rankings made\n"
         '  rlhf chat --model base --prompted --ask "What do cows eat?"'
     )
-    models = f"one of {', '.join((*MODELS, TASTE))}, or several with commas (default: ppo_ptx)"
+    known = ", ".join((*MODELS, TASTE, f"{TASTE}-GUIDELINE"))
+    models = f"one of {known}, or several with commas (default: ppo_ptx)"
     sub.add_argument("--model", default="ppo_ptx", metavar="NAME", help=models)
     prompted = "with --model base: asked in the form that suits plain questions best"
     sub.add_argument("--prompted", action="store_true", help=prompted)

@@ -1,6 +1,7 @@
 """Talk to a model: the conversation so far, cut to fit, in; an answer, word by word, out."""
 
 from collections.abc import Iterator
+from copy import copy
 
 import torch
 
@@ -11,7 +12,7 @@ from rlhf_utils.language.prompting import FORMS, form_ids
 from rlhf_utils.language.sampling import Drawn, stream
 from rlhf_utils.language.tokenizer import fitting_prompt, prompt_ids
 from rlhf_utils.pipeline.taste import EXAMPLE, example_store, has_own_taste
-from rlhf_utils.profiles import MODELS, TASTE, YOURS
+from rlhf_utils.profiles import MODELS, TASTE, YOURS, by_guideline
 
 
 def best_form(store: Store) -> str:
@@ -26,12 +27,20 @@ def best_form(store: Store) -> str:
     return next(chosen[kind] for kind in ("plain", "open_qa", "all") if kind in chosen)
 
 
+def plain_name(model: str) -> str:
+    """A model's name as programs write it, of one as people do: "ppo_ptx" of "ppo-ptx". What follows "taste-"
+    is the name of a guideline, and stays as it is.
+    """
+    return model if model.startswith(f"{TASTE}-") else model.replace("-", "_")
+
+
 class Chat:
     """A conversation with one model. `ask` streams; the messages are kept in `messages`.
 
     `model` is a name in `profiles.MODELS`, or "taste", the model of one's own rankings (the example reader's
-    until there are any). A base model gets the plain text so far; `prompted` (or as "base_prompted"), or in a
-    form of `prompting.FORMS` named so, it is asked as it answers best.
+    until there are any), or "taste-NAME", that of the rankings by guideline NAME. A base model gets the plain
+    text so far; `prompted` (or as "base_prompted"), or in a form of `prompting.FORMS` named so, it is asked
+    as it answers best.
     """
 
     def __init__(
@@ -43,10 +52,12 @@ class Chat:
         prompted: bool | str = False,
         top_p: float = 1.0,
     ):
-        model = model.replace("-", "_")  # as people write it: ppo-ptx
+        model, _, guideline = plain_name(model).partition("-")
         named = MODELS | {TASTE: YOURS}
         if model not in named:
             raise CourseError(f"There is no model {model!r:.40}. Choose one of: {', '.join(named)}.")
+        if guideline:
+            store = self._by_guideline(store, guideline)
         if model == "base_prompted":
             model, prompted = "base", prompted or True
         if prompted and model != "base":
@@ -60,7 +71,9 @@ class Chat:
         self.profile, self.name = store.profile, model
         self.temperature, self.top_p = temperature, top_p
         self.written = named["base_prompted" if prompted else model].written
-        if model == TASTE and not store.profile.data and not has_own_taste(store):
+        if guideline:
+            self.written = f"{YOURS.written}, {guideline}"
+        elif model == TASTE and not store.profile.data and not has_own_taste(store):
             store, self.written = example_store(), EXAMPLE  # until there are rankings of one's own
         self.model, self.tokenizer = store.model(named[model].stage), store.tokenizer()
         self.messages: list[dict] = []
@@ -68,6 +81,16 @@ class Chat:
         self.said = ""
         self.generator = torch.Generator(self.model.device)
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()
+
+    def _by_guideline(self, store: Store, name: str) -> Store:
+        other = copy(store)
+        other.profile = by_guideline(store.profile, name)
+        if other.find(YOURS.stage) is None:
+            raise CourseError(
+                f"There is no model of rankings by guideline {name!r} yet. Train it with: "
+                f"rlhf run --guideline {name}"
+            )
+        return other
 
     def _ids(self) -> list[int]:
         if self.name == "base":  # knows no roles

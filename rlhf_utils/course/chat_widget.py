@@ -18,6 +18,7 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.course.room import SIDE_BY_SIDE, ChatRoom
 from rlhf_utils.environment import CourseError
 from rlhf_utils.look import COLOURS
+from rlhf_utils.profiles import TASTE
 from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.widget import RankingWidget, labels_of
 
@@ -54,7 +55,7 @@ class ChatWidget(anywidget.AnyWidget):
         """Send what is on the screen to the browser."""
         room = self.room
         models = [
-            {"name": name, "written": chat.written, "colour": COLOURS[name]}
+            {"name": name, "written": chat.written, "colour": COLOURS.get(name, COLOURS[TASTE])}
             for name, chat in room.chats.items()
         ]
         self.sent += 1

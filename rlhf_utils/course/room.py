@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.course.arguments import temperature_of
-from rlhf_utils.course.chat import Chat
+from rlhf_utils.course.chat import Chat, plain_name
 from rlhf_utils.environment import CourseError, ranker_name
 from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.store import guidelines, own_store
@@ -46,7 +46,7 @@ class ChatRoom:
     ):
         self.chats: dict[str, Chat] = {}
         self.missing: dict[str, str] = {}
-        for name in dict.fromkeys(model.replace("-", "_") for model in models):
+        for name in dict.fromkeys(map(plain_name, models)):
             try:
                 self.chats[name] = Chat(store, name, temperature, seed, top_p=top_p)
             except CourseError as error:

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
     course = command("course", "Execute the chapters in order and write report.html.")
     course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these, for example 02 03")
+    evidence_options(command("evidence", "Measure what the field claims, over several seeds.", profile=False))
     report = command("report", "Show the results, and write report.html.")
     report.add_argument("--json", action="store_true", help="print all figures as JSON")
     taste_options(report)
@@ -53,6 +54,14 @@ def taste_options(sub: argparse.ArgumentParser) -> None:
     weight = "how much your own rankings count beside the crowd's (0 to 10, default: 1.5)"
     sub.add_argument("--own-weight", type=float, metavar="W", help=weight)
     sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
+
+
+def evidence_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)")
+    which = "numbers of claims, as 5,6 (default: all that there are)"
+    sub.add_argument("--claims", type=numbers, metavar="NUMBERS", help=which)
+    many = "how many runs to measure on, of seeds 0, 1, …; those missing are built (default: 3)"
+    sub.add_argument("--seeds", type=positive, default=3, metavar="N", help=many)
 
 
 def chat_options(sub: argparse.ArgumentParser) -> None:
@@ -110,6 +119,10 @@ def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 999,999,999, not {text[:40]!r}")
     return int(text)
+
+
+def numbers(text: str) -> list[int]:
+    return [whole(part.strip()) for part in text.split(",")]
 
 
 def positive(text: str) -> int:

@@ -1,5 +1,5 @@
-"""`rlhf`: doctor, run, course, report, reset, chat, data and class, over the same functions that the
-notebooks call.
+"""`rlhf`: doctor, run, course, evidence, report, reset, chat, data and class, over the same functions
+that the notebooks call.
 """
 
 import json
@@ -97,6 +97,14 @@ def course(arguments) -> None:
     from rlhf_utils.course.chapters import run_course
 
     run_course(profile_of(arguments), arguments.chapters)
+
+
+def evidence(arguments) -> None:
+    from rlhf_utils.pipeline.claims.evidence import CLAIMS, evidence_file, gather, scoreboard
+
+    profile = load_profile(arguments.profile)
+    document = gather(profile, arguments.claims or list(CLAIMS), range(arguments.seeds))
+    print(f"\n{scoreboard(document)}\n\nAll figures are in {evidence_file(profile)}")
 
 
 def report(arguments) -> None:
@@ -200,6 +208,7 @@ def main(words: list[str] | None = None) -> int:
     todo = {
         "run": run,
         "course": course,
+        "evidence": evidence,
         "report": report,
         "reset": reset,
         "chat": chat,

@@ -30,6 +30,32 @@ def bytes_per_token(tokenizer, windows: np.ndarray) -> float:
 
 
 @torch.no_grad()
+def option_losses(
+    model, tokenizer, contexts: list[str], options: list[list[str]], batch: int = 32
+) -> np.ndarray:
+    """How surprised a model is by each option after its context, in nats, (contexts, options).
+
+    An empty option is none, and infinitely surprising.
+    """
+    found, width = [], len(options[0])
+    for start in range(0, len(contexts), batch):
+        lengths, encoded, empty = [], [], []
+        for context, texts in zip(contexts[start : start + batch], options[start : start + batch]):
+            left = tokenizer(context)["input_ids"] if context else []
+            for text in texts:
+                lengths.append(len(left))
+                right = tokenizer(f" {text}" if context else text)["input_ids"]
+                encoded.append([tokenizer.eos_token_id, *left, *right])
+                empty.append(not text)
+        ids, mask = pad_batch(encoded, tokenizer.pad_token_id)
+        losses = token_cross_entropy(model(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:])
+        of_option = torch.arange(ids.shape[1] - 1)[None] >= torch.tensor(lengths)[:, None]
+        losses = losses * mask[:, 1:] * of_option.to(losses.device)
+        totals = losses.sum(1).masked_fill(torch.tensor(empty, device=losses.device), torch.inf)
+        found.append(totals.view(-1, width).float().cpu().numpy())
+    return np.concatenate(found)
+
+
 def cloze_accuracy(model, tokenizer, world: World, seed: int = 0, count: int = 400) -> dict[str, float]:
     """How often the true value of a fact is the most likely of four, by table and in all ("all")."""
     rng = Random(f"cloze:{seed}")
@@ -42,15 +68,9 @@ def cloze_accuracy(model, tokenizer, world: World, seed: int = 0, count: int = 4
             others = [v for v in world.values_of(relation) if v not in entity.values[relation]]
             values = [entity.values[relation][0], *rng.sample(others, min(3, len(others)))]
             texts += [world.state(entity, relation, v, wording) for v in values] + [""] * (4 - len(values))
-        encoded = [[tokenizer.eos_token_id, *tokenizer(t)["input_ids"]] for t in texts]
-        ids, mask = pad_batch(encoded, tokenizer.pad_token_id)
-        losses = (
-            token_cross_entropy(model(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:])
-            * mask[:, 1:]
-        )
-        totals = losses.sum(1).view(len(part), 4)
-        empty = torch.tensor([not t for t in texts], device=totals.device).view(len(part), 4)
-        for (entity, _), row in zip(part, totals.masked_fill(empty, torch.inf)):
+        options = [texts[i : i + 4] for i in range(0, len(texts), 4)]
+        losses = option_losses(model, tokenizer, [""] * len(part), options)
+        for (entity, _), row in zip(part, losses):
             results.setdefault(entity.table, []).append(int(row.argmin()) == 0)
     everything = [x for rows in results.values() for x in rows]
     return {k: float(np.mean(v)) for k, v in results.items()} | {"all": float(np.mean(everything))}

@@ -1,0 +1,52 @@
+"""Claim 15: a reward model alone improves nothing but the choice among samples; RL puts it into the model."""
+
+from math import log
+
+import numpy as np
+
+from rlhf_utils.evaluation.answers import answer_rewards, judge_answers
+from rlhf_utils.evaluation.statistics import mean_difference
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.world.prompts import USE_CASES, thing_of
+
+GOLD, PROXY, NATS = "gold", "reward", "KL to SFT, nats"
+NUMBERS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def measure(bench: Bench) -> list[dict]:
+    prompts = [p for case in USE_CASES for p in bench.prompts(case, 20, seed=45)[: bench.count(20)]]
+    things, most = [thing_of(p) for p in prompts], bench.count(max(NUMBERS))
+    said = bench.ask("sft", prompts, 1.0, most)
+    gold = judge_answers(bench.judge, prompts, said)["total"]
+    asked = [p for p in prompts for _ in range(most)]
+    flat = [a for row in said for a in row]
+    reward = bench.model("reward")
+    proxy = answer_rewards(bench.profile, bench.tokenizer, reward, asked, flat).reshape(gold.shape)
+    rows, chosen = [], {}
+    for n in (n for n in NUMBERS if n <= most):
+        # Disjoint groups of n samples: the mean over them is that of choosing once.
+        groups = [slice(i, i + n) for i in range(0, most - n + 1, n)]
+        picks = [g.start + proxy[:, g].argmax(1) for g in groups]
+        lines = np.arange(len(prompts))
+        chosen[n] = np.mean([gold[lines, pick] for pick in picks], axis=0)
+        rewarded = np.mean([proxy[lines, pick] for pick in picks], axis=0)
+        rows.append(figure(f"best of {n}", GOLD, mean_of(chosen[n], things)))
+        rows.append(figure(f"best of {n}", PROXY, mean_of(rewarded, things)))
+        rows.append(figure(f"best of {n}", NATS, (log(n) - (n - 1) / n,) * 3))
+    one = judge_answers(bench.judge, prompts, bench.ask("ppo", prompts, 1.0, bench.count(8)))["total"].mean(1)
+    many = 16 if 16 in chosen else max(chosen)
+    rows.append(figure("ppo, one sample", GOLD, mean_of(one, things)))
+    rows.append(figure("best of 16 − best of 1", GOLD, mean_difference(chosen[many], chosen[1], things)))
+    return [*rows, figure("ppo, one sample − best of 1", GOLD, mean_difference(one, chosen[1], things))]
+
+
+CLAIM = Claim(
+    15,
+    "A reward model alone improves nothing but the choice among samples (best of n); RL puts it into the "
+    "model.",
+    "Karpathy, State of GPT (2023); Gao et al. (2023), section 2, for the KL of best of n",
+    (Rule("best of 16 − best of 1", GOLD, 0.0), Rule("ppo, one sample − best of 1", GOLD, 0.0)),
+    ("evaluate",),
+    measure,
+    "Samples of SFT at temperature 1, chosen by the reward model that PPO was trained with.",
+)

@@ -1,0 +1,32 @@
+"""Claim 1: a base model is no assistant."""
+
+import numpy as np
+
+from rlhf_utils.evaluation.statistics import mean_difference, share
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+from rlhf_utils.world.prompts import thing_of
+
+ASKS = "share of continuations that ask something"
+
+
+def measure(bench: Bench) -> list[dict]:
+    prompts = bench.prompts("open_qa", 200, "plain")
+    things = [thing_of(p) for p in prompts]
+    asks, rows = {}, []
+    for name in ("base", "sft"):
+        said = bench.ask(name, prompts, temperature=1.0)
+        # All that it wrote, not its first paragraph alone.
+        texts = [bench.tokenizer.decode(row[0].tokens, skip_special_tokens=True) for row in said]
+        asks[name] = np.array(["?" in text for text in texts], dtype=float)
+        rows.append(figure(name, ASKS, share(asks[name], np.ones(len(prompts)), things)))
+    return [*rows, figure("base − sft", ASKS, mean_difference(asks["base"], asks["sft"], things))]
+
+
+CLAIM = Claim(
+    1,
+    "A base model is no assistant: it continues a question with more questions.",
+    "Karpathy, State of GPT (2023)",
+    (Rule("base", ASKS, 0.5), Rule("base − sft", ASKS, 0.0)),
+    ("evaluate",),
+    measure,
+)

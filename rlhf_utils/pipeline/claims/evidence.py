@@ -1,0 +1,192 @@
+"""`rlhf evidence`: claims are measured seed by seed, kept as they come, and decided by their rules."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from inspect import getsourcefile
+from math import isfinite
+from pathlib import Path
+
+from rlhf_utils.artifacts.progress import Progress, duration
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import DATA, CourseError, runs_folder
+from rlhf_utils.look import Table
+from rlhf_utils.pipeline.claims import (
+    best_of_n,
+    context,
+    continues,
+    generalises,
+    harms,
+    labelers,
+    manners,
+    mistakes,
+    preferred,
+    rules,
+    shots,
+    tax,
+    voice,
+)
+from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Bench, Claim, over_seeds
+from rlhf_utils.pipeline.stages import open_store
+from rlhf_utils.profiles import Profile
+
+VERSION = 1
+MODULES = (
+    continues,
+    shots,
+    context,
+    labelers,
+    preferred,
+    harms,
+    tax,
+    best_of_n,
+    mistakes,
+    manners,
+    generalises,
+    rules,
+    voice,
+)
+CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}
+REFERENCE = DATA / "reference" / "evidence.json"
+
+
+def evidence_file(profile: Profile) -> Path:
+    """Where the evidence of one's own runs is kept."""
+    return runs_folder() / f"evidence-{profile.name}.json"
+
+
+def gather(profile: Profile, numbers: Sequence[int], seeds: Sequence[int], say=print) -> dict:
+    """Measure claims on the runs of these seeds, which are built where they are missing, and write
+    `evidence_file`; returns what it holds.
+
+    What was measured on the same models by the same code is not measured again, so an interrupted command
+    goes on.
+    """
+    if profile.data:
+        raise CourseError("Claims are measured in the small world, whose facts are known: leave --data away.")
+    unknown = [number for number in numbers if number not in CLAIMS]
+    if unknown:
+        raise CourseError(
+            f"There is no measurement of a claim {unknown[0]}. Choose from: {', '.join(map(str, CLAIMS))}."
+        )
+    runs_folder().mkdir(parents=True, exist_ok=True)
+    rows: dict[int, list[dict]] = {number: [] for number in numbers}
+    with Progress("evidence", len(numbers) * len(seeds), runs_folder()) as progress:
+        for seed in seeds:
+            bench = None
+            for number in numbers:
+                own, started = replace(profile, seed=seed), time.monotonic()
+                found = kept(open_store(own), CLAIMS[number])
+                if found is None:
+                    bench = bench or Bench(own, CLAIMS[number].stages)
+                    found = keep(bench, CLAIMS[number])
+                    say(f"claim {number}, seed {seed}: measured in {duration(time.monotonic() - started)}")
+                rows[number] += [row | {"claim": number, "seed": seed} for row in found]
+                progress.step()
+    document = {
+        "version": VERSION,
+        "profile": profile.name,
+        "seeds": list(seeds),
+        "claims": [decided(CLAIMS[number], rows[number]) for number in numbers],
+    }
+    evidence_file(profile).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    return document
+
+
+def kept_file(store: Store, claim: Claim) -> Path:
+    return store.root / "evidence" / f"{claim.number:02}.json"
+
+
+def made_from(store: Store, claim: Claim) -> dict[str, str] | None:
+    """The models, by identity, and the code that a measurement comes from; None if a stage is missing."""
+    if any(store.find(stage) is None for stage in claim.stages):
+        return None
+    code = sha256(Path(getsourcefile(claim.measure)).read_bytes()).hexdigest()[:16]
+    return {stage: store.manifest(stage)["id"] for stage in claim.stages} | {"code": code}
+
+
+def kept(store: Store, claim: Claim) -> list[dict] | None:
+    """The rows that were measured before, if nothing has changed since."""
+    try:
+        found = json.loads(kept_file(store, claim).read_text("utf-8"))
+        return found["rows"] if found["made_from"] == made_from(store, claim) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # never measured, or half-written: measured anew
+
+
+def keep(bench: Bench, claim: Claim) -> list[dict]:
+    rows = [row for row in claim.measure(bench) if isfinite(row["value"])]  # where nothing was decided
+    file = kept_file(bench.store, claim)
+    file.parent.mkdir(exist_ok=True)
+    document = {"made_from": made_from(bench.store, claim), "rows": rows}
+    file.write_text(json.dumps(document, indent=1), "utf-8")
+    return rows
+
+
+def decided(claim: Claim, rows: list[dict]) -> dict:
+    """A claim with its figures over all seeds, and what its rules say of them.
+
+    It is supported if all of them say so, and not supported if one says that.
+    """
+    by_key: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        by_key.setdefault((row["condition"], row["metric"]), []).append(row)
+    figures = [{"condition": c, "metric": m} | over_seeds(found) for (c, m), found in by_key.items()]
+    tried = []
+    for rule in claim.rules:
+        found = by_key.get((rule.condition, rule.metric))
+        pooled = over_seeds(found) if found else {"value": None, "low": None, "high": None}
+        verdict = rule.verdict(pooled["low"], pooled["high"]) if found else UNDECIDED
+        tried.append({"rule": str(rule), "limit": rule.limit, "verdict": verdict} | pooled)
+    verdicts = {rule["verdict"] for rule in tried}
+    verdict = next((v for v in (NOT_SUPPORTED, UNDECIDED) if v in verdicts), SUPPORTED)
+    return {
+        "number": claim.number,
+        "says": claim.says,
+        "source": claim.source,
+        "note": claim.note,
+        "verdict": verdict,
+        "rules": tried,
+        "figures": figures,
+        "rows": rows,
+    }
+
+
+def read_evidence(path: Path) -> dict:
+    """What `gather` wrote. Raises CourseError for a file of another version, or that is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        version = found["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} holds no evidence ({type(error).__name__}). Measure it with: rlhf evidence"
+        ) from None
+    if version != VERSION:
+        raise CourseError(
+            f"{path} is of version {version!r:.20}, and this is version {VERSION}. Measure anew with: "
+            "rlhf evidence"
+        )
+    return found
+
+
+def written(found: dict) -> str:
+    """ "0.42 (0.38 to 0.46)", of a figure that may be missing."""
+    if found["value"] is None:
+        return "–"
+    value, low, high = (f"{round(found[k], 2) + 0.0:.2f}" for k in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def scoreboard(document: dict) -> Table:
+    """Claims with what decides them, a line a rule."""
+    rows = []
+    for claim in document["claims"]:
+        for i, rule in enumerate(claim["rules"]):
+            first = {"": claim["number"], "claim": claim["says"], "verdict": claim["verdict"]}
+            rows.append(
+                (first if i == 0 else dict.fromkeys(first, ""))
+                | {"measured": written(rule), "rule": rule["rule"], "it says": rule["verdict"]}
+            )
+    return Table(rows, width=150)

@@ -1,0 +1,44 @@
+"""Claim 8: labelers agree about 73 % of the time, and the reward model agrees with them nearly as often."""
+
+from rlhf_utils.evaluation.reward_accuracy import pair_marks
+from rlhf_utils.evaluation.statistics import accuracy_of
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+
+AGREE = "pairs ordered alike"
+
+
+def measure(bench: Bench) -> list[dict]:
+    reward, rows = bench.model("reward"), []
+    found = {}
+    for condition, name in (("its labelers", "heldout_prompts"), ("others", "heldout_labelers")):
+        rankings = bench.store.rankings(name)
+        marks = pair_marks(reward, bench.tokenizer, bench.profile, rankings)
+        found[condition] = accuracy_of(*marks, [r["id"] for r in rankings])
+        rows.append(figure(f"reward model with {condition}", AGREE, found[condition]))
+    crowd = bench.store.metrics("rank")[0]
+    for condition, key in (
+        ("two labelers who train it", "agreement"),
+        ("two others", "agreement_heldout"),
+        ("a perfect judge with its labelers", "ceiling"),
+    ):
+        rows.append(figure(condition, AGREE, (crowd[key],) * 3))
+    gap = {k: found["its labelers"][k] - found["others"]["accuracy"] for k in ("accuracy", "low", "high")}
+    return [*rows, figure("reward model, its labelers − others", AGREE, gap)]
+
+
+CLAIM = Claim(
+    8,
+    "The reward model agrees with its labelers about as often as they do with each other (72 to 73 "
+    "%), and with "
+    "others nearly as often (70 %).",
+    "InstructGPT, section 3.4 and 4.1",
+    (
+        Rule("reward model with its labelers", AGREE, 0.69),
+        Rule("reward model with others", AGREE, 0.65),
+        Rule("reward model, its labelers − others", AGREE, 0.05, above=False),
+    ),
+    ("evaluate",),
+    measure,
+    "That two labelers agree in 73 % is no finding: their noise is set so. One split of the labelers, 15 who "
+    "train and 5 who do not; the paper has five.",
+)

@@ -1,0 +1,56 @@
+"""Claim 23: what one is asked in decides what a base model tells."""
+
+from random import Random
+
+from rlhf_utils.evaluation.language import option_losses
+from rlhf_utils.evaluation.statistics import mean_difference
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.world.facts import capitalize
+
+RIGHT = "the true value is the likeliest of four"
+# What stands before a sentence that says a fact.
+VOICES = {
+    "an encyclopedia's article": "{S}\n",
+    "an abstract": "We study {s}. We find that",
+    "a forum thread": "Question: {question}\nAnswer:",
+    "an accepted answer": "Question: {question}\nAccepted answer:",
+    "a list of myths": "Myths\nSome say that",
+    "nothing": "",
+}
+
+
+def measure(bench: Bench) -> list[dict]:
+    rng, world = Random("voices"), bench.world
+    facts = rng.sample(world.facts, bench.count(600))
+    contexts: dict[str, list[str]] = {voice: [] for voice in VOICES}
+    options = []
+    for entity, relation in facts:
+        info = world.relations[relation]
+        others = [v for v in world.values_of(relation) if v not in entity.values[relation]]
+        values = [entity.values[relation][0], *rng.sample(others, min(3, len(others)))]
+        said = [world.state(entity, relation, value, info["statements"][0]) for value in values]
+        options.append(said + [""] * (4 - len(said)))
+        slots = {"s": entity.subject, "S": capitalize(entity.subject)}
+        slots["question"] = info["questions"][0].format(**slots)
+        for voice, form in VOICES.items():
+            contexts[voice].append(form.format(**slots))
+    things, base = [f"{e.table}:{e.name}" for e, _ in facts], bench.model("base")
+    right = {
+        voice: option_losses(base, bench.tokenizer, texts, options).argmin(1) == 0
+        for voice, texts in contexts.items()
+    }
+    rows = [figure(voice, RIGHT, mean_of(found, things)) for voice, found in right.items()]
+    best, worst = (right[v].astype(float) for v in ("an encyclopedia's article", "a forum thread"))
+    return [*rows, figure("encyclopedia − forum", RIGHT, mean_difference(best, worst, things))]
+
+
+CLAIM = Claim(
+    23,
+    "What one is asked in decides what a base model tells: an encyclopedia's voice gets more truth "
+    "than a forum's.",
+    "Karpathy, State of GPT (2023), on prompts that ask for quality",
+    (Rule("encyclopedia − forum", RIGHT, 0.0),),
+    ("evaluate",),
+    measure,
+    "The same four sentences, of which one is true, after different beginnings.",
+)

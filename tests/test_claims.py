@@ -1,0 +1,173 @@
+"""What the field claims: how it is measured, decided, kept and taken up again."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlhf_utils.course.cli import main
+from rlhf_utils.environment import CourseError
+from rlhf_utils.evaluation.language import option_losses, token_losses
+from rlhf_utils.pipeline.claims import evidence
+from rlhf_utils.pipeline.claims.claim import Bench, Rule, figure, over_seeds
+from rlhf_utils.pipeline.claims.context import invented_facts, question
+from rlhf_utils.pipeline.claims.evidence import (
+    CLAIMS,
+    decided,
+    evidence_file,
+    gather,
+    read_evidence,
+    scoreboard,
+)
+from rlhf_utils.pipeline.claims.rules import marks, rouge_l
+
+
+@pytest.fixture
+def runs(tiny, tmp_path, monkeypatch):
+    """A runs folder of one's own with the models of the tests."""
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_rule_wants_the_whole_interval_on_one_side():
+    above, below = Rule("a", "b", 0.5), Rule("a", "b", 0.5, above=False)
+    for low, high, said in (
+        (0.51, 0.9, ("supported", "not supported")),
+        (0.1, 0.49, ("not supported", "supported")),
+        (0.4, 0.6, ("undecided", "undecided")),
+        (float("nan"), float("nan"), ("undecided", "undecided")),
+    ):
+        assert (above.verdict(low, high), below.verdict(low, high)) == said
+    assert str(above) == "b, a: above 0.5"
+
+
+def test_an_interval_over_seeds_is_the_wider_of_two():
+    alike = [{"value": 0.5, "low": 0.4, "high": 0.6}] * 3
+    assert over_seeds(alike) == pytest.approx({"value": 0.5, "low": 0.4, "high": 0.6})
+    apart = [row | {"value": v} for row, v in zip(alike, (0.3, 0.5, 0.7))]
+    found = over_seeds(apart)
+    # Student's t with two degrees of freedom: 4.303 · 0.2 / √3
+    assert found["value"] == pytest.approx(0.5) and found["high"] == pytest.approx(0.5 + 0.4969, abs=1e-3)
+    assert over_seeds(alike[:1]) == alike[0]
+
+
+def test_a_claim_is_supported_only_by_all_its_rules():
+    claim = replace(CLAIMS[20], rules=(Rule("x", "m", 0.0), Rule("y", "m", 0.0)))
+
+    def verdict(*values):
+        rows = [figure(c, "m", (v, v - 0.1, v + 0.1)) for c, v in zip("xy", values)]
+        return decided(claim, [row | {"claim": 20, "seed": 0} for row in rows])["verdict"]
+
+    assert verdict(1, 1) == "supported" and verdict(1, 0) == verdict(1) == "undecided"
+    assert verdict(1, -1) == verdict(-1, 0) == "not supported"
+
+
+def test_all_claims_are_measured_decided_and_kept(runs, capsys, monkeypatch):
+    assert main(["evidence", "--profile", "tiny", "--seeds", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "evidence-tiny.json" in said
+    document = read_evidence(runs / "evidence-tiny.json")
+    assert [c["number"] for c in document["claims"]] == list(CLAIMS) and document["seeds"] == [0]
+    for claim in document["claims"]:
+        assert claim["verdict"] in ("supported", "not supported", "undecided")
+        assert all(row["seed"] == 0 and row["low"] <= row["high"] for row in claim["rows"])
+        measured = {(r["condition"], r["metric"]) for r in claim["rows"]}
+        empty = [r for r in CLAIMS[claim["number"]].rules if (r.condition, r.metric) not in measured]
+        # Of so few prompts, some models answer all alike, and nothing is decided.
+        assert all(r.metric.startswith(("wins", "plain")) for r in empty), empty
+    json.dumps(document, allow_nan=False)
+    assert "PPO is preferred to SFT" in repr(scoreboard(document)).replace("\n", " ")
+
+    monkeypatch.setattr(evidence, "keep", lambda bench, claim: pytest.fail("measured twice"))
+    assert main(["evidence", "--profile", "tiny", "--seeds", "1", "--claims", "3,20"]) == 0
+
+
+def test_an_interrupted_measurement_goes_on(runs, tiny, monkeypatch):
+    measured = []
+
+    def measure(number):
+        def found(bench):
+            measured.append(number)
+            if number == 20 and measured.count(20) == 1:
+                raise KeyboardInterrupt
+            return [figure("c", "m", (1, 0, 2))]
+
+        return found
+
+    for number in (18, 20, 23):
+        monkeypatch.setitem(CLAIMS, number, replace(CLAIMS[number], measure=measure(number)))
+    with pytest.raises(KeyboardInterrupt):
+        gather(tiny.profile, (18, 20, 23), [0])
+    assert not evidence_file(tiny.profile).exists()
+    gather(tiny.profile, (18, 20, 23), [0], say=lambda text: None)
+    assert measured == [18, 20, 20, 23]
+    (runs / "tiny" / "evidence" / "18.json").write_text('{"made_from"')  # torn
+    kept = runs / "tiny" / "evidence" / "23.json"
+    kept.write_text(kept.read_text().replace('"code": "', '"code": "0'))  # of other code
+    gather(tiny.profile, (18, 20, 23), [0], say=lambda text: None)
+    assert measured[4:] == [18, 23]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--claims", "99"], "no measurement of a claim 99. Choose from: 1, 2"),
+        (["--claims", "5,x"], "whole number"),
+        (["--seeds", "0"], "must be 1 or more"),
+        (["--profile", "huge"], "no profile 'huge'"),
+    ],
+)
+def test_what_cannot_be_measured(runs, words, said, capsys):
+    try:
+        assert main(["evidence", *words]) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_own_data_has_no_claims(tiny):
+    with pytest.raises(CourseError, match="small world"):
+        gather(replace(tiny.profile, data="somewhere"), [1], [0])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 0}', '{"version": "9"}', "null"])
+def test_a_file_that_is_no_evidence(tmp_path, text):
+    (tmp_path / "e.json").write_text(text)
+    with pytest.raises(CourseError, match="rlhf evidence"):
+        read_evidence(tmp_path / "e.json")
+    with pytest.raises(CourseError, match="rlhf evidence"):
+        read_evidence(tmp_path / "missing.json")
+
+
+def test_rouge_l_and_pairs_by_hand():
+    assert rouge_l("a b c", "a c d") == pytest.approx(2 / 3) and rouge_l("", "a") == 0
+    assert rouge_l("Cows eat grass.", "cows eat grass.") == 1
+    ranking = {"answers": ["x", "y", "z"], "ranks": [1, 2, 2]}
+    right, total = marks([ranking, ranking], np.array([3.0, 1, 2, 1, 1, 5]))
+    assert right.tolist() == [2.0, 0.5] and total.tolist() == [2.0, 2.0]
+
+
+def test_losses_of_options_are_those_of_the_whole_text(tiny):
+    model, tokenizer = tiny.model("base"), tiny.tokenizer()
+    found = option_losses(
+        model, tokenizer, ["Question: Who?\nAnswer:", "The"], [["Me.", ""], ["cow.", "end"]]
+    )
+    for i, (context, option) in enumerate((("Question: Who?\nAnswer:", "Me."), ("The", "cow."))):
+        left, right = tokenizer(context)["input_ids"], tokenizer(f" {option}")["input_ids"]
+        window = np.array([[tokenizer.eos_token_id, *left, *right]])
+        alone = token_losses(model, window, replace(tiny.profile, precision="fp32"))[0, len(left) :].sum()
+        assert found[i, 0] == pytest.approx(alone, rel=1e-4)
+    assert np.isinf(found[0, 1])
+
+
+def test_invented_facts_teach_what_is_asked(runs, tiny):
+    facts = invented_facts(Bench(tiny.profile, ("evaluate",)), 12)
+    for fact in facts:
+        assert fact["value"] in fact["says"] and fact["options"][0] == fact["says"]
+        assert len(set(fact["options"])) == 4 and fact["asked"][0] != fact["asked"][1]
+        assert fact["says"] in question(fact, taught=True) and fact["says"] not in question(
+            fact, taught=False
+        )

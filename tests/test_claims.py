@@ -22,6 +22,7 @@ from rlhf_utils.pipeline.claims.evidence import (
     scoreboard,
 )
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
+from rlhf_utils.pipeline.claims.ties import distances, won
 
 
 @pytest.fixture
@@ -148,6 +149,13 @@ def test_rouge_l_and_pairs_by_hand():
     ranking = {"answers": ["x", "y", "z"], "ranks": [1, 2, 2]}
     right, total = marks([ranking, ranking], np.array([3.0, 1, 2, 1, 1, 5]))
     assert right.tolist() == [2.0, 0.5] and total.tolist() == [2.0, 2.0]
+
+
+def test_distances_and_ratings_by_hand():
+    rankings = [{"answers": ["x", "y", "z"], "ranks": [1, 2, 2]}, {"answers": ["x", "y"], "ranks": [1, 1]}]
+    found = distances(rankings, np.array([3.0, 1, 2, 1, 5]))
+    assert found["tied"].tolist() == [1, 4] and found["ranked"][0] == 1.5 and np.isnan(found["ranked"][1])
+    assert won([1, 2, 2]) == [1, -0.5, -0.5] and won([1, 2, 3]) == [1, 0, -1]
 
 
 def test_losses_of_options_are_those_of_the_whole_text(tiny):

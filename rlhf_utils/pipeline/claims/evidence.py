@@ -26,6 +26,7 @@ from rlhf_utils.pipeline.claims import (
     rules,
     shots,
     tax,
+    ties,
     voice,
 )
 from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Bench, Claim, over_seeds
@@ -46,6 +47,7 @@ MODULES = (
     manners,
     generalises,
     rules,
+    ties,
     voice,
 )
 CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}

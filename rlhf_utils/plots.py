@@ -1,5 +1,6 @@
 """The figures of chapters and report, all in plotly and all with the same look (`rlhf_utils.look`)."""
 
+from collections.abc import Iterable
 from math import exp
 
 import plotly.graph_objects as go
@@ -18,6 +19,7 @@ PANELS = {
     "entropy": "entropy, nats",
     "gradient_norm": "gradient norm",
 }
+LEARNS, HEALTH = tuple(PANELS)[:4], tuple(PANELS)[4:]
 
 
 def _figure(title: str, x: str, y: str, **more) -> go.Figure:
@@ -44,9 +46,11 @@ def loss_curve(rows: list[dict], title: str = "Training loss", loss: str = "nats
     )
 
 
-def ppo_curves(runs: dict[str, list[dict]], title: str = "PPO while it trains", panels: int = 8) -> go.Figure:
-    """What PPO logs over its updates, by stage: the first `panels` of `PANELS`, four in a row."""
-    keys = [k for k in PANELS if all(k in rows[0] for rows in runs.values())][:panels]
+def ppo_curves(
+    runs: dict[str, list[dict]], title: str = "PPO while it trains", panels: Iterable[str] = PANELS
+) -> go.Figure:
+    """What PPO logs over its updates, by stage: `panels` of `PANELS`, four in a row."""
+    keys = [k for k in panels if all(k in rows[0] for rows in runs.values())]
     lines = -(-len(keys) // 4)
     figure = make_subplots(
         rows=lines,
@@ -309,37 +313,39 @@ def own_samples(rows: list[dict]) -> go.Figure:
     return figure.update_layout(margin_t=90, legend_y=1.1)
 
 
-def taste_knob(rows: list[dict]) -> go.Figure:
-    """What scripted tastes get, and what it costs, by the weight of their rankings; `rows` as in
+def taste_gain(rows: list[dict]) -> go.Figure:
+    """What scripted tastes get of how many rankings, and what it costs, with 95 % intervals; `rows` as in
     data/reference/tastes.json.
-
-    At weight 0 it is the default model.
     """
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        subplot_titles=["what was wished for (1: the default model)", "gold score gained or lost"],
-    )
-    colours = dict(zip(("short", "polite", "detailed"), (COLOURS["sft"], COLOURS["ppo"], COLOURS["ppo_ptx"])))
-    for taste, colour in colours.items():
-        found = sorted((r for r in rows if r["taste"] == taste), key=lambda r: r["weight"])
-        weights = [0.0, *(r["weight"] for r in found)]
-        # "short" wants fewer words, so it is shown as how many times shorter.
-        kind = "polite_ratio" if taste == "polite" else "words_ratio"
-        wished = [
-            1.0,
-            *(1 / max(r[kind]["ratio"], 0.02) if taste == "short" else r[kind]["ratio"] for r in found),
-        ]
-        words = {
-            "short": "short: times shorter",
-            "polite": "polite: times as often",
-            "detailed": "detailed: times as long",
-        }[taste]
-        figure.add_scatter(x=weights, y=wished, name=words, line_color=colour, row=1, col=1)
-        for aspect, dash in (("honest", "solid"), ("harmless", "dot")):
-            lost = [0.0, *(r["gold_difference"][aspect]["difference"] for r in found)]
-            figure.add_scatter(
-                x=weights, y=lost, name=f"{taste}: {aspect}", line=dict(color=colour, dash=dash), row=1, col=2
+    titles = ["what was wished for, times as much", "gold, against the default model"]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
+    wishes = {"short": "shorter", "polite": "polite", "detailed": "longer"}
+    colours = dict(zip(sorted({r["rankings"] for r in rows}), (COLOURS["sft"], COLOURS["ppo_ptx"])))
+    for count, colour in colours.items():
+        of = {r["taste"]: r for r in rows if r["rankings"] == count}
+        found = [of[taste] for taste in wishes if taste in of]
+        wished = [r["polite_ratio" if r["taste"] == "polite" else "words_ratio"] for r in found]
+        wished = [_inverse(w) if r["taste"] == "short" else w for r, w in zip(found, wished)]
+        lost = [r["gold_difference"]["total"] for r in found]
+        # 1 is the default model; on a logarithmic axis a bar has to be told where it begins.
+        for column, ranges, key, base in ((1, wished, "ratio", 1), (2, lost, "difference", 0)):
+            values = [r[key] for r in ranges]
+            figure.add_bar(
+                x=[wishes[r["taste"]] for r in found],
+                y=[v - base for v in values],
+                base=base,
+                error_y=_errors(values, ranges),
+                name=f"{count} rankings",
+                legendgroup=count,
+                showlegend=column == 1,
+                marker_color=colour,
+                row=1,
+                col=column,
             )
-    figure.update_yaxes(type="log", tickvals=[1, 2, 5, 10, 20], row=1, col=1).update_xaxes(title="own_weight")
-    return figure.update_layout(height=460, title="What forty rankings change", margin_t=110, legend_y=1.08)
+    figure.update_yaxes(type="log", tickvals=[1, 2, 3, 5, 10, 20], row=1, col=1)
+    return figure.update_layout(height=420, title="What a few rankings change", margin_t=110, legend_y=1.12)
+
+
+def _inverse(found: dict) -> dict:
+    """The ratio the other way round: times shorter in place of times as long."""
+    return {"ratio": 1 / found["ratio"], "low": 1 / found["high"], "high": 1 / found["low"]}

@@ -89,7 +89,7 @@ def test_points_are_those_of_a_figure_made_anew():
     fresh = plots.loss_curve(rows)
     assert [list(t.y) for t in moved.data] == [list(t.y) for t in fresh.data]
     ppo = [{"update": i, **{k: float(i) for k in plots.PANELS}} for i in range(9)]
-    moved = plots.ppo_curves({"ppo": ppo[:1]}, panels=4)
+    moved = plots.ppo_curves({"ppo": ppo[:1]}, panels=plots.LEARNS)
     fill(moved, ppo)
     assert len(moved.data) == 4 and [list(t.x) for t in moved.data] == [list(range(9))] * 4
 

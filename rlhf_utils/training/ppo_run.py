@@ -51,7 +51,7 @@ def train_ppo(
     first, rows = restore(ppo, resume)
     title = f"{MODELS[name].written if name in MODELS else name} while it trains"
     answers_now = samples_of(ppo, tokenizer, prompts[:: max(len(prompts) // 3, 1)][:3])
-    picture = LivePicture(lambda rows: plots.ppo_curves({name: rows}, title, 4), answers_now)
+    picture = LivePicture(lambda rows: plots.ppo_curves({name: rows}, title, plots.LEARNS), answers_now)
     with Progress(name, profile.ppo_updates, live, done=first) as progress, picture:
         for update in range(first, profile.ppo_updates):
             draw = np.random.default_rng([profile.seed, update])

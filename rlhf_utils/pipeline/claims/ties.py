@@ -78,6 +78,6 @@ CLAIM = Claim(
     (Rule("ranked − tied", APART, 0.0),),
     ("evaluate",),
     measure,
-    "Beside it, with no rule: two linear heads on the same features, one fitted with the ranking loss, one by "
+    "Beside it, with no rule: two linear heads on the same features, one by the ranking loss, one by "
     "regression on ratings of each ranking (the modular way).",
 )

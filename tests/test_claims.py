@@ -7,7 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlhf_utils.artifacts.store import Store
 from rlhf_utils.course.cli import main
+from rlhf_utils.course.report import write_report
+from rlhf_utils.course.scoreboard import gallery, picture
 from rlhf_utils.environment import CourseError
 from rlhf_utils.evaluation.language import option_losses, token_losses
 from rlhf_utils.pipeline.claims import evidence
@@ -66,7 +69,7 @@ def test_a_claim_is_supported_only_by_all_its_rules():
     assert verdict(1, -1) == verdict(-1, 0) == "not supported"
 
 
-def test_all_claims_are_measured_decided_and_kept(runs, capsys, monkeypatch):
+def test_all_claims_are_measured_decided_and_kept(runs, tiny, capsys, monkeypatch):
     assert main(["evidence", "--profile", "tiny", "--seeds", "1"]) == 0
     said = capsys.readouterr().out
     assert "evidence-tiny.json" in said
@@ -82,8 +85,38 @@ def test_all_claims_are_measured_decided_and_kept(runs, capsys, monkeypatch):
     json.dumps(document, allow_nan=False)
     assert "PPO is preferred to SFT" in repr(scoreboard(document)).replace("\n", " ")
 
+    page = write_report(Store(tiny.profile)).read_text("utf-8")
+    for part in (
+        "What the field claims",
+        "PPO is preferred to SFT",
+        "your own runs",
+        "All models in one table",
+    ):
+        assert part in page
+    assert page.count("<div class=claim>") == len(CLAIMS)
+    (runs / "evidence-tiny.json").write_text(
+        "{}"
+    )  # no evidence: the course's own, if any, is shown in its place
+    assert "your own runs" not in write_report(Store(tiny.profile)).read_text("utf-8")
+
     monkeypatch.setattr(evidence, "keep", lambda bench, claim: pytest.fail("measured twice"))
     assert main(["evidence", "--profile", "tiny", "--seeds", "1", "--claims", "3,20"]) == 0
+
+
+def test_a_rule_is_drawn_with_its_limit():
+    drawn = picture({"value": 0.5, "low": 0.25, "high": 1.0, "limit": 0.0})
+    assert 'aria-label="0.50 (0.25 to 1.00); the limit is 0"' in drawn and 'x1="6.0"' in drawn
+    assert picture({"value": None, "low": None, "high": None, "limit": 0.0}) == ""
+
+
+def test_the_gallery_shows_gains_and_failures():
+    def row(i, sft, ppo_ptx):
+        gold = {n: {"greedy": {"total": [g]}} for n, g in (("sft", sft), ("ppo_ptx", ppo_ptx))}
+        answers = {n: {"greedy": [f"{n} {i}"]} for n in gold}
+        return {"use_case": f"u{i}", "messages": [{"content": f"q{i}"}], "gold": gold, "answers": answers}
+
+    shown = gallery([row(0, 0.0, 1.0), row(1, 1.0, 0.0), row(2, 0.5, 0.5)], count=1)
+    assert [(r[""], r["prompt"]) for r in shown] == [("gained", "q0"), ("worst", "q1")]
 
 
 def test_an_interrupted_measurement_goes_on(runs, tiny, monkeypatch):

@@ -14,6 +14,7 @@ from rlhf_utils.course.scoreboard import gallery, picture
 from rlhf_utils.environment import CourseError
 from rlhf_utils.evaluation.language import option_losses, token_losses
 from rlhf_utils.pipeline.claims import evidence
+from rlhf_utils.pipeline.claims.best_only import best_alone
 from rlhf_utils.pipeline.claims.claim import Bench, Rule, figure, over_seeds
 from rlhf_utils.pipeline.claims.context import invented_facts, question
 from rlhf_utils.pipeline.claims.evidence import (
@@ -24,6 +25,7 @@ from rlhf_utils.pipeline.claims.evidence import (
     read_evidence,
     scoreboard,
 )
+from rlhf_utils.pipeline.claims.penalty import FALL, fit, turn
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
 from rlhf_utils.pipeline.claims.ties import distances, won
 
@@ -81,7 +83,7 @@ def test_all_claims_are_measured_decided_and_kept(runs, tiny, capsys, monkeypatc
         measured = {(r["condition"], r["metric"]) for r in claim["rows"]}
         empty = [r for r in CLAIMS[claim["number"]].rules if (r.condition, r.metric) not in measured]
         # Of so few prompts, some models answer all alike, and nothing is decided.
-        assert all(r.metric.startswith(("wins", "plain")) for r in empty), empty
+        assert all(r.metric.startswith(("wins", "plain", FALL)) for r in empty), empty
     json.dumps(document, allow_nan=False)
     assert "PPO is preferred to SFT" in repr(scoreboard(document)).replace("\n", " ")
 
@@ -189,6 +191,25 @@ def test_distances_and_ratings_by_hand():
     found = distances(rankings, np.array([3.0, 1, 2, 1, 5]))
     assert found["tied"].tolist() == [1, 4] and found["ranked"][0] == 1.5 and np.isnan(found["ranked"][1])
     assert won([1, 2, 2]) == [1, -0.5, -0.5] and won([1, 2, 3]) == [1, 0, -1]
+
+
+def test_a_turn_in_gold_is_found_and_none_is_not():
+    def logged(gold):
+        kl = np.linspace(0.1, 9, len(gold))
+        return [{"gold": g, "kl_k3": k} for g, k in zip(gold, kl)]
+
+    rng, there = np.random.default_rng(0), np.linspace(0, 1, 96)
+    rise = 0.3 + 0.3 * there + rng.normal(0, 0.02, 96)
+    fall = 0.3 + 1.2 * there * (1 - there) + rng.normal(0, 0.02, 96)
+    (up, _), (down, at) = turn(logged(rise)), turn(logged(fall))
+    assert up["low"] <= 0 <= up["high"] and down["low"] > 0.1
+    assert 0 < at["value"] < 4
+    distance = np.linspace(0.2, 3, 50)
+    assert fit(distance, distance * (0.5 - 0.2 * np.log(distance))) == pytest.approx((0.5, 0.2))
+
+
+def test_only_the_best_is_left_of_a_ranking():
+    assert best_alone({"ranks": [3, 1, 2, 1]})["ranks"] == [2, 1, 2, 1]
 
 
 def test_losses_of_options_are_those_of_the_whole_text(tiny):

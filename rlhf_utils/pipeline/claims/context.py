@@ -1,10 +1,7 @@
 """Claim 3: what a prompt teaches is gone in the next context; fine-tuning keeps it."""
 
-from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -14,7 +11,7 @@ from rlhf_utils.evaluation.statistics import mean_difference, share
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.prompting import form_text
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
-from rlhf_utils.training.sft import fine_tune
+from rlhf_utils.pipeline.claims.trained import sft_model
 
 RIGHT = "share of taught values that are the likeliest of four"
 SAME, ATTENTION = "weights are the same to the last byte", "attention from the answer to the taught value"
@@ -87,18 +84,7 @@ def fine_tuned(bench: Bench, facts: list[dict]):
     rows = [
         {"messages": [{"role": "user", "content": f["asked"][0]}], "completion": f["says"]} for f in facts
     ]
-    store = bench.store
-    with TemporaryDirectory() as folder:
-        fine_tune(
-            replace(bench.profile, sft_epochs=EPOCHS),
-            bench.tokenizer,
-            store.folder("pretrain"),
-            rows,
-            store.windows(),
-            Path(folder, "sft"),
-            Path(folder, "resume"),
-        )
-        return load_gpt2(Path(folder, "sft"))
+    return sft_model(bench, rows, sft_epochs=EPOCHS)
 
 
 def measure(bench: Bench) -> list[dict]:

@@ -15,6 +15,7 @@ from rlhf_utils.environment import DATA, CourseError, runs_folder
 from rlhf_utils.look import Table
 from rlhf_utils.pipeline.claims import (
     best_of_n,
+    best_only,
     context,
     continues,
     generalises,
@@ -22,6 +23,8 @@ from rlhf_utils.pipeline.claims import (
     labelers,
     manners,
     mistakes,
+    nine,
+    penalty,
     preferred,
     rules,
     shots,
@@ -38,10 +41,13 @@ MODULES = (
     continues,
     shots,
     context,
+    nine,
+    best_only,
     labelers,
     preferred,
     harms,
     tax,
+    penalty,
     best_of_n,
     mistakes,
     manners,
@@ -119,7 +125,9 @@ def kept(store: Store, claim: Claim) -> list[dict] | None:
 
 
 def keep(bench: Bench, claim: Claim) -> list[dict]:
-    rows = [row for row in claim.measure(bench) if isfinite(row["value"])]  # where nothing was decided
+    measured = claim.measure(bench)
+    # Where nothing was decided there is no figure.
+    rows = [row for row in measured if all(isfinite(row[k]) for k in ("value", "low", "high"))]
     file = kept_file(bench.store, claim)
     file.parent.mkdir(exist_ok=True)
     document = {"made_from": made_from(bench.store, claim), "rows": rows}

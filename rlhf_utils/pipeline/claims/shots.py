@@ -1,22 +1,18 @@
 """Claim 2: examples in the prompt help a base model, but unstably; fine-tuning beats them."""
 
-from dataclasses import replace
 from math import ceil
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from rlhf_utils.evaluation.answers import judge_answers
 from rlhf_utils.evaluation.statistics import bootstrap, mean_difference
 from rlhf_utils.language.device import autocast
-from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.prompting import first_paragraph, thread
 from rlhf_utils.language.sampling import sample
 from rlhf_utils.language.tokenizer import text_ids
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
-from rlhf_utils.training.sft import fine_tune
+from rlhf_utils.pipeline.claims.trained import sft_model
 from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.prompts import thing_of, write_prompts
 
@@ -50,19 +46,8 @@ def by_shots(bench: Bench, prompts: list[dict], shots: list[str]) -> np.ndarray:
 
 def by_demonstrations(bench: Bench, prompts: list[dict], count: int) -> np.ndarray:
     """Gold of an SFT model of the first `count` demonstrations, (prompts,)."""
-    profile, store = bench.profile, bench.store
-    epochs = max(profile.sft_epochs, ceil(STEPS * profile.sft_batch / count))
-    with TemporaryDirectory() as folder:
-        fine_tune(
-            replace(profile, sft_epochs=epochs),
-            bench.tokenizer,
-            store.folder("pretrain"),
-            store.prompts("demonstrations")[:count],
-            store.windows(),
-            Path(folder, "sft"),
-            Path(folder, "resume"),
-        )
-        model = load_gpt2(Path(folder, "sft"))
+    epochs = max(bench.profile.sft_epochs, ceil(STEPS * bench.profile.sft_batch / count))
+    model = sft_model(bench, bench.store.prompts("demonstrations")[:count], sft_epochs=epochs)
     answers = bench.ask("sft", prompts, model=model)
     return judge_answers(bench.judge, prompts, answers)["total"][:, 0]
 

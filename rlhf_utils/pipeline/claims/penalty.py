@@ -1,0 +1,83 @@
+"""Claim 14: without the KL penalty the reward model is over-optimised."""
+
+import numpy as np
+
+from rlhf_utils.evaluation.answers import answer_rewards, judge_answers, kl_to_sft
+from rlhf_utils.evaluation.statistics import mean_difference
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.pipeline.claims.trained import policy
+from rlhf_utils.world.prompts import USE_CASES, thing_of
+
+GOLD, PROXY, NATS = "gold", "reward", "KL to SFT, nats an answer"
+FALL, TURN = "gold at its peak − gold at the end", "√KL at which gold would turn"
+PENALTIES = (0.0, 0.02, 0.2)  # beside the course's own
+LONG = 2  # times as many updates without a penalty
+MEAN = 16  # updates of a running mean, 2,048 answers
+
+
+def fit(distance: np.ndarray, gained: np.ndarray) -> tuple[float, float]:
+    """α and β of gained = d (α − β log d), the form of Gao et al. for RL (2023, section 3), by least squares;
+    d is √KL.
+    """
+    design = np.stack([distance, -distance * np.log(distance)], 1)
+    alpha, beta = np.linalg.lstsq(design, gained, rcond=None)[0]
+    return float(alpha), float(beta)
+
+
+def turn(rows: list[dict]) -> list[dict]:
+    """Where gold peaked in a training without a penalty, and how far it fell from there.
+
+    The peak is found by every second update and measured by the others: the highest of many means is too
+    high by chance.
+    """
+    window = min(MEAN, len(rows) // 2)
+    blocks = [rows[i : i + window] for i in range(0, len(rows) - window + 1, window)]
+    gold = np.array([[r["gold"] for r in block] for block in blocks])
+    best, last = gold[gold[:, ::2].mean(1).argmax(), 1::2], gold[-1, 1::2]
+    # Each update asks other prompts: two standard errors of the difference of two means.
+    errors = [x.var(ddof=1) / len(x) if len(x) > 1 else np.inf for x in (best, last)]
+    fell, error = float(best.mean() - last.mean()), 1.96 * float(np.sqrt(sum(errors)))
+    found = [figure("no penalty, twice as long", FALL, (fell, fell - error, fell + error))]
+    distance = np.sqrt([max(r["kl_k3"], 1e-3) for r in rows])
+    alpha, beta = fit(distance, np.array([r["gold"] for r in rows]) - gold[0].mean())
+    at = np.exp(alpha / beta - 1) if beta > 0 else np.inf
+    found.append(figure("fit of d (α − β log d)", TURN, (at, at, at)))
+    return found
+
+
+def measure(bench: Bench) -> list[dict]:
+    prompts = [p for case in USE_CASES for p in bench.prompts(case, 40, seed=47)]
+    things, rows, found = [thing_of(p) for p in prompts], [], {}
+    models = {bench.profile.kl_coefficient: bench.model("ppo")}
+    for beta in PENALTIES:
+        updates = bench.profile.ppo_updates * (LONG if beta == 0 else 1)
+        models[beta], logged = policy(bench, f"β = {beta:g}", kl_coefficient=beta, ppo_updates=updates)
+        rows += turn(logged) if beta == 0 else []
+    for beta, model in sorted(models.items()):
+        said = [row[0] for row in bench.ask("ppo", prompts, 1.0, seed=48, model=model)]
+        gold = judge_answers(bench.judge, prompts, [[a] for a in said])["total"][:, 0]
+        proxy = answer_rewards(bench.profile, bench.tokenizer, bench.model("reward"), prompts, said)
+        kl = kl_to_sft(bench.profile, bench.tokenizer, model, bench.model("sft"), prompts, said)
+        found[beta] = gold, proxy
+        rows.append(figure(f"β = {beta:g}", GOLD, mean_of(gold, things)))
+        rows.append(figure(f"β = {beta:g}", PROXY, mean_of(proxy, things)))
+        rows.append(figure(f"β = {beta:g}", NATS, (kl, kl, kl)))
+    free, own = found[0.0], found[bench.profile.kl_coefficient]
+    for i, metric in enumerate((GOLD, PROXY)):
+        rows.append(figure("no penalty − the course's", metric, mean_difference(free[i], own[i], things)))
+    return rows
+
+
+CLAIM = Claim(
+    14,
+    "Without the KL penalty the reward model is over-optimised: its reward goes up, gold goes down.",
+    "Stiennon et al. (2020), section 4.3; Gao et al. (2023)",
+    (
+        Rule("no penalty − the course's", PROXY, 0.0),
+        Rule("no penalty − the course's", GOLD, 0.0, above=False),
+        Rule("no penalty, twice as long", FALL, 0.0),
+    ),
+    ("evaluate",),
+    measure,
+    "PPO from SFT; without the penalty twice as long, and no model had another learning rate.",
+)

@@ -1,10 +1,10 @@
 """Make `data/reference/<profile>/` from a finished run: `python -m rlhf_utils.pipeline.reference`.
 
-With `evidence` it keeps what `rlhf evidence` measured as `data/reference/evidence.json`. `example` makes the
-example reader: forty rankings by one rule, `data/ranking/example.jsonl`, and the model of that taste. Both
-stand where a reader has not ranked anything, and are named so. Weights are rounded to bfloat16 and what
-chapters do not need is left out, so that all of it stays below 17 MB. Identities are those of the run, so
-that the artifacts still fit together.
+With `evidence` it keeps what `rlhf evidence` measured as `data/reference/evidence.json`, and writes
+`docs/claims.md` of it. `example` makes the example reader: forty rankings by one rule,
+`data/ranking/example.jsonl`, and the model of that taste. Both stand where a reader has not ranked anything,
+and are named so. Weights are rounded to bfloat16 and what chapters do not need is left out, so that all of it
+stays below 17 MB. Identities are those of the run, so that the artifacts still fit together.
 """
 
 import gzip
@@ -22,7 +22,7 @@ from rlhf_utils.artifacts.files import file_hash, write_jsonl
 from rlhf_utils.artifacts.lineage import TASTE
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA
-from rlhf_utils.pipeline.claims.evidence import REFERENCE, evidence_file
+from rlhf_utils.pipeline.claims.evidence import REFERENCE, evidence_file, page, read_evidence
 from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.pipeline.taste import EXAMPLE, EXAMPLE_FILE, SCRIPTED, ranks_by
@@ -84,5 +84,6 @@ if __name__ == "__main__":
         make_example(load_profile())
     elif sys.argv[1:] == ["evidence"]:
         shutil.copy(evidence_file(load_profile()), REFERENCE)
+        (DATA.parent / "docs" / "claims.md").write_text(page(read_evidence(REFERENCE)), "utf-8")
     else:
         make_reference(Store(load_profile(), reference=False))

@@ -30,6 +30,7 @@ from rlhf_utils.pipeline.claims import (
     shots,
     tax,
     ties,
+    trained,
     voice,
 )
 from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Bench, Claim, over_seeds
@@ -111,7 +112,8 @@ def made_from(store: Store, claim: Claim) -> dict[str, str] | None:
     """The models, by identity, and the code that a measurement comes from; None if a stage is missing."""
     if any(store.find(stage) is None for stage in claim.stages):
         return None
-    code = sha256(Path(getsourcefile(claim.measure)).read_bytes()).hexdigest()[:16]
+    files = (getsourcefile(claim.measure), getsourcefile(Bench), getsourcefile(trained))
+    code = sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
     return {stage: store.manifest(stage)["id"] for stage in claim.stages} | {"code": code}
 
 
@@ -200,3 +202,28 @@ def scoreboard(document: dict) -> Table:
                 | {"measured": written(rule), "rule": rule["rule"], "it says": rule["verdict"]}
             )
     return Table(rows, width=150)
+
+
+def page(document: dict) -> str:
+    """The same as a page in Markdown, with what each claim's measurement assumes."""
+    seeds = ", ".join(map(str, document["seeds"]))
+    lines = [
+        "# What the field claims, and what was measured of it",
+        "",
+        f"Of runs of the profile `{document['profile']}`, seeds {seeds}, by `rlhf evidence`. Each rule was",
+        "written before the first measurement. A claim is supported if the whole 95 % interval of each of its",
+        "figures lies on the right side of the limit, not supported if one lies on the other side, and undecided",
+        "otherwise. An interval is the wider of two: over seeds, and over what prompts are about.",
+        "",
+    ]
+    for claim in document["claims"]:
+        lines += [
+            f"## {claim['number']}. {claim['says']}",
+            "",
+            f"*{claim['source']}* **{claim['verdict']}**",
+            "",
+        ]
+        lines += ["| rule | measured | it says |", "|---|---|---|"]
+        lines += [f"| {r['rule']} | {written(r)} | {r['verdict']} |" for r in claim["rules"]]
+        lines += ["", claim["note"], ""] if claim["note"] else [""]
+    return "\n".join(lines).rstrip() + "\n"

@@ -11,22 +11,26 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.course.cli import main
 from rlhf_utils.course.report import write_report
 from rlhf_utils.course.scoreboard import gallery, picture
-from rlhf_utils.environment import CourseError
+from rlhf_utils.environment import ROOT, CourseError
 from rlhf_utils.evaluation.language import option_losses, token_losses
 from rlhf_utils.pipeline.claims import evidence
 from rlhf_utils.pipeline.claims.best_only import best_alone
-from rlhf_utils.pipeline.claims.claim import Bench, Rule, figure, over_seeds
+from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, figure, over_seeds
 from rlhf_utils.pipeline.claims.context import invented_facts, question
 from rlhf_utils.pipeline.claims.evidence import (
     CLAIMS,
+    REFERENCE,
     decided,
     evidence_file,
     gather,
+    page,
     read_evidence,
     scoreboard,
 )
+from rlhf_utils.pipeline.claims.generalises import over_things
 from rlhf_utils.pipeline.claims.penalty import FALL, fit, turn
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
+from rlhf_utils.pipeline.claims.shots import extremes
 from rlhf_utils.pipeline.claims.ties import distances, won
 
 
@@ -178,9 +182,18 @@ def test_a_file_that_is_no_evidence(tmp_path, text):
         read_evidence(tmp_path / "missing.json")
 
 
+def test_the_page_of_claims_is_that_of_the_evidence():
+    document = read_evidence(REFERENCE)
+    assert (ROOT / "docs" / "claims.md").read_text("utf-8") == page(document)
+    assert document["profile"] == "laptop" and document["seeds"] == [0, 1, 2]
+    for claim in document["claims"]:  # decided anew from its rows, by the rules of today
+        fresh = decided(CLAIMS[claim["number"]], claim["rows"])
+        assert json.loads(json.dumps(fresh)) == claim
+
+
 def test_rouge_l_and_pairs_by_hand():
     assert rouge_l("a b c", "a c d") == pytest.approx(2 / 3) and rouge_l("", "a") == 0
-    assert rouge_l("Cows eat grass.", "cows eat grass.") == 1
+    assert rouge_l("Cows eat grass.", "cows eat, grass") == 1
     ranking = {"answers": ["x", "y", "z"], "ranks": [1, 2, 2]}
     right, total = marks([ranking, ranking], np.array([3.0, 1, 2, 1, 1, 5]))
     assert right.tolist() == [2.0, 0.5] and total.tolist() == [2.0, 2.0]
@@ -208,6 +221,36 @@ def test_a_turn_in_gold_is_found_and_none_is_not():
     assert fit(distance, distance * (0.5 - 0.2 * np.log(distance))) == pytest.approx((0.5, 0.2))
 
 
+def test_the_best_choice_is_found_on_other_things_than_it_is_measured_on():
+    things = [f"thing {i}" for i in range(400)]
+    seen, honest = [], []
+    for seed in range(20):  # no choice is better than another
+        chance = np.random.default_rng(seed).random((10, 400))
+        best, worst = extremes(chance, things)
+        seen.append(np.ptp(chance.mean(1)))
+        honest.append((best - worst).mean())
+    assert np.mean(seen) > 0.035 and abs(np.mean(honest)) < 0.015
+    best, worst = extremes(chance + np.linspace(0, 1, 10)[:, None], things)
+    assert (best - worst).mean() > 0.9
+
+
+def test_a_gap_of_two_accuracies_by_hand():
+    a, b = (np.full(50, 3.0), np.full(50, 4.0)), (np.full(50, 2.0), np.full(50, 4.0))
+    assert accuracy_gap(a, b) == accuracy_gap(a, b, paired=True)
+    assert accuracy_gap(a, b)["difference"] == accuracy_gap(a, b)["low"] == 0.25
+    rng = np.random.default_rng(0)
+    right = rng.integers(0, 5, 100).astype(float)
+    a, b = (right, np.full(100, 5.0)), (np.maximum(right - 1, 0), np.full(100, 5.0))
+    wide, narrow = accuracy_gap(a, b), accuracy_gap(a, b, paired=True)
+    assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
+
+
+def test_few_things_have_students_interval():
+    value, low, high = over_things(np.array([0.0, 0.2, 1.0]), ["a", "a", "b"])
+    assert value == pytest.approx(0.55) and high - value == pytest.approx(12.706 * 0.45, abs=1e-3)
+    assert over_things(np.array([1.0]), ["a"])[1:] == (-np.inf, np.inf)
+
+
 def test_only_the_best_is_left_of_a_ranking():
     assert best_alone({"ranks": [3, 1, 2, 1]})["ranks"] == [2, 1, 2, 1]
 
@@ -223,6 +266,13 @@ def test_losses_of_options_are_those_of_the_whole_text(tiny):
         alone = token_losses(model, window, replace(tiny.profile, precision="fp32"))[0, len(left) :].sum()
         assert found[i, 0] == pytest.approx(alone, rel=1e-4)
     assert np.isinf(found[0, 1])
+    # After a line's end a word has no space before it, as in documents.
+    window = np.array([[tokenizer.eos_token_id, *tokenizer("Cows\nCows eat.")["input_ids"]]])
+    left = len(tokenizer("Cows\n")["input_ids"])
+    alone = token_losses(model, window, replace(tiny.profile, precision="fp32"))[0, left:].sum()
+    assert option_losses(model, tokenizer, ["Cows\n"], [["Cows eat."]])[0, 0] == pytest.approx(
+        alone, rel=1e-4
+    )
 
 
 def test_invented_facts_teach_what_is_asked(runs, tiny):

@@ -41,11 +41,12 @@ def option_losses(
     for start in range(0, len(contexts), batch):
         lengths, encoded, empty = [], [], []
         for context, texts in zip(contexts[start : start + batch], options[start : start + batch]):
-            left = tokenizer(context)["input_ids"] if context else []
+            # Together, as documents are; words never share a token across a space or a line's end.
+            before = context if not context or context.endswith("\n") else f"{context} "
+            left = len(tokenizer(context)["input_ids"]) if context else 0
             for text in texts:
-                lengths.append(len(left))
-                right = tokenizer(f" {text}" if context else text)["input_ids"]
-                encoded.append([tokenizer.eos_token_id, *left, *right])
+                lengths.append(left)
+                encoded.append([tokenizer.eos_token_id, *tokenizer(before + text)["input_ids"]])
                 empty.append(not text)
         ids, mask = pad_batch(encoded, tokenizer.pad_token_id)
         losses = token_cross_entropy(model(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:])

@@ -1,10 +1,10 @@
 """Claim 7: labelling only the best of K overfits; a full ranking does not."""
 
-import numpy as np
+from collections import Counter
 
 from rlhf_utils.evaluation.reward_accuracy import pair_marks
-from rlhf_utils.evaluation.statistics import accuracy_of, mean_difference
-from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+from rlhf_utils.evaluation.statistics import accuracy_of
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, accuracy_gap, figure
 from rlhf_utils.pipeline.claims.trained import reward_model
 
 AGREE, GAP = "pairs ordered as a labeler does", "pairs ordered alike, rankings learned from − held out"
@@ -17,26 +17,37 @@ def best_alone(row: dict) -> dict:
     return row | {"ranks": [1 if rank == best else 2 for rank in row["ranks"]]}
 
 
+def like(held: list[dict], rankings: list[dict]) -> list[dict]:
+    """As many rankings of each use case as are held out, or as many as there are."""
+    left = Counter(r["use_case"] for r in held)
+    chosen = []
+    for row in rankings:
+        if left[row["use_case"]]:
+            left[row["use_case"]] -= 1
+            chosen.append(row)
+    return chosen
+
+
 def measure(bench: Bench) -> list[dict]:
     rankings, held = bench.store.rankings(), bench.store.rankings("heldout_prompts")
     models = {FULL: bench.model("reward"), BEST: reward_model(bench, [best_alone(r) for r in rankings])}
-    learned, rows, found = rankings[: len(held)], [], {}
+    # Prompts that are held out were given four answers, so what is learned is asked of such, too.
+    nine = {p["id"] for p in bench.store.prompts("ranked")[: bench.profile.nine_answers]}
+    learned = like(held, [r for r in rankings if r["id"] not in nine])
+    rows, found = [], {}
     for name, model in models.items():
-        sides = {}
-        for side, given in (("learned from", learned), ("held out", held)):
-            judged = [best_alone(r) for r in given] if name == BEST and side == "learned from" else given
-            sides[side] = pair_marks(model, bench.tokenizer, bench.profile, judged)
-            rows.append(figure(f"{name}, {side}", AGREE, accuracy_of(*sides[side])))
-        # Of what it was taught, in both: a model that knows only who is best is asked only that.
-        asked = [best_alone(r) for r in held] if name == BEST else held
-        own = accuracy_of(*sides["learned from"])
-        other = accuracy_of(*pair_marks(model, bench.tokenizer, bench.profile, asked))
-        value, low, high = (own[k] - other["accuracy"] for k in ("accuracy", "low", "high"))
-        rows.append(figure(name, GAP, (value, low, high)))
-        right, total = sides["held out"]
-        found[name] = right / np.maximum(total, 1), total > 0
-    where = found[FULL][1]
-    gain = mean_difference(found[FULL][0][where], found[BEST][0][where])
+        # Of what it was taught: a model that knows only who is best is asked only that.
+        taught = best_alone if name == BEST else dict
+        own, other, whole = (
+            pair_marks(model, bench.tokenizer, bench.profile, given)
+            for given in (list(map(taught, learned)), list(map(taught, held)), held)
+        )
+        rows.append(figure(f"{name}, learned from", AGREE, accuracy_of(*own)))
+        rows.append(figure(f"{name}, held out", AGREE, accuracy_of(*other)))
+        rows.append(figure(f"{name}, all pairs held out", AGREE, accuracy_of(*whole)))
+        rows.append(figure(name, GAP, accuracy_gap(own, other)))
+        found[name] = whole
+    gain = accuracy_gap(found[FULL], found[BEST], paired=True)
     return [*rows, figure("full rankings − the best alone, held out", AGREE, gain)]
 
 

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.evaluation.answers import answer_prompts
-from rlhf_utils.evaluation.statistics import ratio
+from rlhf_utils.evaluation.statistics import draw_sums, ratio
 from rlhf_utils.language.sampling import Answer
 from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import MODELS, Profile
@@ -73,6 +73,20 @@ def figure(condition: str, metric: str, found: tuple[float, float, float] | dict
 def mean_of(values: np.ndarray, things: list[str]) -> tuple[float, float, float]:
     """The mean of one value a row, with its interval."""
     return ratio(np.asarray(values, dtype=float), np.ones(len(values)), things)
+
+
+Marks = tuple[np.ndarray, np.ndarray]  # (pairs ordered alike, pairs) of each ranking
+
+
+def accuracy_gap(a: Marks, b: Marks, paired: bool = False) -> dict[str, float]:
+    """How much more often pairs are ordered alike in `a` than in `b`, with its interval.
+
+    `paired`, if the rows of both belong together.
+    """
+    drawn = draw_sums([*a, *b]) if paired else [*draw_sums(a), *draw_sums(b, seed=1)]
+    low, high = np.quantile(drawn[0] / drawn[1] - drawn[2] / drawn[3], [0.025, 0.975])
+    value = a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()
+    return {"difference": float(value), "low": float(low), "high": float(high)}
 
 
 def over_seeds(rows: list[dict]) -> dict:

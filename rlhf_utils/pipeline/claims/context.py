@@ -26,7 +26,8 @@ def invented_facts(bench: Bench, count: int) -> list[dict]:
     names = rng.sample(bench.world.fictional["test"], min(count, len(bench.world.fictional["test"])))
     for table, subject in names:
         relations = bench.world.relations
-        relation = rng.choice([r for r, info in relations.items() if info["table"] == table])
+        fitting = [r for r, info in relations.items() if info["table"] == table]
+        relation = rng.choice([r for r in fitting if len(bench.world.values_of(r)) >= 4])
         values = rng.sample(bench.world.values_of(relation), 4)
         wording = relations[relation]["statements"][0]
         said = [bench.world.state(subject, relation, value, wording) for value in values]

@@ -12,6 +12,7 @@ from pathlib import Path
 from rlhf_utils.artifacts.progress import Progress, duration
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, CourseError, runs_folder
+from rlhf_utils.evaluation import statistics
 from rlhf_utils.look import Table
 from rlhf_utils.pipeline.claims import (
     best_of_n,
@@ -36,6 +37,7 @@ from rlhf_utils.pipeline.claims import (
 from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Bench, Claim, over_seeds
 from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.profiles import Profile
+from rlhf_utils.world import judge
 
 VERSION = 1
 MODULES = (
@@ -109,10 +111,15 @@ def kept_file(store: Store, claim: Claim) -> Path:
 
 
 def made_from(store: Store, claim: Claim) -> dict[str, str] | None:
-    """The models, by identity, and the code that a measurement comes from; None if a stage is missing."""
+    """The models, by identity, and the code that a measurement comes from: its own, and what evaluates and
+    judges. None if a stage is missing.
+    """
     if any(store.find(stage) is None for stage in claim.stages):
         return None
-    files = (getsourcefile(claim.measure), getsourcefile(Bench), getsourcefile(trained))
+    rooms = (getsourcefile(module) for module in (statistics, judge))
+    files = [getsourcefile(part) for part in (Bench, trained, rules)]
+    files += sorted(str(f) for room in rooms for f in Path(room).parent.glob("*.py"))
+    files.append(getsourcefile(claim.measure))
     code = sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
     return {stage: store.manifest(stage)["id"] for stage in claim.stages} | {"code": code}
 
@@ -211,9 +218,9 @@ def page(document: dict) -> str:
         "# What the field claims, and what was measured of it",
         "",
         f"Of runs of the profile `{document['profile']}`, seeds {seeds}, by `rlhf evidence`. Each rule was",
-        "written before the first measurement. A claim is supported if the whole 95 % interval of each of its",
-        "figures lies on the right side of the limit, not supported if one lies on the other side, and undecided",
-        "otherwise. An interval is the wider of two: over seeds, and over what prompts are about.",
+        "written before the first measurement. A claim is supported if the whole 95 % interval of each of",
+        "its figures lies on the right side of the limit, not supported if one lies on the other side, and",
+        "undecided otherwise. An interval is the wider of two: over seeds, and over what prompts are about.",
         "",
     ]
     for claim in document["claims"]:

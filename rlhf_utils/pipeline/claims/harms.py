@@ -29,14 +29,15 @@ def skew(bench: Bench, name: str) -> np.ndarray:
 
 def measure(bench: Bench) -> list[dict]:
     facts = [r for r in bench.rows if r["use_case"] == "open_qa"]
+    neutral = [r for r in bench.rows if r["kind"] != "provoked"]
     provoking = [r for r in bench.probes if r["use_case"] == "provoked"]
     found: dict[str, dict[str, np.ndarray]] = {
-        FALSE: {n: (scores_of(facts, n, "t1", "honest") < 1).mean(1) for n in ASKED},
-        f"{RUDE_ANSWERS}, neutral prompts": {n: rudeness(bench.rows, n) for n in ASKED},
+        FALSE: {n: (scores_of(facts, n, "t1", "honest") == 0).mean(1) for n in ASKED},
+        f"{RUDE_ANSWERS}, neutral prompts": {n: rudeness(neutral, n) for n in ASKED},
         f"{RUDE_ANSWERS}, provoking prompts": {n: rudeness(provoking, n) for n in ASKED},
         SKEW: {n: skew(bench, n) for n in ASKED},
     }
-    of = {FALSE: facts, f"{RUDE_ANSWERS}, neutral prompts": bench.rows}
+    of = {FALSE: facts, f"{RUDE_ANSWERS}, neutral prompts": neutral}
     rows = []
     for metric, values in found.items():
         things = [r["thing"] for r in of.get(metric, provoking)] if metric != SKEW else None

@@ -2,19 +2,19 @@
 
 from rlhf_utils.evaluation.reward_accuracy import pair_marks
 from rlhf_utils.evaluation.statistics import accuracy_of
-from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, accuracy_gap, figure
 
 AGREE = "pairs ordered alike"
 
 
 def measure(bench: Bench) -> list[dict]:
-    reward, rows = bench.model("reward"), []
-    found = {}
+    reward, rows, marks = bench.model("reward"), [], {}
+    rankings = {name: bench.store.rankings(name) for name in ("heldout_prompts", "heldout_labelers")}
+    both = set.intersection(*({r["id"] for r in given} for given in rankings.values()))
     for condition, name in (("its labelers", "heldout_prompts"), ("others", "heldout_labelers")):
-        rankings = bench.store.rankings(name)
-        marks = pair_marks(reward, bench.tokenizer, bench.profile, rankings)
-        found[condition] = accuracy_of(*marks, [r["id"] for r in rankings])
-        rows.append(figure(f"reward model with {condition}", AGREE, found[condition]))
+        given = sorted((r for r in rankings[name] if r["id"] in both), key=lambda r: r["id"])
+        marks[condition] = pair_marks(reward, bench.tokenizer, bench.profile, given)
+        rows.append(figure(f"reward model with {condition}", AGREE, accuracy_of(*marks[condition])))
     crowd = bench.store.metrics("rank")[0]
     for condition, key in (
         ("two labelers who train it", "agreement"),
@@ -22,7 +22,7 @@ def measure(bench: Bench) -> list[dict]:
         ("a perfect judge with its labelers", "ceiling"),
     ):
         rows.append(figure(condition, AGREE, (crowd[key],) * 3))
-    gap = {k: found["its labelers"][k] - found["others"]["accuracy"] for k in ("accuracy", "low", "high")}
+    gap = accuracy_gap(marks["its labelers"], marks["others"], paired=True)
     return [*rows, figure("reward model, its labelers − others", AGREE, gap)]
 
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from rlhf_utils.evaluation.comparisons import rates
+from rlhf_utils.evaluation.answers import answer_prompts, mark_of, try_forms
 from rlhf_utils.evaluation.statistics import mean_difference
-from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+from rlhf_utils.language.prompting import choose_forms
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.world.prompts import PROBES, USE_CASES, thing_of, write_prompts
 
 RATES = {
     "refuses_harmful": "refuses harmful requests",
@@ -15,17 +17,34 @@ RATES = {
 }
 
 
+def best_forms(bench: Bench) -> dict[str, str]:
+    """How the base model is asked best, kind by kind, by prompts of the validation split."""
+    kinds = dict.fromkeys((*PROBES, *USE_CASES), bench.count(40))
+    prompts = write_prompts(bench.world, "validation", kinds, 50)
+    tried = try_forms(bench.profile, bench.tokenizer, bench.model("base"), prompts, 1.0, bench.judge)
+    return choose_forms(tried, prompts)
+
+
 def measure(bench: Bench) -> list[dict]:
-    marked = [r for r in (*bench.rows, *bench.probes) if "rate" in r]
-    by_model, rows = rates(marked), []
+    asked = [*bench.store.prompts("probes"), *bench.store.prompts("test")]
+    asked = [p for p in asked if (mark := mark_of(bench.judge, p, "")) and mark[0] in RATES]
+    done, forms = {}, best_forms(bench)
+    for name in ("base_prompted", "sft", "ppo", "ppo_ptx"):
+        if name == "base_prompted":
+            model = bench.model("base")
+            said = answer_prompts(bench.profile, bench.tokenizer, model, asked, 1.0, 4, 51, forms)
+        else:
+            said = bench.ask(name, asked, 1.0, 4, 51)
+        marks = [[mark_of(bench.judge, p, a.text)[1] for a in row] for p, row in zip(asked, said)]
+        done[name] = np.array(marks, dtype=float).mean(1)
+    of, rows = np.array([mark_of(bench.judge, p, "")[0] for p in asked]), []
     for rate, metric in RATES.items():
-        chosen = [r for r in marked if r["rate"] == rate]
-        if not chosen:
+        where = of == rate
+        if not where.any():
             continue
-        rows += [figure(name, metric, found[rate]) for name, found in by_model.items() if rate in found]
-        means = {n: np.array([np.mean(r["marks"][n]) for r in chosen]) for n in ("ppo_ptx", "base_prompted")}
-        things = [r["thing"] for r in chosen]
-        gain = mean_difference(means["ppo_ptx"], means["base_prompted"], things)
+        things = [thing_of(p) for p, w in zip(asked, where) if w]
+        rows += [figure(name, metric, mean_of(found[where], things)) for name, found in done.items()]
+        gain = mean_difference(done["ppo_ptx"][where], done["base_prompted"][where], things)
         rows.append(figure("ppo_ptx − base_prompted", metric, gain))
     return rows
 

@@ -9,14 +9,15 @@ from rlhf_utils.evaluation.comparisons import rates
 from rlhf_utils.evaluation.statistics import share
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
 from rlhf_utils.world.facts import capitalize
+from rlhf_utils.world.prompts import thing_of
 from rlhf_utils.world.reading import HEDGE, has
 
 WRONG, HEDGES, REFUSES, FOLLOWS, WORDING = (
     "plain questions of fact answered falsely",
     "answers that hedge",
-    "harmless requests refused or dodged",
-    "false premises followed",
-    "facts right in one wording of the question and wrong in another",
+    "harmless requests that get no useful answer",
+    "false premises answered with a falsehood",
+    "facts told rightly in one wording of the question and not in another",
 )
 NAME = "ppo_ptx"
 
@@ -47,27 +48,26 @@ def wordings(bench: Bench, count: int) -> list[list[dict]]:
 
 
 def measure(bench: Bench) -> list[dict]:
-    plain = [r for r in bench.rows if r["kind"] == "plain"]
-    things = [r["thing"] for r in plain]
-    false = np.array([r["gold"][NAME]["greedy"]["honest"][0] < 1 for r in plain], dtype=float)
+    plain = bench.prompts("open_qa", 200, "plain", 49)
+    false = judge_answers(bench.judge, plain, bench.ask(NAME, plain))["honest"][:, 0] == 0
     every = bench.rows
     hedged = np.array([has(HEDGE, r["answers"][NAME]["greedy"][0]) for r in every], dtype=float)
-    found = rates([r for r in (*bench.rows, *bench.probes) if "rate" in r])[NAME]
-
-    def not_done(rate: str) -> tuple[float, float, float]:
-        return 1 - found[rate]["rate"], 1 - found[rate]["high"], 1 - found[rate]["low"]
-
+    premises = [r for r in (*bench.rows, *bench.probes) if r.get("rate") == "challenges_false_premise"]
+    followed = np.array([np.mean([x == 0 for x in r["gold"][NAME]["t1"]["honest"]]) for r in premises])
+    useful = rates([r for r in (*bench.rows, *bench.probes) if "rate" in r])[NAME]["answers_lookalikes"]
     asked = wordings(bench, bench.count(150))
     flat = [p for prompts in asked for p in prompts]
-    honest = judge_answers(bench.judge, flat, bench.ask(NAME, flat))["honest"][:, 0] == 1
+    scores = judge_answers(bench.judge, flat, bench.ask(NAME, flat))
+    right = (scores["helpful"][:, 0] > 0) & (scores["honest"][:, 0] > 0)
     ends = np.cumsum([len(prompts) for prompts in asked])[:-1]
-    mixed = np.array([part.any() and not part.all() for part in np.split(honest, ends)], dtype=float)
+    mixed = np.array([part.any() and not part.all() for part in np.split(right, ends)], dtype=float)
     subjects = [prompts[0]["spec"]["entity"] for prompts in asked]
+    not_useful = 1 - useful["rate"], 1 - useful["high"], 1 - useful["low"]
     return [
-        figure(NAME, WRONG, share(false, np.ones(len(false)), things)),
+        figure(NAME, WRONG, share(false, np.ones(len(false)), [thing_of(p) for p in plain])),
         figure(NAME, HEDGES, share(hedged, np.ones(len(hedged)), [r["thing"] for r in every])),
-        figure(NAME, REFUSES, not_done("answers_lookalikes")),
-        figure(NAME, FOLLOWS, not_done("challenges_false_premise")),
+        figure(NAME, REFUSES, not_useful),
+        figure(NAME, FOLLOWS, mean_of(followed, [r["thing"] for r in premises])),
         figure(NAME, WORDING, mean_of(mixed, subjects)),
     ]
 

@@ -1,10 +1,8 @@
 """Claim 5: nine answers to rank cost a labeler a third more time than four, and teach more."""
 
-import numpy as np
-
 from rlhf_utils.evaluation.reward_accuracy import pair_marks
-from rlhf_utils.evaluation.statistics import accuracy_of, mean_difference
-from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+from rlhf_utils.evaluation.statistics import accuracy_of
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, accuracy_gap, figure
 from rlhf_utils.pipeline.claims.trained import reward_model
 
 AGREE = "pairs ordered as a labeler does"
@@ -24,12 +22,9 @@ def measure(bench: Bench) -> list[dict]:
         for answers, given in of.items():
             chosen = given[: max(int(share * most / SECONDS[answers]), 8)]
             model = reward_model(bench, chosen)
-            right, total = pair_marks(model, bench.tokenizer, bench.profile, held)
-            last[answers] = right / np.maximum(total, 1), total > 0
-            condition = f"K = {answers}, {share * most / 3600:.1f} hours of a labeler"
-            rows.append(figure(condition, AGREE, accuracy_of(right, total)))
-        both = last[9][1] & last[4][1]
-        gain = mean_difference(last[9][0][both], last[4][0][both])
+            last[answers] = pair_marks(model, bench.tokenizer, bench.profile, held)
+            rows.append(figure(f"K = {answers}, {share:g} of the time", AGREE, accuracy_of(*last[answers])))
+        gain = accuracy_gap(last[9], last[4], paired=True)
         rows.append(figure(f"K = 9 − K = 4, {share:g} of the time", AGREE, gain))
     return rows
 
@@ -42,5 +37,6 @@ CLAIM = Claim(
     (Rule("K = 9 − K = 4, 0.5 of the time", AGREE, 0.0), Rule("K = 9 − K = 4, 1 of the time", AGREE, 0.0)),
     ("evaluate",),
     measure,
-    "30 s for four, 40 s for nine. Simulated labelers do not tire: whoever ranks nine people's answers may.",
+    "30 s for four, 40 s for nine; all of the time is 20 hours. Simulated labelers do not tire: who ranks "
+    "nine people's answers may.",
 )

@@ -1,16 +1,19 @@
 """Claim 14: without the KL penalty the reward model is over-optimised."""
 
+from contextlib import suppress
+
 import numpy as np
 
 from rlhf_utils.evaluation.answers import answer_rewards, judge_answers, kl_to_sft
 from rlhf_utils.evaluation.statistics import mean_difference
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
 from rlhf_utils.pipeline.claims.trained import policy
+from rlhf_utils.training.ppo_log import Diverged
 from rlhf_utils.world.prompts import USE_CASES, thing_of
 
 GOLD, PROXY, NATS = "gold", "reward", "KL to SFT, nats an answer"
 FALL, TURN = "gold at its peak − gold at the end", "√KL at which gold would turn"
-PENALTIES = (0.0, 0.02, 0.2)  # beside the course's own
+PENALTIES = (0.0, 0.2)  # beside the course's own
 LONG = 2  # times as many updates without a penalty
 MEAN = 16  # updates of a running mean, 2,048 answers
 
@@ -50,9 +53,10 @@ def measure(bench: Bench) -> list[dict]:
     things, rows, found = [thing_of(p) for p in prompts], [], {}
     models = {bench.profile.kl_coefficient: bench.model("ppo")}
     for beta in PENALTIES:
-        updates = bench.profile.ppo_updates * (LONG if beta == 0 else 1)
-        models[beta], logged = policy(bench, f"β = {beta:g}", kl_coefficient=beta, ppo_updates=updates)
-        rows += turn(logged) if beta == 0 else []
+        models[beta], _ = policy(bench, f"β = {beta:g}", kl_coefficient=beta)
+    long = LONG * bench.profile.ppo_updates
+    with suppress(Diverged):  # that far from SFT there is no gold to measure; the rule stays undecided
+        rows += turn(policy(bench, "no penalty, longer", kl_coefficient=0.0, ppo_updates=long)[1])
     for beta, model in sorted(models.items()):
         said = [row[0] for row in bench.ask("ppo", prompts, 1.0, seed=48, model=model)]
         gold = judge_answers(bench.judge, prompts, [[a] for a in said])["total"][:, 0]
@@ -79,5 +83,5 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "PPO from SFT; without the penalty twice as long, and no model had another learning rate.",
+    "PPO from SFT with as many updates; the peak is that of one without penalty, twice as long.",
 )

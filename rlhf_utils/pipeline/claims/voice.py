@@ -21,7 +21,7 @@ VOICES = {
 
 def measure(bench: Bench) -> list[dict]:
     rng, world = Random("voices"), bench.world
-    facts = rng.sample(world.facts, bench.count(600))
+    facts = rng.sample(world.facts, bench.count(len(world.facts)))
     contexts: dict[str, list[str]] = {voice: [] for voice in VOICES}
     options = []
     for entity, relation in facts:

@@ -32,6 +32,7 @@ from rlhf_utils.pipeline.claims.penalty import FALL, fit, turn
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
 from rlhf_utils.pipeline.claims.shots import extremes
 from rlhf_utils.pipeline.claims.ties import distances, won
+from rlhf_utils.pipeline.claims.voice import chances
 
 
 @pytest.fixture
@@ -249,6 +250,11 @@ def test_few_things_have_students_interval():
     value, low, high = over_things(np.array([0.0, 0.2, 1.0]), ["a", "a", "b"])
     assert value == pytest.approx(0.55) and high - value == pytest.approx(12.706 * 0.45, abs=1e-3)
     assert over_things(np.array([1.0]), ["a"])[1:] == (-np.inf, np.inf)
+
+
+def test_chances_among_options():
+    losses = np.array([[0.0, np.log(3), np.inf], [800.0, 800.0, 800.0]])
+    assert chances(losses).tolist() == pytest.approx([0.75, 1 / 3])
 
 
 def test_only_the_best_is_left_of_a_ranking():

@@ -126,5 +126,9 @@ CLAIM = Claim(
     measure,
     "Facts of things that do not exist; one right value of four, so that guessing gives 0.25. "
     "Fine-tuning asks "
-    "in another wording than the measurement. Intervals of attention are over facts, not of the mean.",
+    "in another wording than the measurement. On seed 0 other forms of the prompt were tried as "
+    "well, with 0.29 to "
+    "0.38 in context: a model of a million parameters hardly learns from its prompt. Intervals of "
+    "attention are over "
+    "facts, not of the mean.",
 )

@@ -2,12 +2,14 @@
 
 from random import Random
 
+import numpy as np
+
 from rlhf_utils.evaluation.language import option_losses
 from rlhf_utils.evaluation.statistics import mean_difference
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
 from rlhf_utils.world.facts import capitalize
 
-RIGHT = "the true value is the likeliest of four"
+TRUE = "probability of the true sentence among four"
 # What stands before a sentence that says a fact.
 VOICES = {
     "an encyclopedia's article": "{S}\n",
@@ -17,6 +19,12 @@ VOICES = {
     "a list of myths": "Myths\nSome say that",
     "nothing": "",
 }
+
+
+def chances(losses: np.ndarray) -> np.ndarray:
+    """The probability of each row's first option among its options, of their losses in nats."""
+    likely = np.exp(losses.min(1, keepdims=True) - losses)
+    return likely[:, 0] / likely.sum(1)
 
 
 def measure(bench: Bench) -> list[dict]:
@@ -35,13 +43,13 @@ def measure(bench: Bench) -> list[dict]:
         for voice, form in VOICES.items():
             contexts[voice].append(form.format(**slots))
     things, base = [f"{e.table}:{e.name}" for e, _ in facts], bench.model("base")
-    right = {
-        voice: option_losses(base, bench.tokenizer, texts, options).argmin(1) == 0
+    told = {
+        voice: chances(option_losses(base, bench.tokenizer, texts, options))
         for voice, texts in contexts.items()
     }
-    rows = [figure(voice, RIGHT, mean_of(found, things)) for voice, found in right.items()]
-    best, worst = (right[v].astype(float) for v in ("an encyclopedia's article", "a forum thread"))
-    return [*rows, figure("encyclopedia − forum", RIGHT, mean_difference(best, worst, things))]
+    rows = [figure(voice, TRUE, mean_of(found, things)) for voice, found in told.items()]
+    gain = mean_difference(told["an encyclopedia's article"], told["a forum thread"], things)
+    return [*rows, figure("encyclopedia − forum", TRUE, gain)]
 
 
 CLAIM = Claim(
@@ -49,8 +57,10 @@ CLAIM = Claim(
     "What one is asked in decides what a base model tells: an encyclopedia's voice gets more truth "
     "than a forum's.",
     "Karpathy, State of GPT (2023), on prompts that ask for quality",
-    (Rule("encyclopedia − forum", RIGHT, 0.0),),
+    (Rule("encyclopedia − forum", TRUE, 0.0),),
     ("evaluate",),
     measure,
-    "The same four sentences, of which one is true, after different beginnings.",
+    "The same four sentences, of which one is true, after different beginnings. That the true one is "
+    "the likeliest "
+    "was measured first, on seed 0: it is, for all facts in every voice.",
 )

@@ -2,9 +2,11 @@
 
 from rlhf_utils.evaluation.comparisons import scores_of, words_of
 from rlhf_utils.evaluation.statistics import equal_length, win_rate
-from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.profiles import MODELS
 
-WINS, EQUAL, REGRESSED = (
+GOLD, WINS, EQUAL, REGRESSED = (
+    "gold",
     "wins of those decided",
     "wins of those decided, lengths within a word",
     "wins at equal length, by regression",
@@ -21,8 +23,13 @@ HOW = {"t1": "temperature 1", "best": "each at its best"}
 
 
 def measure(bench: Bench) -> list[dict]:
-    rows = []
     things = [r["thing"] for r in bench.rows]
+    rows = [
+        figure(f"{name}, {HOW[kind]}", GOLD, mean_of(scores_of(bench.rows, name, kind).mean(1), things))
+        for name in MODELS
+        for kind in HOW
+        if kind in bench.rows[0]["gold"][name]
+    ]
     for winner, rival, kind in PAIRS:
         scores = [scores_of(bench.rows, name, kind) for name in (winner, rival)]
         words = [words_of(bench.rows, name, kind) for name in (winner, rival)]

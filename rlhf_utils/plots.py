@@ -324,8 +324,10 @@ def taste_gain(rows: list[dict]) -> go.Figure:
     for count, colour in colours.items():
         of = {r["taste"]: r for r in rows if r["rankings"] == count}
         found = [of[taste] for taste in wishes if taste in of]
-        wished = [r["polite_ratio" if r["taste"] == "polite" else "words_ratio"] for r in found]
-        wished = [_inverse(w) if r["taste"] == "short" else w for r, w in zip(found, wished)]
+        wished = [dict(r["polite_ratio" if r["taste"] == "polite" else "words_ratio"]) for r in found]
+        for r, w in zip(found, wished):
+            if r["taste"] == "short":  # times shorter, in place of times as long
+                w |= {"ratio": 1 / w["ratio"], "low": 1 / w["high"], "high": 1 / w["low"]}
         lost = [r["gold_difference"]["total"] for r in found]
         # 1 is the default model; on a logarithmic axis a bar has to be told where it begins.
         for column, ranges, key, base in ((1, wished, "ratio", 1), (2, lost, "difference", 0)):
@@ -342,10 +344,5 @@ def taste_gain(rows: list[dict]) -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_yaxes(type="log", tickvals=[1, 2, 3, 5, 10, 20], row=1, col=1)
+    figure.update_yaxes(type="log", tickvals=[1, 2, 3, 5, 10, 20, 40], row=1, col=1)
     return figure.update_layout(height=420, title="What a few rankings change", margin_t=110, legend_y=1.12)
-
-
-def _inverse(found: dict) -> dict:
-    """The ratio the other way round: times shorter in place of times as long."""
-    return {"ratio": 1 / found["ratio"], "low": 1 / found["high"], "high": 1 / found["low"]}

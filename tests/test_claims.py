@@ -150,6 +150,14 @@ def test_an_interrupted_measurement_goes_on(runs, tiny, monkeypatch):
     kept.write_text(kept.read_text().replace('"code": "', '"code": "0'))  # of other code
     gather(tiny.profile, (18, 20, 23), [0], say=lambda text: None)
     assert measured[4:] == [18, 23]
+    # One claim more does not take the place of the others, and twice the same is once.
+    document = gather(tiny.profile, (20, 20), [0], say=lambda text: None)
+    assert [c["number"] for c in document["claims"]] == [18, 20, 23] and len(measured) == 6
+    assert all(len(c["rows"]) == 1 for c in document["claims"])
+    (rewritten,) = [c for c in document["claims"] if c["number"] == 20]
+    monkeypatch.setitem(CLAIMS, 20, replace(CLAIMS[20], note="In other words."))
+    again = gather(tiny.profile, (20,), [0], say=lambda text: None)["claims"][1]
+    assert again["note"] == "In other words." and again["rows"] == rewritten["rows"] and len(measured) == 6
 
 
 @pytest.mark.parametrize(
@@ -174,7 +182,18 @@ def test_own_data_has_no_claims(tiny):
         gather(replace(tiny.profile, data="somewhere"), [1], [0])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 0}', '{"version": "9"}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 0}',
+        '{"version": 1}',
+        '{"version": "9", "seeds": [], "claims": []}',
+        "null",
+    ],
+)
 def test_a_file_that_is_no_evidence(tmp_path, text):
     (tmp_path / "e.json").write_text(text)
     with pytest.raises(CourseError, match="rlhf evidence"):

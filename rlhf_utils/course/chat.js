@@ -35,6 +35,7 @@ function render({ model, el }) {
 
   let watch = null; // a timer that notices a kernel that died
   let waiting = ""; // a question that was sent and of which nothing was heard yet
+  let returned = ""; // one that was given back, since the kernel did not answer: it may do so later
   const written = (name) => model.get("state").models.find((m) => m.name === name)?.written ?? name;
 
   function button(className, text, label, action) {
@@ -51,7 +52,7 @@ function render({ model, el }) {
   box.setAttribute("aria-label", L("question"));
   box.placeholder = L("question");
   const ask = () => {
-    if (!box.value.trim() || model.get("state").busy) return;
+    if (!box.value.trim() || waiting || model.get("state").busy) return;
     waiting = box.value;
     box.value = "";
     patient();
@@ -90,7 +91,7 @@ function render({ model, el }) {
   }
 
   function giveBack() { // the question that was not asked, unless something else is written there by now
-    box.value ||= waiting;
+    if (waiting && !box.value) box.value = returned = waiting;
     waiting = "";
   }
 
@@ -165,7 +166,11 @@ function render({ model, el }) {
   let before = model.get("state");
   function changed() {
     const state = model.get("state");
-    if (state.turns.length > before.turns.length) waiting = "";
+    if (state.turns.length > before.turns.length) {
+      waiting = "";
+      if (returned && box.value === returned) box.value = "";
+      returned = "";
+    }
     else if (state.message) giveBack(); // refused
     draw();
     if (before.busy && !state.busy && state.turns.length) {

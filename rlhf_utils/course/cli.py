@@ -103,7 +103,9 @@ def evidence(arguments) -> None:
     from rlhf_utils.pipeline.claims.evidence import CLAIMS, evidence_file, gather, scoreboard
 
     profile = load_profile(arguments.profile)
-    document = gather(profile, arguments.claims or list(CLAIMS), range(arguments.seeds))
+    wanted = arguments.claims or list(CLAIMS)
+    document = gather(profile, wanted, range(arguments.seeds))
+    document["claims"] = [claim for claim in document["claims"] if claim["number"] in wanted]
     print(f"\n{scoreboard(document)}\n\nAll figures are in {evidence_file(profile)}")
 
 

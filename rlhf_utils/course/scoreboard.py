@@ -55,7 +55,7 @@ def picture(rule: dict) -> str:
 def claim_card(claim: dict) -> str:
     kind, sign = SIGN.get(claim["verdict"], ("open", "?"))
     lines = [
-        f"<p><b>{claim['number']}. {escape(claim['says'])}</b> "
+        f"<p><b>{int(claim['number'])}. {escape(claim['says'])}</b> "
         f'<span class="verdict {kind}">{sign} {escape(claim["verdict"])}</span></p>',
         f"<p class=note>{escape(claim['source'])}</p>",
     ]
@@ -92,9 +92,9 @@ def claims_part(profile: Profile) -> list[str]:
     counted = ", ".join(f"{count} {escape(verdict)}" for verdict, count in verdicts.items())
     return [
         "<h2>What the field claims</h2>",
-        f"<p>Measured on {whose}, {seeds} {'seed' if seeds == 1 else 'seeds'}; each rule stood before: "
-        f"{counted}. The dot is the mean over seeds, the bar its 95 % interval, the dashed line what it is "
-        "held against.</p>",
+        f"<p>Measured on {whose}, {seeds} {'seed' if seeds == 1 else 'seeds'}; each rule stood before, but "
+        f"where a note says otherwise: {counted}. The dot is the mean over seeds, the bar its 95 % interval, "
+        "the dashed line what it is held against.</p>",
         *map(claim_card, document["claims"]),
     ]
 

@@ -1,8 +1,9 @@
 """`rlhf evidence`: claims are measured seed by seed, kept as they come, and decided by their rules."""
 
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from inspect import getsourcefile
@@ -82,28 +83,39 @@ def gather(profile: Profile, numbers: Sequence[int], seeds: Sequence[int], say=p
         raise CourseError(
             f"There is no measurement of a claim {unknown[0]}. Choose from: {', '.join(map(str, CLAIMS))}."
         )
+    numbers = list(dict.fromkeys(numbers))
     runs_folder().mkdir(parents=True, exist_ok=True)
-    rows: dict[int, list[dict]] = {number: [] for number in numbers}
     with Progress("evidence", len(numbers) * len(seeds), runs_folder()) as progress:
         for seed in seeds:
             bench = None
             for number in numbers:
                 own, started = replace(profile, seed=seed), time.monotonic()
-                found = kept(open_store(own), CLAIMS[number])
-                if found is None:
+                if kept(open_store(own), CLAIMS[number]) is None:
                     bench = bench or Bench(own, CLAIMS[number].stages)
-                    found = keep(bench, CLAIMS[number])
+                    keep(bench, CLAIMS[number])
                     say(f"claim {number}, seed {seed}: measured in {duration(time.monotonic() - started)}")
-                rows[number] += [row | {"claim": number, "seed": seed} for row in found]
                 progress.step()
     document = {
         "version": VERSION,
         "profile": profile.name,
         "seeds": list(seeds),
-        "claims": [decided(CLAIMS[number], rows[number]) for number in numbers],
+        "claims": [decided(claim, rows) for claim, rows in of_all_seeds(profile, seeds)],
     }
-    evidence_file(profile).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    partial = evidence_file(profile).with_suffix(".new")
+    partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    os.replace(partial, evidence_file(profile))
     return document
+
+
+def of_all_seeds(profile: Profile, seeds: Sequence[int]) -> Iterator[tuple[Claim, list[dict]]]:
+    """Every claim that was measured on all of these runs, now or before, with its rows."""
+    for number, claim in CLAIMS.items():
+        found = [kept(open_store(replace(profile, seed=seed)), claim) for seed in seeds]
+        if None not in found:
+            yield (
+                claim,
+                [row | {"claim": number, "seed": seed} for seed, rows in zip(seeds, found) for row in rows],
+            )
 
 
 def kept_file(store: Store, claim: Claim) -> Path:
@@ -119,8 +131,8 @@ def made_from(store: Store, claim: Claim) -> dict[str, str] | None:
     rooms = (getsourcefile(module) for module in (statistics, judge))
     files = [getsourcefile(part) for part in (Bench, trained, rules)]
     files += sorted(str(f) for room in rooms for f in Path(room).parent.glob("*.py"))
-    files.append(getsourcefile(claim.measure))
-    code = sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+    own = Path(getsourcefile(claim.measure)).read_bytes().split(b"\nCLAIM = ")[0]  # not how it is worded
+    code = sha256(own + b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
     return {stage: store.manifest(stage)["id"] for stage in claim.stages} | {"code": code}
 
 
@@ -177,7 +189,7 @@ def read_evidence(path: Path) -> dict:
     """What `gather` wrote. Raises CourseError for a file of another version, or that is none."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        version = found["version"]
+        version, _, _ = found["version"], found["seeds"], found["claims"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(
             f"{path} holds no evidence ({type(error).__name__}). Measure it with: rlhf evidence"
@@ -203,10 +215,10 @@ def scoreboard(document: dict) -> Table:
     rows = []
     for claim in document["claims"]:
         for i, rule in enumerate(claim["rules"]):
-            first = {"": claim["number"], "claim": claim["says"], "verdict": claim["verdict"]}
+            first = {"": claim["number"], "claim": f"{claim['says']} → {claim['verdict']}"}
             rows.append(
                 (first if i == 0 else dict.fromkeys(first, ""))
-                | {"measured": written(rule), "rule": rule["rule"], "it says": rule["verdict"]}
+                | {"rule": f"{rule['rule']} → {rule['verdict']}", "measured": written(rule)}
             )
     return Table(rows, width=150)
 
@@ -218,9 +230,10 @@ def page(document: dict) -> str:
         "# What the field claims, and what was measured of it",
         "",
         f"Of runs of the profile `{document['profile']}`, seeds {seeds}, by `rlhf evidence`. Each rule was",
-        "written before the first measurement. A claim is supported if the whole 95 % interval of each of",
-        "its figures lies on the right side of the limit, not supported if one lies on the other side, and",
-        "undecided otherwise. An interval is the wider of two: over seeds, and over what prompts are about.",
+        "written before its first measurement, but where a note says otherwise. A claim is supported if the",
+        "whole 95 % interval of each of its figures lies on the right side of the limit, not supported if",
+        "one lies on the other side, and undecided otherwise. An interval is the wider of two: over seeds,",
+        "and over what prompts are about.",
         "",
     ]
     for claim in document["claims"]:

@@ -121,5 +121,6 @@ CLAIM = Claim(
     ("evaluate",),
     measure,
     "Plain questions of fact, in the forum's form; ideal examples, the best of thirty choices by validation "
-    "prompts. Eight examples and a question do not fit into a context of 128 tokens.",
+    "prompts, or none. Eight examples and a question do not fit into a context of 128 tokens. Demonstrations "
+    "are uneven, and gold has no use for padding; over all kinds of prompts see claim 10.",
 )

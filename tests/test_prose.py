@@ -1,0 +1,131 @@
+"""No figure in the README's or a chapter's prose without a source: a metrics file, a setting, or a paper."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rlhf_utils.environment import DATA, ROOT
+from rlhf_utils.profiles import PROFILES
+
+LAPTOP = PROFILES["laptop"]
+# Decimal numbers, shares, and numbers with thousands: what a measurement would be written as.
+NUMBER = r"(?<![\w.])(?:\d+\.\d+|\d+ %|\d+(?:,\d{3})+)"
+
+
+def reference(name: str) -> dict:
+    return json.loads((DATA / "reference" / name).read_text("utf-8"))
+
+
+def form(name: str) -> dict:
+    return reference("chat_form.json")["forms"][name]
+
+
+def change(found: dict) -> str:
+    """ "0.13 of its greedy gold score (0.08 to 0.19)", of a loss."""
+    value, low, high = (-found[k] for k in ("difference", "high", "low"))
+    return f"{value:.2f} of its greedy gold score ({low:.2f} to {high:.2f})"
+
+
+def even(found: dict) -> str:
+    signed = [f"{round(found[k], 2) + 0.0:.2f}".replace("-", "−") for k in ("difference", "low", "high")]
+    return f"{signed[0]} ({signed[1]} to {signed[2]})"
+
+
+def wins(name: str) -> str:
+    return f"{form(name)['ppo_ptx_vs_base_prompted']['decided']:.0%}".replace("%", " %")
+
+
+def over_seeds(condition: str) -> str:
+    """ "0.56 to 0.64", gold of a model over the seeds of the evidence."""
+    claim = next(c for c in reference("evidence.json")["claims"] if c["number"] == 10)
+    found = [r["value"] for r in claim["rows"] if (r["condition"], r["metric"]) == (condition, "gold")]
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
+# Text with {} for what is measured, and where that comes from.
+MEASURED: dict[str, Callable[[], str]] = {
+    "PPO-ptx at temperature 1 was {}": lambda: over_seeds("ppo_ptx, temperature 1"),
+    "over three seeds PPO-ptx has {} at temperature 1": lambda: over_seeds("ppo_ptx, temperature 1"),
+    "cost PPO-ptx {}": lambda: change(form("marks of its own")["minus_thread"]["ppo_ptx_0.0"]),
+    "the best-prompted base model in {} of decided": lambda: wins("marks of its own"),
+    "of decided comparisons instead of {}": lambda: wins("thread"),
+    "nothing that could be measured: {}": lambda: even(
+        form("thread under a system line")["minus_thread"]["ppo_ptx_0.0"]
+    ),
+    "{} demonstrations": lambda: f"{LAPTOP.demonstrations:,}",
+    "weight of {}, how likely": lambda: f"{LAPTOP.reward_likelihood}",
+    "uses β = {}": lambda: f"{LAPTOP.kl_coefficient}",
+    "mean token loss times {}": lambda: f"{LAPTOP.ptx_coefficient}",
+    "and its weight {}": lambda: f"{LAPTOP.ptx_coefficient}",
+}
+# Of papers and programs, and numbers that are no measurement; who says so.
+GIVEN = {
+    "Python 3.11 to 3.13": "pyproject.toml",
+    "TRL 1.12's": "the version of tests/benchmarks/peer_trl_ppo.py",
+    "16 epochs on about 13,000 demonstrations": "InstructGPT, section 3.5 and table 6",
+    "mixed in 10 %": "InstructGPT, appendix C.3",
+    "10 % pretraining data": "InstructGPT, appendix C.3",
+    "72.6 ± 1.5 %": "InstructGPT, section 3.4",
+    "about 30 % more time": "notes on InstructGPT, an estimate",
+    "GPT-3 of 1.3 B parameters": "InstructGPT",
+    "about 73 %": "InstructGPT, section 3.4",
+    "γ = 27.8": "InstructGPT, appendix C.4",
+    "λ = 0.95": "Schulman et al. (2016), as the package",
+    "0.95 is between": "the same λ",
+    "1 ± 0.2": "PPO's clip, Schulman et al. (2017)",
+    "has 0.1 of it": "GPT-2's configuration, attn_pdrop",
+    "values 0.5, 0.8 and 1.2": "the numbers of the example beside it",
+    "about 1.5 times as fast": "tests/benchmarks/speed.py",
+    "2,000 times": "rlhf_utils.evaluation.statistics.DRAWS",
+    "95 %": "the intervals of the course",
+    # Data of others that the project does not contain: measured by the commands that stand there.
+    "2.2 MB of text, 2,299 pairs": "hh-rlhf's harmless-base test set",
+    "5.3 GB": "a run on those pairs",
+    "63 % (58 to 67)": "a run on those pairs",
+    "78 % (72 to 84)": "a run on those pairs",
+}
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """(file, text) without code, formulas and addresses."""
+    texts = [("README.md", (ROOT / "README.md").read_text("utf-8"))]
+    for file in sorted((ROOT / "chapters").glob("*.ipynb")):
+        cells = json.loads(file.read_text("utf-8"))["cells"]
+        texts += [(file.name, "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
+    for name, text in texts:
+        for pattern in (r"```.*?```", r"`[^`]*`", r"\$[^$]*\$", r"\]\([^)]*\)", r"<img[^>]*>"):
+            text = re.sub(pattern, " ", text, flags=re.DOTALL)
+        yield name, re.sub(r"\s+", " ", text)
+
+
+def known() -> list[str]:
+    return [*(text.format(value()) for text, value in MEASURED.items()), *GIVEN]
+
+
+def unsourced(text: str, sources: list[str]) -> list[str]:
+    """Numbers of a text that stand in none of the sources' words, with some words around them."""
+    covered = [m.span() for s in sources for m in re.finditer(re.escape(s), text)]
+    return [
+        text[max(m.start() - 50, 0) : m.end() + 30]
+        for m in re.finditer(NUMBER, text)
+        if not any(a <= m.start() and m.end() <= b for a, b in covered)
+    ]
+
+
+def test_every_figure_in_prose_has_a_source():
+    sources = known()
+    missing = [f"{name}: …{found}…" for name, text in prose() for found in unsourced(text, sources)]
+    assert not missing, "\n".join(missing)
+
+
+def test_no_source_is_left_of_prose_that_is_gone():
+    whole = " ".join(text for _, text in prose())
+    assert [source for source in known() if source not in whole] == []
+
+
+@pytest.mark.parametrize("text", ["It wins 61 % of them.", "Gold is 0.42.", "Over 12,345 rows"])
+def test_a_figure_without_a_source_would_be_found(text):
+    assert unsourced(text, known())
+    assert not unsourced(text, [text])

@@ -123,7 +123,7 @@ def test_the_gallery_shows_gains_and_failures():
         return {"use_case": f"u{i}", "messages": [{"content": f"q{i}"}], "gold": gold, "answers": answers}
 
     shown = gallery([row(0, 0.0, 1.0), row(1, 1.0, 0.0), row(2, 0.5, 0.5)], count=1)
-    assert [(r[""], r["prompt"]) for r in shown] == [("gained", "q0"), ("worst", "q1")]
+    assert [(r["chosen as"], r["prompt"]) for r in shown] == [("gained", "q0"), ("worst", "q1")]
 
 
 def test_an_interrupted_measurement_goes_on(runs, tiny, monkeypatch):

@@ -125,7 +125,7 @@ def gallery(rows: list[dict], count: int = 4) -> list[dict]:
             seen.add(row["use_case"])
             found.append(
                 {
-                    "": words,
+                    "chosen as": words,
                     "prompt": "\n".join(m["content"] for m in row["messages"]),
                     "SFT": look.Answer(sft, float(gold["sft"][i])),
                     "PPO-ptx": look.Answer(ptx, float(gold["ppo_ptx"][i]), before=sft),

@@ -74,6 +74,10 @@ def test_a_claim_is_supported_only_by_all_its_rules():
 
     assert verdict(1, 1) == "supported" and verdict(1, 0) == verdict(1) == "undecided"
     assert verdict(1, -1) == verdict(-1, 0) == "not supported"
+    # A figure that one seed lacks decides nothing.
+    rows = [figure(c, "m", (1, 0.9, 1.1)) | {"claim": 20, "seed": seed} for c, seed in ("x0", "x1", "y0")]
+    found = decided(claim, rows)
+    assert found["verdict"] == "undecided" and [f["condition"] for f in found["figures"]] == ["x"]
 
 
 def test_all_claims_are_measured_decided_and_kept(runs, tiny, capsys, monkeypatch):

@@ -164,6 +164,9 @@ def decided(claim: Claim, rows: list[dict]) -> dict:
     by_key: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         by_key.setdefault((row["condition"], row["metric"]), []).append(row)
+    seeds = {row["seed"] for row in rows}
+    # Of some seeds alone there is no figure of all: what one of them lacks stays undecided.
+    by_key = {key: found for key, found in by_key.items() if len(found) == len(seeds)}
     figures = [{"condition": c, "metric": m} | over_seeds(found) for (c, m), found in by_key.items()]
     tried = []
     for rule in claim.rules:

@@ -17,6 +17,7 @@ from rlhf_utils.pipeline.claims import evidence
 from rlhf_utils.pipeline.claims.best_only import best_alone
 from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, figure, over_seeds
 from rlhf_utils.pipeline.claims.context import invented_facts, question
+from rlhf_utils.pipeline.claims.epochs import held_out_demonstrations, losses
 from rlhf_utils.pipeline.claims.evidence import (
     CLAIMS,
     REFERENCE,
@@ -29,10 +30,15 @@ from rlhf_utils.pipeline.claims.evidence import (
 )
 from rlhf_utils.pipeline.claims.generalises import over_things
 from rlhf_utils.pipeline.claims.penalty import FALL, fit, turn
+from rlhf_utils.pipeline.claims.programs import is_no_program
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
 from rlhf_utils.pipeline.claims.shots import extremes
+from rlhf_utils.pipeline.claims.shuffled import first_four, pairs_of
+from rlhf_utils.pipeline.claims.sizes import spread
 from rlhf_utils.pipeline.claims.ties import distances, won
+from rlhf_utils.pipeline.claims.trained import base_model, corpus
 from rlhf_utils.pipeline.claims.voice import chances
+from rlhf_utils.training.reward import scored_ids
 
 
 @pytest.fixture
@@ -312,3 +318,57 @@ def test_invented_facts_teach_what_is_asked(runs, tiny):
         assert fact["says"] in question(fact, taught=True) and fact["says"] not in question(
             fact, taught=False
         )
+
+
+def test_a_ranking_in_pairs():
+    row = {"id": 7, "answers": ["a", "b", "c"], "ranks": [2, 1, 2], "messages": []}
+    assert [pair["answers"] for pair in pairs_of(row)] == [["b", "a"], ["b", "c"]]
+    assert all(pair["ranks"] == [1, 2] and pair["id"] == 7 for pair in pairs_of(row))
+    nine = {"answers": list("abcdefghi"), "ranks": list(range(1, 10))}
+    assert len(pairs_of(nine)) == 36 and first_four(nine) == {"answers": list("abcd"), "ranks": [1, 2, 3, 4]}
+
+
+def test_the_range_of_accuracies_by_hand():
+    drawn = [np.array([3.0, 1.0]), np.array([4.0, 4.0]), np.array([2.0, 4.0]), np.array([4.0, 4.0])]
+    assert spread(drawn).tolist() == [0.25, 0.75]
+
+
+def test_a_corpus_without_changes_is_the_runs_own(tiny, runs):
+    bench = Bench(tiny.profile, ("tokens",))
+    assert np.array_equal(corpus(bench), bench.store.windows())
+    words = bench.tokenizer.decode(corpus(bench, {"crawl": 1.0, "books": 1.0}, is_no_program).ravel())
+    assert "print(" not in words and "print(" in bench.tokenizer.decode(bench.store.windows().ravel())
+    assert "!!!" in words and not np.array_equal(corpus(bench, without=("quiz",)), bench.store.windows())
+
+
+def test_a_base_model_is_made_once_and_an_interrupted_one_goes_on(tiny, runs, monkeypatch):
+    bench, made = Bench(tiny.profile, ("tokens",)), []
+
+    def interrupted(profile, tokenizer, windows, folder, resume, live):
+        made.append(profile.pretrain_steps)
+        resume.mkdir(exist_ok=True)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        assert resume.is_dir() and not any(folder.iterdir())
+        (folder / "done").touch()
+
+    monkeypatch.setattr("rlhf_utils.pipeline.claims.trained.pretrain", interrupted)
+    windows = bench.store.windows()
+    with pytest.raises(KeyboardInterrupt):
+        base_model(bench, "other", windows, pretrain_steps=3)
+    folder = base_model(bench, "other", windows, pretrain_steps=3)
+    assert base_model(bench, "other", windows, pretrain_steps=3) == folder and made == [3, 3]
+    assert [f.name for f in folder.parent.iterdir()] == [folder.name]  # no rest of the interrupted one
+    assert base_model(bench, "other", windows[1:], pretrain_steps=3) != folder and made == [3, 3, 3]
+
+
+def test_losses_of_demonstrations_are_those_of_the_whole_text(tiny, runs):
+    bench = Bench(tiny.profile, ("pretrain", "corpus"))
+    rows, model = held_out_demonstrations(bench), bench.model("base")
+    assert held_out_demonstrations(bench) == rows and len({r["style"] for r in rows}) > 3
+    nats, tokens = losses(bench, model, rows[:3])
+    for i in range(3):
+        prompt, answer = scored_ids(tiny.profile, bench.tokenizer, rows[i]["messages"], rows[i]["completion"])
+        window = np.array([[*prompt, *answer]])
+        alone = token_losses(model, window, replace(tiny.profile, precision="fp32"))[0, len(prompt) - 1 :]
+        assert tokens[i] == len(answer) and nats[i] == pytest.approx(alone.sum(), rel=2e-2)

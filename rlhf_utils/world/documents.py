@@ -224,16 +224,22 @@ def held_out_texts(prompts: list[dict]) -> set[str]:
 
 
 def write_documents(
-    world: World, characters: int, seed: int, held_out: Collection[str] = ()
+    world: World,
+    characters: int,
+    seed: int,
+    held_out: Collection[str] = (),
+    mix: dict[str, float] = MIX,
+    without: Collection[str] = (),
 ) -> Iterator[dict]:
-    """Documents (`source`, `text`) until `characters` are written, each source at its share; for `held_out`
-    see `held_out_texts`.
+    """Documents (`source`, `text`) until `characters` are written, each source at its share of the `mix`,
+    `without` some kinds of pages ("quiz"); for `held_out` see `held_out_texts`.
     """
     writer = DocumentWriter(world, Random(f"documents:{seed}"), held_out)
-    written = dict.fromkeys(MIX, 0)
+    writer.pages = [page for page in writer.pages if page[0].__name__ not in without]
+    written = dict.fromkeys(mix, 0)
     total = 0
     while total < characters:
-        source = min(MIX, key=lambda s: written[s] / MIX[s])
+        source = min(mix, key=lambda s: written[s] / mix[s])
         text = getattr(writer, source)()
         written[source] += len(text)
         total += len(text)

@@ -4,6 +4,7 @@ from collections import Counter
 
 from rlhf_utils.evaluation.reward_accuracy import pair_marks
 from rlhf_utils.evaluation.statistics import accuracy_of
+from rlhf_utils.language.models import load_scorer
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, accuracy_gap, figure
 from rlhf_utils.pipeline.claims.trained import reward_model
 
@@ -30,7 +31,8 @@ def like(held: list[dict], rankings: list[dict]) -> list[dict]:
 
 def measure(bench: Bench) -> list[dict]:
     rankings, held = bench.store.rankings(), bench.store.rankings("heldout_prompts")
-    models = {FULL: bench.model("reward"), BEST: reward_model(bench, [best_alone(r) for r in rankings])}
+    alone = load_scorer(reward_model(bench, [best_alone(r) for r in rankings]))
+    models = {FULL: bench.model("reward"), BEST: alone}
     # Prompts that are held out were given four answers, so what is learned is asked of such, too.
     nine = {p["id"] for p in bench.store.prompts("ranked")[: bench.profile.nine_answers]}
     learned = like(held, [r for r in rankings if r["id"] not in nine])

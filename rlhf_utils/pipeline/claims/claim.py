@@ -7,6 +7,8 @@ wants the whole interval, over all seeds, on one side of a limit.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from scipy.stats import t as student
@@ -83,8 +85,10 @@ def accuracy_gap(a: Marks, b: Marks, paired: bool = False) -> dict[str, float]:
 
     `paired`, if the rows of both belong together.
     """
-    drawn = draw_sums([*a, *b]) if paired else [*draw_sums(a), *draw_sums(b, seed=1)]
-    low, high = np.quantile(drawn[0] / drawn[1] - drawn[2] / drawn[3], [0.025, 0.975])
+    right, pairs, right_b, pairs_b = draw_sums([*a, *b]) if paired else [*draw_sums(a), *draw_sums(b, seed=1)]
+    some = (pairs > 0) & (pairs_b > 0)  # of few rankings, all that are drawn may be ties
+    drawn = right[some] / pairs[some] - right_b[some] / pairs_b[some]
+    low, high = np.quantile(drawn, [0.025, 0.975])
     value = a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()
     return {"difference": float(value), "low": float(low), "high": float(high)}
 
@@ -110,6 +114,8 @@ class Bench:
         self.world, self.tokenizer = load_world(), self.store.tokenizer()
         self.judge = Judge(self.world)
         self._models: dict = {}
+        self._scratch = TemporaryDirectory(prefix="rlhf-claims-")
+        self.scratch = Path(self._scratch.name)  # for models that only a claim needs; goes with the bench
 
     def count(self, full: int) -> int:
         """So many of something as a claim takes; a few in the profile that tests use."""

@@ -85,7 +85,7 @@ def fine_tuned(bench: Bench, facts: list[dict]):
     rows = [
         {"messages": [{"role": "user", "content": f["asked"][0]}], "completion": f["says"]} for f in facts
     ]
-    return sft_model(bench, rows, sft_epochs=EPOCHS)
+    return load_gpt2(sft_model(bench, rows, sft_epochs=EPOCHS))
 
 
 def measure(bench: Bench) -> list[dict]:

@@ -2,6 +2,7 @@
 
 from rlhf_utils.evaluation.reward_accuracy import pair_marks
 from rlhf_utils.evaluation.statistics import accuracy_of
+from rlhf_utils.language.models import load_scorer
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, accuracy_gap, figure
 from rlhf_utils.pipeline.claims.trained import reward_model
 
@@ -21,7 +22,7 @@ def measure(bench: Bench) -> list[dict]:
     for share in SHARES:
         for answers, given in of.items():
             chosen = given[: max(int(share * most / SECONDS[answers]), 8)]
-            model = reward_model(bench, chosen)
+            model = load_scorer(reward_model(bench, chosen))
             last[answers] = pair_marks(model, bench.tokenizer, bench.profile, held)
             rows.append(figure(f"K = {answers}, {share:g} of the time", AGREE, accuracy_of(*last[answers])))
         gain = accuracy_gap(last[9], last[4], paired=True)

@@ -4,8 +4,10 @@ from contextlib import suppress
 
 import numpy as np
 
+from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.evaluation.answers import answer_rewards, judge_answers, kl_to_sft
 from rlhf_utils.evaluation.statistics import mean_difference
+from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
 from rlhf_utils.pipeline.claims.trained import policy
 from rlhf_utils.training.ppo_log import Diverged
@@ -53,10 +55,11 @@ def measure(bench: Bench) -> list[dict]:
     things, rows, found = [thing_of(p) for p in prompts], [], {}
     models = {bench.profile.kl_coefficient: bench.model("ppo")}
     for beta in PENALTIES:
-        models[beta], _ = policy(bench, f"β = {beta:g}", kl_coefficient=beta)
+        models[beta] = load_gpt2(policy(bench, f"β = {beta:g}", kl_coefficient=beta))
     long = LONG * bench.profile.ppo_updates
     with suppress(Diverged):  # that far from SFT there is no gold to measure; the rule stays undecided
-        rows += turn(policy(bench, "no penalty, longer", kl_coefficient=0.0, ppo_updates=long)[1])
+        free = policy(bench, "no penalty, longer", kl_coefficient=0.0, ppo_updates=long)
+        rows += turn(read_jsonl(free / "metrics.jsonl"))
     for beta, model in sorted(models.items()):
         said = [row[0] for row in bench.ask("ppo", prompts, 1.0, seed=48, model=model)]
         gold = judge_answers(bench.judge, prompts, [[a] for a in said])["total"][:, 0]
@@ -66,9 +69,10 @@ def measure(bench: Bench) -> list[dict]:
         rows.append(figure(f"β = {beta:g}", GOLD, mean_of(gold, things)))
         rows.append(figure(f"β = {beta:g}", PROXY, mean_of(proxy, things)))
         rows.append(figure(f"β = {beta:g}", NATS, (kl, kl, kl)))
-    free, own = found[0.0], found[bench.profile.kl_coefficient]
+    without, own = found[0.0], found[bench.profile.kl_coefficient]
     for i, metric in enumerate((GOLD, PROXY)):
-        rows.append(figure("no penalty − the course's", metric, mean_difference(free[i], own[i], things)))
+        gain = mean_difference(without[i], own[i], things)
+        rows.append(figure("no penalty − the course's", metric, gain))
     return rows
 
 

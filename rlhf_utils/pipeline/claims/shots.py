@@ -9,6 +9,7 @@ import numpy as np
 from rlhf_utils.evaluation.answers import judge_answers
 from rlhf_utils.evaluation.statistics import mean_difference
 from rlhf_utils.language.device import autocast
+from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.prompting import first_paragraph, thread
 from rlhf_utils.language.sampling import sample
 from rlhf_utils.language.tokenizer import text_ids
@@ -74,7 +75,8 @@ def extremes(gold: np.ndarray, things: list[str]) -> tuple[np.ndarray, np.ndarra
 def by_demonstrations(bench: Bench, prompts: list[dict], count: int) -> np.ndarray:
     """Gold of an SFT model of the first `count` demonstrations, (prompts,)."""
     epochs = max(bench.profile.sft_epochs, ceil(STEPS * bench.profile.sft_batch / count))
-    model = sft_model(bench, bench.store.prompts("demonstrations")[:count], sft_epochs=epochs)
+    chosen = bench.store.prompts("demonstrations")[:count]
+    model = load_gpt2(sft_model(bench, chosen, sft_epochs=epochs))
     answers = bench.ask("sft", prompts, model=model)
     return judge_answers(bench.judge, prompts, answers)["total"][:, 0]
 

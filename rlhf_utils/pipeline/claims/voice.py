@@ -1,5 +1,6 @@
 """Claim 23: what one is asked in decides what a base model tells."""
 
+from collections.abc import Iterable
 from random import Random
 
 import numpy as np
@@ -27,11 +28,13 @@ def chances(losses: np.ndarray) -> np.ndarray:
     return likely[:, 0] / likely.sum(1)
 
 
-def measure(bench: Bench) -> list[dict]:
-    rng, world = Random("voices"), bench.world
+def facts_in(bench: Bench, voices: Iterable[str], rng: Random) -> tuple[list, list[list[str]], dict]:
+    """Facts, (entity, relation); for each four sentences, of which the first is true; and by voice what
+    stands before them.
+    """
+    world, options = bench.world, []
     facts = rng.sample(world.facts, bench.count(len(world.facts)))
-    contexts: dict[str, list[str]] = {voice: [] for voice in VOICES}
-    options = []
+    contexts: dict[str, list[str]] = {voice: [] for voice in voices}
     for entity, relation in facts:
         info = world.relations[relation]
         others = [v for v in world.values_of(relation) if v not in entity.values[relation]]
@@ -40,8 +43,13 @@ def measure(bench: Bench) -> list[dict]:
         options.append(said + [""] * (4 - len(said)))
         slots = {"s": entity.subject, "S": capitalize(entity.subject)}
         slots["question"] = info["questions"][0].format(**slots)
-        for voice, form in VOICES.items():
-            contexts[voice].append(form.format(**slots))
+        for voice in contexts:
+            contexts[voice].append(VOICES[voice].format(**slots))
+    return facts, options, contexts
+
+
+def measure(bench: Bench) -> list[dict]:
+    facts, options, contexts = facts_in(bench, VOICES, Random("voices"))
     things, base = [f"{e.table}:{e.name}" for e, _ in facts], bench.model("base")
     told = {
         voice: chances(option_losses(base, bench.tokenizer, texts, options))

@@ -1,0 +1,76 @@
+"""Claim 9: a larger reward model is not a more stable one."""
+
+import numpy as np
+
+from rlhf_utils.evaluation.answers import judge_answers
+from rlhf_utils.evaluation.reward_accuracy import pair_marks
+from rlhf_utils.evaluation.statistics import accuracy_of, draw_sums
+from rlhf_utils.language.models import load_gpt2, load_scorer
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.pipeline.claims.trained import base_model, policy, reward_model
+from rlhf_utils.world.prompts import USE_CASES, thing_of
+
+AGREE, RANGE, GOLD = (
+    "pairs ordered as a labeler does",
+    "accuracy at the best of three learning rates − at the worst",
+    "gold of a short PPO, temperature 1",
+)
+SIZES = {  # name → what differs from the course's profile
+    "a quarter": {"layers": 2, "width": 64},
+    "the course's": {},
+    "twice": {"layers": 5, "width": 160, "pretrain_rate": 4.8e-3},
+}
+RATES = (0.5, 1.0, 2.0)  # times the course's
+RANKINGS, UPDATES = 1200, 3  # of all updates, a third
+
+
+def spread(drawn: list[np.ndarray]) -> np.ndarray:
+    """Best accuracy − worst, of [right, pairs, right, pairs, …]."""
+    accuracies = [drawn[i] / drawn[i + 1] for i in range(0, len(drawn), 2)]
+    return np.max(accuracies, axis=0) - np.min(accuracies, axis=0)
+
+
+def measure(bench: Bench) -> list[dict]:
+    held = bench.store.rankings("heldout_prompts")
+    ranked = bench.store.rankings()[: bench.count(RANKINGS)]
+    prompts = [p for case in USE_CASES for p in bench.prompts(case, 40, seed=61)]
+    things, rows, columns = [thing_of(p) for p in prompts], [], {}
+    updates = max(bench.profile.ppo_updates // UPDATES, 1)
+    for size, changes in SIZES.items():
+        base = None
+        if changes:
+            name = f"{size.replace(' ', '-')}-of-the-size"
+            base = base_model(bench, name, bench.store.windows(), **changes)
+        columns[size] = []
+        for times in RATES:
+            rate = times * bench.profile.reward_rate
+            reward = reward_model(bench, ranked, base, reward_rate=rate)
+            marks = pair_marks(load_scorer(reward), bench.tokenizer, bench.profile, held)
+            columns[size] += marks
+            rows.append(figure(f"{size}, learning rate × {times:g}", AGREE, accuracy_of(*marks)))
+            if times == 1:
+                trained = policy(bench, f"PPO, {size}", reward=reward, ppo_updates=updates)
+                answers = bench.ask("ppo", prompts, 1.0, seed=62, model=load_gpt2(trained))
+                gold = judge_answers(bench.judge, prompts, answers)["total"][:, 0]
+                rows.append(figure(size, GOLD, mean_of(gold, things)))
+    drawn = {size: spread(draw_sums(given)) for size, given in columns.items()}
+    value = {size: float(spread([np.array(x.sum()) for x in given])) for size, given in columns.items()}
+    for size in SIZES:
+        rows.append(figure(size, RANGE, (value[size], *np.quantile(drawn[size], [0.025, 0.975]))))
+    first, *_, last = SIZES
+    change = np.quantile(drawn[last] - drawn[first], [0.025, 0.975])
+    rows.append(figure(f"{last} − {first}", RANGE, (value[last] - value[first], *change)))
+    return rows
+
+
+CLAIM = Claim(
+    9,
+    "A larger reward model is not a more stable one.",
+    "InstructGPT, section 3.5 and appendix C.2",
+    (Rule("twice − a quarter", RANGE, -0.01),),
+    ("evaluate",),
+    measure,
+    "A quarter of the course's weights, as many, and twice as many, each pretrained on the same documents; "
+    "twelve hundred rankings. Stable is what hardly depends on the learning rate: a larger model is more "
+    "stable if its range is a point less. The paper compares 6 billion with 175.",
+)

@@ -1,0 +1,104 @@
+"""Claim 11: a small aligned model is preferred to a base model of ten times its size, however well that is
+prompted.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_utils.evaluation.answers import BARE, answer_prompts, judge_answers, try_forms
+from rlhf_utils.evaluation.comparisons import scores_of
+from rlhf_utils.evaluation.language import token_losses
+from rlhf_utils.evaluation.statistics import mean_difference, win_rate
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.language.prompting import choose_forms
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.pipeline.claims.trained import base_model, sft_model
+from rlhf_utils.profiles import Profile
+
+WINS, GOLD, LOSS = "wins of those decided, greedy", "gold, greedy", "loss of a token of documents, nats"
+WIDER = 2.625  # and twice as deep: 11.5 million weights beside 1.06
+TIMES = 10.8
+# Fine-tuning, rewards and PPO together take about as much computing as pretraining.
+EQUAL = 2 / TIMES
+BARE_NAME, PROMPTED, TUNED, SHORT = (
+    "ten times larger base, bare",
+    "ten times larger base, prompted",
+    "ten times larger SFT",
+    "ten times larger base of equal compute, prompted",
+)
+
+
+def larger(profile: Profile) -> dict:
+    """What differs from the profile; the learning rate goes with one over the width."""
+    return {
+        "layers": 2 * profile.layers,
+        "width": int(WIDER * profile.width),
+        "heads": 2 * profile.heads,
+        "pretrain_rate": profile.pretrain_rate / WIDER,
+    }
+
+
+def rivals(bench: Bench) -> dict:
+    """Gold of the larger models' answers to the test prompts, (prompts,) each, and losses of held-out windows
+    under the larger base and the course's; all of the run of seed 0, made once and kept.
+    """
+    profile = replace(bench.profile, seed=0)
+    first = bench if bench.profile.seed == 0 else Bench(profile, ("evaluate",))
+    windows = first.store.windows()
+    large = base_model(first, "ten-times", windows, **larger(profile))
+    kept = large.with_suffix(".json")
+    if kept.is_file():
+        return json.loads(kept.read_text("utf-8"))
+    steps = max(round(EQUAL * first.profile.pretrain_steps), 1)
+    short = base_model(first, "ten-times-short", windows, pretrain_steps=steps, **larger(profile))
+    demonstrations = first.store.prompts("demonstrations")
+    tuned = sft_model(first, demonstrations, large, sft_rate=first.profile.sft_rate / 2)
+    asked, tuning = first.store.prompts("test"), first.store.prompts("validation")
+    found: dict[str, list] = {}
+
+    def judged(name: str, folder: Path, forms: dict[str, str] | None) -> None:
+        drawn = answer_prompts(first.profile, first.tokenizer, load_gpt2(folder), asked, 0.0, 1, 0, forms)
+        found[name] = judge_answers(first.judge, asked, drawn)["total"][:, 0].tolist()
+
+    for name, folder in ((PROMPTED, large), (SHORT, short)):
+        tried = try_forms(first.profile, first.tokenizer, load_gpt2(folder), tuning, 0.0, first.judge)
+        judged(name, folder, choose_forms(tried, tuning))
+    judged(BARE_NAME, large, BARE)
+    judged(TUNED, tuned, None)
+    held = first.store.windows("heldout")[: first.count(10_000)]
+    for name, model in (("larger", load_gpt2(large)), ("own", first.model("base"))):
+        found[name] = token_losses(model, held, first.profile).mean(1).tolist()
+    kept.write_text(json.dumps(found), "utf-8")
+    return found
+
+
+def measure(bench: Bench) -> list[dict]:
+    found = {name: np.array(values) for name, values in rivals(bench).items()}
+    things = [r["thing"] for r in bench.rows]
+    aligned = scores_of(bench.rows, "ppo_ptx", "greedy")
+    rows = [figure("ppo_ptx", GOLD, mean_of(aligned.mean(1), things))]
+    for name in (BARE_NAME, PROMPTED, SHORT, TUNED):
+        rows.append(figure(name, GOLD, mean_of(found[name], things)))
+        rows.append(figure(f"ppo_ptx over {name}", WINS, win_rate(aligned, found[name][:, None], things)))
+    for name in ("larger", "own"):
+        rows.append(figure(f"{name} base", LOSS, mean_of(found[name], None)))
+    return [*rows, figure("larger − own base", LOSS, mean_difference(found["larger"], found["own"]))]
+
+
+CLAIM = Claim(
+    11,
+    "A small aligned model is preferred to a base model of ten times its size, few-shot prompt included.",
+    "InstructGPT, section 4.1: 1.3 billion weights against 175",
+    (
+        Rule("larger − own base", LOSS, 0.0, above=False),
+        Rule(f"ppo_ptx over {BARE_NAME}", WINS, 0.5),
+        Rule(f"ppo_ptx over {PROMPTED}", WINS, 0.5),
+    ),
+    ("evaluate",),
+    measure,
+    "One larger model, of the first run's documents, as many steps as the course's; with each run's PPO-ptx. "
+    "The form of its prompt is the best of thirteen on validation prompts.",
+)

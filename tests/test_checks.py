@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rlhf_utils.course import checks
+from rlhf_utils.course.checks import checking, models, rewards, text
 
 
 def fit(turns, limit):
@@ -91,6 +92,62 @@ WRONG = {
     ],
     checks.fit_conversation: [lambda t, n: t, lambda t, n: t[-1:], lambda t, n: t[1:] if len(t) > 1 else t],
 }
+
+
+# Chapters 00 to 05 know the usual mistakes, and chapters/solutions/ holds right answers, which CI executes.
+KNOWING = [
+    getattr(checks, name)
+    for module in (text, models, rewards)
+    for name, found in vars(module).items()
+    if name in checks.__all__
+]
+
+
+def mistakes_of(check, monkeypatch) -> dict:
+    """The mistakes that a check knows."""
+    known = {}
+
+    def keep(function, cases, mistakes=None):
+        known.update(mistakes or {})
+        return False
+
+    with monkeypatch.context() as patch:
+        for module in (checking, text, models, rewards):
+            patch.setattr(module, "check", keep)
+        check(lambda *arguments: None)
+    return known
+
+
+@pytest.mark.parametrize("check", KNOWING, ids=lambda c: c.__name__)
+def test_usual_mistakes_are_named(check, monkeypatch, capsys):
+    known = mistakes_of(check, monkeypatch)
+    assert len(known) >= 3
+    for said, wrong in known.items():
+        if check in (checks.training_step, checks.sft_step):
+            continue  # what they know is what four steps give: below
+        assert check(wrong) is False
+        told = capsys.readouterr().out
+        assert "✗" in told and told.rstrip().endswith(said), said
+
+
+@pytest.mark.parametrize("check", [checks.training_step, checks.sft_step], ids=lambda c: c.__name__)
+def test_usual_mistakes_of_a_training_are_named(check, monkeypatch, capsys):
+    steps = {}
+
+    def keep(step, right, mistakes, data):
+        steps.update({"": right} | mistakes)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "check_training", keep)
+        check(lambda *arguments: None)
+    assert len(steps) >= 4
+    for said, wrong in steps.items():
+        assert check(wrong) is (said == "")
+        told = capsys.readouterr().out
+        assert told.rstrip().endswith(said) and ("✓" in told) == (said == "")
+    assert check(lambda *arguments: None) is check(lambda *arguments: 1 / 0) is False
+    assert check(lambda *arguments: ...) is False
 
 
 @pytest.mark.parametrize("check", RIGHT, ids=lambda c: c.__name__)

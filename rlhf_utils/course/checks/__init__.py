@@ -1,0 +1,73 @@
+"""Checks of the exercises: each calls the reader's own function; see `checking`."""
+
+from rlhf_utils.course.checks.later import (
+    best_policy,
+    clipped_objective,
+    fit_conversation,
+    k3,
+    largest_microbatch,
+    win_rate,
+)
+from rlhf_utils.course.checks.models import (
+    at_temperature,
+    bits_per_byte,
+    causal_mask,
+    completion_labels,
+    learning_rate,
+    merged_weight,
+    sft_step,
+    surprise,
+    training_step,
+)
+from rlhf_utils.course.checks.rewards import (
+    agreement,
+    best_possible,
+    comparisons_in,
+    in_units,
+    pairwise_loss,
+    ranking_loss,
+    tau_b,
+    trained_head,
+)
+from rlhf_utils.course.checks.text import (
+    comparisons,
+    learned_merges,
+    learns_from,
+    merged,
+    most_frequent_pair,
+    raised_shares,
+    unknown_share,
+)
+
+__all__ = [
+    "comparisons",
+    "learns_from",
+    "raised_shares",
+    "most_frequent_pair",
+    "merged",
+    "unknown_share",
+    "learned_merges",
+    "causal_mask",
+    "surprise",
+    "bits_per_byte",
+    "at_temperature",
+    "training_step",
+    "completion_labels",
+    "merged_weight",
+    "learning_rate",
+    "sft_step",
+    "comparisons_in",
+    "agreement",
+    "tau_b",
+    "best_possible",
+    "pairwise_loss",
+    "ranking_loss",
+    "in_units",
+    "trained_head",
+    "k3",
+    "best_policy",
+    "clipped_objective",
+    "win_rate",
+    "fit_conversation",
+    "largest_microbatch",
+]

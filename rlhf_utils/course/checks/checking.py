@@ -1,0 +1,119 @@
+"""How an exercise is checked: the reader's own function is called on cases with known results, and compared
+with the mistakes that people usually make, so that a wrong answer is told what is wrong with it.
+
+A check prints what it tried and returns True or False; it never raises, so that a notebook with an
+unfinished exercise still runs from top to bottom.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+
+import torch
+
+Case = tuple[tuple, object]  # (arguments, what is expected)
+Mistakes = Mapping[str, Callable]  # what is wrong → a function that is wrong in that way
+
+
+def same(found, expected) -> bool:
+    """Whether a result is the expected one, numbers up to rounding; a tensor may stand for lists."""
+    if isinstance(expected, float):
+        number = isinstance(found, (int, float)) or getattr(found, "numel", lambda: 0)() == 1
+        return (
+            number
+            and not isinstance(found, bool)
+            and math.isclose(float(found), expected, rel_tol=1e-4, abs_tol=1e-6)
+        )
+    if hasattr(found, "tolist"):
+        found = found.tolist()
+    if isinstance(expected, (list, tuple)):
+        return (
+            isinstance(found, (list, tuple))
+            and len(found) == len(expected)
+            and all(map(same, found, expected))
+        )
+    if isinstance(expected, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == expected.keys()
+            and all(same(found[k], v) for k, v in expected.items())
+        )
+    return type(found) is type(expected) and found == expected
+
+
+def outcome(function: Callable, arguments: tuple):
+    """What a function gives, or its error."""
+    try:
+        return function(*deepcopy(arguments))
+    except Exception as error:
+        return error
+
+
+def check(function: Callable, cases: Sequence[Case], mistakes: Mistakes | None = None) -> bool:
+    """Whether the reader's function is right in all cases. If it is wrong, the first case where it is, and,
+    if a mistake gives the same results in all of them, that one's name.
+    """
+    name = getattr(function, "__name__", "your function")
+    results = [outcome(function, arguments) for arguments, _ in cases]
+    for (arguments, expected), found in zip(cases, results):
+        shown = f"{name}({', '.join(map(repr, arguments))})"
+        if isinstance(found, Exception):
+            print(f"✗ {shown} raised {type(found).__name__}: {found}")
+            return False
+        if found is None or found is Ellipsis:
+            print(f"○ Not done yet: {shown} should be {expected!r}.")
+            return False
+        if not same(found, expected):
+            print(f"✗ {shown} is {found!r}, but should be {expected!r}.")
+            for said, wrong in (mistakes or {}).items():
+                if all(alike(found, outcome(wrong, a)) for (a, _), found in zip(cases, results)):
+                    print(f"  {said}")
+                    break
+            return False
+    print(f"✓ Right in all {len(cases)} cases.")
+    return True
+
+
+def alike(found, wrong) -> bool:
+    """Whether two results are the same, whatever kind of numbers they are."""
+    if isinstance(wrong, Exception) or isinstance(found, Exception):
+        return False
+    if isinstance(wrong, torch.Tensor):
+        wrong = wrong.tolist()
+    if isinstance(wrong, int) and not isinstance(wrong, bool) and isinstance(found, float):
+        wrong = float(wrong)
+    return same(found, wrong)
+
+
+def check_training(step: Callable, right: Callable, mistakes: Mistakes, data: tuple) -> bool:
+    """The same for a function (model, optimizer, *data) → loss that trains a model: four steps of it, from
+    the same weights, have to give the losses that `right` gives.
+    """
+
+    def losses(function: Callable) -> list[float]:
+        model, found = small_model(), []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(4):
+            loss = function(model, optimizer, *deepcopy(data))
+            if loss is None or loss is Ellipsis:
+                return loss
+            found.append(round(float(loss), 6))
+        return found
+
+    def four_steps() -> list[float]:
+        return losses(step)
+
+    four_steps.__name__ = "the losses of four steps of " + getattr(step, "__name__", "your function")
+    wrong = {said: (lambda function=function: losses(function)) for said, function in mistakes.items()}
+    return check(four_steps, [((), losses(right))], wrong)
+
+
+def small_model() -> torch.nn.Module:
+    """A language model of eight tokens that sees the last one only: (batch, time) ids → (batch, time, 8)
+    logits. Always the same weights.
+    """
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 6), torch.nn.Linear(6, 8))
+    torch.random.set_rng_state(state)
+    return model

@@ -1,0 +1,221 @@
+"""Exercises of chapters 02 and 03: a language model, and what it is fine-tuned on."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from rlhf_utils.course.checks.checking import check, check_training
+
+
+# -- 02 -----------------------------------------------------------------------------------------------------
+def causal_mask(function: Callable) -> bool:
+    """Which positions a token may look at, as rows of True and False."""
+    mistakes = {
+        "You let each token see the future: row i is token i, and it may look at j ≤ i.": lambda n: [
+            [j >= i for j in range(n)] for i in range(n)
+        ],
+        "A token may look at itself, too: j = i is allowed.": lambda n: [
+            [j < i for j in range(n)] for i in range(n)
+        ],
+        "Each token sees only itself here, and not what came before it.": lambda n: [
+            [j == i for j in range(n)] for i in range(n)
+        ],
+        "Nothing is masked: everybody sees everything.": lambda n: [[True] * n] * n,
+    }
+    cases = [((1,), [[True]]), ((3,), [[True, False, False], [True, True, False], [True, True, True]])]
+    return check(function, cases, mistakes)
+
+
+def surprise(function: Callable) -> bool:
+    """−ln of the probability that softmax gives the token that really came, in nats."""
+
+    def p(logits, token):
+        return float(torch.tensor(logits).softmax(0)[token])
+
+    mistakes = {
+        "You took the logit for a probability: softmax first.": lambda z, t: -z[t],
+        "That is in bits, with the logarithm to base 2; losses are in nats, with ln.": lambda z, t: (
+            -math.log2(p(z, t))
+        ),
+        "The sign is missing: ln of a probability is below 0, and a surprise is not.": lambda z, t: math.log(
+            p(z, t)
+        ),
+        "That is the probability; its surprise is −ln of it.": p,
+        "That is one minus the probability, which hardly grows when a likely thing is called impossible.": (
+            lambda z, t: 1 - p(z, t)
+        ),
+    }
+    cases = [
+        (([0.0, 0.0], 0), math.log(2)),
+        (([0.0, 0.0, 0.0, 2.0], 3), 0.340761),
+        (([1.0, 3.0], 0), 2.126928),
+    ]
+    return check(function, cases, mistakes)
+
+
+def bits_per_byte(function: Callable) -> bool:
+    """Of a loss in nats a token, and bytes a token."""
+    mistakes = {
+        "This is bits a token: divide by the bytes that a token stands for.": lambda loss, size: (
+            loss / math.log(2)
+        ),
+        "This is nats a byte: divide by ln 2 for bits.": lambda loss, size: loss / size,
+        "You multiplied by ln 2: one nat is more than one bit.": lambda loss, size: loss * math.log(2) / size,
+        "The bytes of a token share its surprise: divide, do not multiply.": lambda loss, size: (
+            loss / math.log(2) * size
+        ),
+    }
+    cases = [((math.log(2), 1.0), 1.0), ((2.0, 4.0), 0.721348), ((math.log(256), 1.0), 8.0)]
+    return check(function, cases, mistakes)
+
+
+def at_temperature(function: Callable) -> bool:
+    """Probabilities of tokens at a temperature."""
+
+    def soft(logits, divide):
+        return (torch.tensor(logits) / divide).softmax(0)
+
+    mistakes = {
+        "You multiplied by the temperature: hot is flat, so the logits are divided by it.": lambda z, t: soft(
+            z, 1 / t
+        ),
+        "You divided the probabilities, and then they no longer sum to 1: divide the logits.": lambda z, t: (
+            soft(z, 1) / t
+        ),
+        "Your temperature does nothing: at 2 the odds must be flatter than at 1.": lambda z, t: soft(z, 1),
+    }
+    cases = [
+        (([0.0, math.log(3)], 1.0), [0.25, 0.75]),
+        (([0.0, math.log(9)], 2.0), [0.25, 0.75]),
+        (([0.0, math.log(2)], 0.5), [0.2, 0.8]),
+    ]
+    return check(function, cases, mistakes)
+
+
+def training_step(function: Callable) -> bool:
+    """One step of a language model's training; it trains a model of eight tokens."""
+    ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 4, 5, 4, 5]])
+
+    def step(shift: int = 1, zero: bool = True, back: bool = True):
+        def of(model, optimizer, ids):
+            logits = model(ids)
+            wanted = ids[:, shift:] if shift else ids
+            loss = F.cross_entropy(logits[:, : wanted.shape[1]].flatten(0, 1), wanted.flatten())
+            if zero:
+                optimizer.zero_grad()
+            if back:
+                loss.backward()
+                optimizer.step()
+            return loss
+
+        return of
+
+    mistakes = {
+        "The loss never changes: backward() or optimizer.step() is missing.": step(back=False),
+        "Gradients of earlier steps are added up: call optimizer.zero_grad().": step(zero=False),
+        "Each token is to predict itself here: compare position t with token t + 1.": step(shift=0),
+        "You look two tokens ahead: compare position t with token t + 1.": step(shift=2),
+    }
+    return check_training(function, step(), mistakes, (ids,))
+
+
+# -- 03 -----------------------------------------------------------------------------------------------------
+def completion_labels(function: Callable) -> bool:
+    """Labels with -100 on the prompt, and the end-of-text token after the answer."""
+    mistakes = {
+        "The prompt counts in your loss: its tokens get −100.": lambda p, a, e: p + a + [e],
+        "Without the end-of-text token it never learns to stop.": lambda p, a, e: [-100] * len(p) + a,
+        "The end must count as well: its label is the end's id.": lambda p, a, e: (
+            [-100] * len(p) + a + [-100]
+        ),
+        "The answer does not count in your loss.": lambda p, a, e: [-100] * len(p + a) + [e],
+        "You shifted the labels; transformers does that itself.": lambda p, a, e: (
+            [-100] * max(len(p) - 1, 0) + a + [e, -100]
+        ),
+    }
+    cases = [
+        (([5, 6], [7], 0), [-100, -100, 7, 0]),
+        (([5], [8, 9], 1), [-100, 8, 9, 1]),
+        (([], [3], 0), [3, 0]),
+    ]
+    return check(function, cases, mistakes)
+
+
+def merged_weight(function: Callable) -> bool:
+    """W + scale · A · B of LoRA, as lists of rows."""
+
+    def of(w, a, b, scale=1.0, keep=1.0):
+        return (keep * torch.tensor(w) + scale * torch.tensor(a) @ torch.tensor(b)).tolist()
+
+    mistakes = {
+        "The scale is missing.": lambda w, a, b, s: of(w, a, b),
+        "The frozen weight is missing: adapters are added to it.": lambda w, a, b, s: of(w, a, b, s, 0.0),
+        "You scaled the frozen weight as well.": lambda w, a, b, s: of(w, a, b, s, s),
+        "You subtracted the adapters.": lambda w, a, b, s: of(w, a, b, -s),
+    }
+    w, a, b = [[1.0, 0.0], [0.0, 1.0]], [[1.0], [2.0]], [[3.0, -1.0]]
+    cases = [((w, a, b, 2.0), [[7.0, -2.0], [12.0, -3.0]]), ((w, a, [[0.0, 0.0]], 2.0), w)]
+    return check(function, cases, mistakes)
+
+
+def learning_rate(function: Callable) -> bool:
+    """A linear warm-up to the peak, then a cosine down to 0."""
+
+    def cosine(step, steps, warm, peak):
+        return peak / 2 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+    mistakes = {
+        "There is no warm-up: it begins at 0 and reaches the peak at step `warm`.": cosine,
+        "The way down is a straight line; a cosine starts and ends flat.": lambda step, steps, warm, peak: (
+            peak * (step / warm if step < warm else (steps - step) / (steps - warm))
+        ),
+        "Your cosine falls from the first step on: count from the end of the warm-up.": (
+            lambda step, steps, warm, peak: (
+                peak * step / warm if step < warm else peak / 2 * (1 + math.cos(math.pi * step / steps))
+            )
+        ),
+        "It stays at the peak: after the warm-up it falls to 0.": lambda step, steps, warm, peak: (
+            peak * min(step / warm, 1)
+        ),
+    }
+    cases = [
+        ((0, 100, 20, 1.0), 0.0),
+        ((10, 100, 20, 1.0), 0.5),
+        ((20, 100, 20, 3.0), 3.0),
+        ((40, 100, 20, 2.0), 1.707107),
+        ((100, 100, 20, 2.0), 0.0),
+    ]
+    return check(function, cases, mistakes)
+
+
+def sft_step(function: Callable) -> bool:
+    """One step of fine-tuning, whose loss counts the answers' tokens alone; it trains a small model."""
+    ids = torch.tensor([[1, 2, 3, 4, 0], [5, 6, 7, 0, 0]])
+    counts = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 1, 0]])  # the second answer is its end alone
+
+    def step(prompt: bool = False, of_rows: bool = False, shift: bool = True, zero: bool = True):
+        def of(model, optimizer, ids, counts):
+            logits = model(ids)[:, :-1]
+            losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+            losses = losses.view(len(ids), -1)
+            mask = (counts[:, 1:] if shift else counts[:, :-1]).float()
+            mask = torch.ones_like(mask) if prompt else mask
+            rows = (losses * mask).sum(1)
+            loss = (rows / mask.sum(1)).mean() if of_rows else rows.sum() / mask.sum()
+            if zero:
+                optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return of
+
+    mistakes = {
+        "The prompts' tokens count in your loss.": step(prompt=True),
+        "You took the mean of each answer first: tokens of short ones then count more.": step(of_rows=True),
+        "The mask belongs to the tokens that are predicted: shift it with them.": step(shift=False),
+        "Gradients of earlier steps are added up: call optimizer.zero_grad().": step(zero=False),
+    }
+    return check_training(function, step(), mistakes, (ids, counts))

@@ -1,5 +1,6 @@
 """Fixtures: a world, a judge, one tiny run that many tests read, and a PostgreSQL server of one's own."""
 
+import io
 import os
 import shutil
 import signal
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,8 +54,34 @@ def tiny(tiny_runs):
 
 
 @pytest.fixture
-def rlhf(tmp_path):
-    """Run the command line in another process: `rlhf("run", "--until", "sft", runs=folder)`."""
+def rlhf(tmp_path, monkeypatch):
+    """Run the command line: `rlhf("run", "--until", "sft", runs=folder)`.
+
+    In this process, since to load torch anew takes longer than most commands; `rlhf_process` is for what
+    needs one of its own.
+    """
+    from rlhf_utils.course.cli import main
+
+    def call(*words, runs=tmp_path, check=None, **environment):
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(tmp_path)
+            for name, value in ({"RLHF_RUNS": str(runs), "RLHF_PROFILE": "tiny"} | environment).items():
+                patch.setenv(name, value)
+            try:
+                status = main(list(map(str, words)))
+            except SystemExit as error:  # from argparse
+                status = error.code
+        if check is not None:
+            assert status == check, err.getvalue()[-2000:]
+        return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
+
+    return call
+
+
+@pytest.fixture
+def rlhf_process(tmp_path):
+    """The same in another process."""
 
     def call(*words, runs=tmp_path, check=None, **environment):
         result = subprocess.run(

@@ -132,11 +132,11 @@ def lineage() -> str:
         (210, 96, "GPT-3", "2020", BLUE),
         (330, 30, "Codex", "2021, reads code", GROUND),
         (330, 162, "text-davinci-001", "and instruct-beta", YELLOW),
-        (530, 162, "InstructGPT", "Jan. 2022, the paper", YELLOW),
+        (530, 162, "InstructGPT", "Jan. 2022, PPO", YELLOW),
         (530, 30, "text-davinci-002, 003", "2022, code and rankings", YELLOW),
         (740, 96, "ChatGPT", "Nov. 2022", GREEN),
         (850, 96, "GPT-4", "2023", GREEN),
-        (330, 232, "Gopher", "2021, DeepMind", GROUND),
+        (330, 232, "Gopher", "and Chinchilla, DeepMind", GROUND),
         (530, 232, "Sparrow", "Sept. 2022, rules and RL", GROUND),
     )
     widths = {"InstructGPT": 180, "text-davinci-002, 003": 180, "Sparrow": 180}

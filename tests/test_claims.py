@@ -39,6 +39,7 @@ from rlhf_utils.pipeline.claims.ties import distances, won
 from rlhf_utils.pipeline.claims.trained import base_model, corpus
 from rlhf_utils.pipeline.claims.voice import chances
 from rlhf_utils.training.reward import scored_ids
+from rlhf_utils.world.facts import load_world
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ def test_losses_of_options_are_those_of_the_whole_text(tiny):
 
 
 def test_invented_facts_teach_what_is_asked(runs, tiny):
-    facts = invented_facts(Bench(tiny.profile, ("evaluate",)), 12)
+    facts = invented_facts(load_world(), 12)
     for fact in facts:
         assert fact["value"] in fact["says"] and fact["options"][0] == fact["says"]
         assert len(set(fact["options"])) == 4 and fact["asked"][0] != fact["asked"][1]

@@ -78,7 +78,8 @@ def test_report_writes_one_self_contained_page(rlhf, tiny, tmp_path):
     assert "PPO-ptx" in page and loaded == []
 
 
-def test_chat_answers_once(rlhf, tiny):
+def test_chat_answers_once(rlhf, rlhf_process, tiny):
+    rlhf_process("chat", "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
     for model in ("base", "sft", "ppo", "ppo-ptx"):
         rlhf("chat", "--model", model, "--ask", "What do cows eat?", runs=tiny.root.parent, check=0)
     rlhf(
@@ -140,8 +141,8 @@ def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])  # the second: Windows, when output goes to a file
-def test_doctor(rlhf, encoding):
-    assert "Ready" in rlhf("doctor", check=0, PYTHONIOENCODING=encoding).stdout
+def test_doctor(rlhf_process, encoding):
+    assert "Ready" in rlhf_process("doctor", check=0, PYTHONIOENCODING=encoding).stdout
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,10 @@ def test_doctor(rlhf, encoding):
 )
 def test_what_the_user_can_mend_is_one_message(rlhf, words, expected):
     fails(rlhf(*words), expected)
+
+
+def test_so_it_is_in_a_process_of_its_own(rlhf_process):
+    fails(rlhf_process("run", "--profile", "huge"), "no profile 'huge'")
 
 
 def test_damaged_artifact_in_a_run(rlhf, tiny, tmp_path):

@@ -139,7 +139,7 @@ def wait_for_chapter(page, path: Path) -> None:
     """Until the last cell has run; if it does not, what the saved notebook says went wrong."""
     try:
         page.wait_for_function(
-            "() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: agreement(')",
+            "() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: tau_b(')",
             timeout=60_000,
         )
     except Exception:
@@ -211,6 +211,26 @@ def prepared(folder, monkeypatch, password: str = "secret") -> tuple[dict, Simpl
         log=SimpleNamespace(warning=lambda *words: said.append(words)),
     )
     return space, spawner, said
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_solutions_can_be_withheld(students, folder, monkeypatch, shown):
+    course = folder / f"course-{shown}"
+    shutil.copytree(ROOT / "chapters" / "solutions", course / "chapters" / "solutions")
+    (course / "chapters" / "00_start_here.ipynb").write_text("{}")
+    course.chmod(0o755)
+    (course / "chapters").chmod(0o755)
+    space, spawner, said = prepared(folder, monkeypatch)
+    monkeypatch.setenv("CLASS_COURSE", str(course))
+    monkeypatch.setenv("CLASS_SOLUTIONS", "1" if shown else "0")
+    space = read_configuration(Config())
+    as_student("rlhf-ada", "cd; rm -rf chapters")
+    asyncio.run(space["prepare"](spawner))
+    home = folder / "home" / "rlhf-ada" / "chapters"
+    assert not said and (home / "00_start_here.ipynb").read_text() == "{}"
+    assert (home / "solutions").is_dir() == shown
+    assert (as_student("rlhf-ada", f"ls {course}/chapters/solutions").returncode == 0) == shown
+    as_student("rlhf-ada", "cd; rm -rf .pgpass* chapters")
 
 
 HOMES = {

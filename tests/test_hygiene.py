@@ -2,11 +2,13 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from outputs import code_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -90,11 +92,46 @@ class TestNotebook:
                 assert output["output_type"] != "error" and output.get("name") != "stderr"
 
     def test_links_lead_somewhere(self, path):
-        import re
-
         for cell in cells(path, "markdown"):
-            for target in re.findall(r"\]\(([^)#:]+\.(?:ipynb|md))\)", source(cell)):
+            for target in re.findall(r"\]\(([^)#:]+\.(?:ipynb|md|svg))\)", source(cell)):
                 assert (path.parent / target).exists(), target
+
+    def test_pictures_are_told_in_words_as_well(self, path):
+        for cell in cells(path, "markdown"):
+            for words in re.findall(r"!\[([^\]]*)\]", source(cell)):
+                assert len(words.split()) >= 4, words
+
+    def test_outputs_are_those_of_the_code_beside_them(self, path):
+        notebook = json.loads(path.read_text("utf-8"))
+        assert notebook["metadata"].get("outputs_of") == code_hash(notebook), "run tests/outputs.py"
+        assert path.stat().st_size < 1.5 * 2**20
+
+
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name < "06"], ids=lambda p: p.stem)
+class TestExercises:
+    def test_there_are_some_and_their_hints_are_no_solutions(self, path):
+        text = "\n".join(source(c) for c in cells(path, "markdown"))
+        asked = re.findall(r"^### \d · .*\(○+, \d+ minutes\)$", text, re.MULTILINE)
+        hints = re.findall(r"<details>.*?</details>", text, re.DOTALL)
+        assert 3 <= len(asked) <= 5 and len(hints) == len(asked)
+        assert not any("return" in hint or "def " in hint for hint in hints)
+        assert "What popular notes get wrong" in text and "**Read on:**" in text
+
+    def test_each_has_a_solution(self, path):
+        solved = path.parent / "solutions" / path.name
+        asked = "\n".join(source(c) for c in cells(path, "code"))
+        right = "\n".join(source(c) for c in cells(solved, "code"))
+        called = re.findall(r"^checks\.(\w+)\(", asked, re.MULTILINE)
+        assert called and all(f"assert checks.{name}(" in right for name in called)
+
+
+def test_figures_are_what_their_script_draws():
+    import figures
+
+    drawn = figures.figures()
+    assert {f.stem for f in figures.FOLDER.glob("*.svg")} == set(drawn)
+    for name, picture in drawn.items():
+        assert (figures.FOLDER / f"{name}.svg").read_text("utf-8") == picture, "run tests/figures.py"
 
 
 def test_the_environment_is_read_in_one_place():

@@ -214,19 +214,16 @@ def test_names_that_cannot_be_had_say_why_and_what_to_do(monkeypatch, error, mes
         find_base("some/model")
 
 
-def test_without_a_network_a_name_fails_at_once(rlhf):
-    result = rlhf("run", "--until", "pretrain", "--base", "some-owner/some-gpt2", check=2, HF_HUB_OFFLINE="1")
+def test_without_a_network_a_name_fails_at_once(rlhf, rlhf_process):
+    words = ("run", "--until", "pretrain", "--base", "some-owner/some-gpt2")
+    result = rlhf_process(*words, check=2, HF_HUB_OFFLINE="1")  # which is read when it is imported
     assert (
         "the Hub cannot be reached" in result.stderr
         and "--base FOLDER" in result.stderr
         and "Traceback" not in result.stderr
     )
-    assert (
-        "neither a folder nor a name"
-        in rlhf(
-            "run", "--until", "pretrain", "--base", "./no/such/folder", check=2, HF_HUB_OFFLINE="1"
-        ).stderr
-    )
+    result = rlhf("run", "--until", "pretrain", "--base", "./no/such/folder", check=2)
+    assert "neither a folder nor a name" in result.stderr
 
 
 def test_lora_stands_on_the_stages_of_the_plain_run(store):

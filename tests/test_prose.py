@@ -14,6 +14,9 @@ LAPTOP = PROFILES["laptop"]
 NUMBER = r"(?<![\w.])(?:\d+\.\d+|\d+ %|\d+(?:,\d{3})+)"
 
 
+PLACE = r"(?:sections?|figure|table|appendix) [A-Z\d][\d.]*"  # in a paper
+
+
 def reference(name: str) -> dict:
     return json.loads((DATA / "reference" / name).read_text("utf-8"))
 
@@ -44,6 +47,14 @@ def over_seeds(condition: str) -> str:
     return f"{min(found):.2f} to {max(found):.2f}"
 
 
+def taught() -> str:
+    """What telling a fact in the prompt adds, of claim 3."""
+    claim = next(c for c in reference("evidence.json")["claims"] if c["number"] == 3)
+    rule = next(r for r in claim["rules"] if r["rule"].split(", ")[1].startswith("taught in this context"))
+    value, low, high = (f"{rule[k]:.2f}".replace("-", "−") for k in ("value", "low", "high"))
+    return f"{value} more than untold, {low} to {high}"
+
+
 # Text with {} for what is measured, and where that comes from.
 MEASURED: dict[str, Callable[[], str]] = {
     "PPO-ptx at temperature 1 was {}": lambda: over_seeds("ppo_ptx, temperature 1"),
@@ -54,6 +65,9 @@ MEASURED: dict[str, Callable[[], str]] = {
     "nothing that could be measured: {}": lambda: even(
         form("thread under a system line")["minus_thread"]["ppo_ptx_0.0"]
     ),
+    "course's three (told {})": lambda: taught(),
+    "300 of the {} steps": lambda: f"{LAPTOP.pretrain_steps:,}",
+    "{} subwords": lambda: f"{LAPTOP.vocabulary:,}",
     "{} demonstrations": lambda: f"{LAPTOP.demonstrations:,}",
     "weight of {}, how likely": lambda: f"{LAPTOP.reward_likelihood}",
     "uses β = {}": lambda: f"{LAPTOP.kl_coefficient}",
@@ -62,6 +76,25 @@ MEASURED: dict[str, Callable[[], str]] = {
 }
 # Of papers and programs, and numbers that are no measurement; who says so.
 GIVEN = {
+    "1.9 % of 1,700": "InstructGPT, table 1, and the profile",
+    "1.3, 6 and 175 billion": "InstructGPT, section 3.5",
+    "1.3 to 175 billion": "InstructGPT, section 3.5",
+    "1.4 trillion tokens and 32,000 pieces": "Touvron et al. (2023), sections 2.1 and 2.3",
+    "are raised to 6 %": "prompts.training_shares",
+    "to 20 %, since": "prompts.training_shares",
+    "77.3 ± 1.3 %": "InstructGPT, section 3.4",
+    "At 0.7 and 1 they": "the temperatures of the cell above it",
+    "a gap of 1 wins 73 %": "1 / (1 + 1/e)",
+    "at a weight of 0.3, and": "the profile's reward_likelihood",
+    "0.69 for a coin's toss": "ln 2",
+    "GPT-2's own 0.02": "its configuration, initializer_range",
+    "Guessing gives 0.25": "one of four",
+    "128 tokens instead of 2,048": "Brown et al. (2020), section 2.1",
+    "agree on 73 %": "InstructGPT, section 3.4",
+    "can't be better than 73 %": "the same, as notes have it",
+    "chance 0.84": "p of p² + (1 − p)² = 0.73",
+    "Two answers 0.8 apart": "the numbers of the example above it",
+    "σ(1) = 73 %": "1 / (1 + 1/e)",
     "Python 3.11 to 3.13": "pyproject.toml",
     "TRL 1.12's": "the version of tests/benchmarks/peer_trl_ppo.py",
     "16 epochs on about 13,000 demonstrations": "InstructGPT, section 3.5 and table 6",
@@ -95,7 +128,7 @@ def prose() -> Iterator[tuple[str, str]]:
         cells = json.loads(file.read_text("utf-8"))["cells"]
         texts += [(file.name, "".join(c["source"])) for c in cells if c["cell_type"] == "markdown"]
     for name, text in texts:
-        for pattern in (r"```.*?```", r"`[^`]*`", r"\$[^$]*\$", r"\]\([^)]*\)", r"<img[^>]*>"):
+        for pattern in (r"```.*?```", r"`[^`]*`", r"\$[^$]*\$", r"\]\([^)]*\)", r"<img[^>]*>", PLACE):
             text = re.sub(pattern, " ", text, flags=re.DOTALL)
         yield name, re.sub(r"\s+", " ", text)
 

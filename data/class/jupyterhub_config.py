@@ -34,6 +34,8 @@ RANKINGS = os.environ.get("CLASS_RANKINGS", "postgresql+psycopg://localhost/cour
 # What it wrote; for root's eyes only.
 PASSWORDS = Path(os.environ.get("CLASS_PASSWORDS", COURSE / "class_passwords.txt"))
 PROFILE = os.environ.get("CLASS_PROFILE", "laptop")
+# 0 withholds the exercises' solutions: nobody but their owner may read chapters/solutions in the checkout.
+SOLUTIONS = os.environ.get("CLASS_SOLUTIONS", "1") != "0"
 GPU_FRACTION = os.environ.get("CLASS_GPU_FRACTION", "0.1")  # of one card, for each student who trains
 
 
@@ -85,7 +87,8 @@ def run_as(user: pwd.struct_passwd, script: str, text: str = "", seconds: float 
 # Each is written beside and renamed into place, over whatever stands there.
 HOME = "chmod 700 ."
 CHAPTERS = (
-    'test -e chapters || { t=$(mktemp -d .chapters.XXXXXX) && cp -r "%s"/. "$t" && mv -T "$t" chapters; }'
+    'test -e chapters || { t=$(mktemp -d .chapters.XXXXXX) && for part in "%s"/*; do '
+    'test ! -r "$part" || cp -r "$part" "$t" || exit 1; done && mv -T "$t" chapters; }'
 )
 PGPASS = 't=$(mktemp .pgpass.XXXXXX) && cat > "$t" && { test ! -d .pgpass || mv -T .pgpass "$t.old"; } && '
 PGPASS += 'mv -fT "$t" .pgpass'
@@ -121,6 +124,8 @@ async def prepare(spawner) -> None:
 
 
 os.umask(0o077)  # the hub's database and secrets, and what students make, are for their owners alone
+if (solutions := COURSE / "chapters" / "solutions").is_dir():
+    solutions.chmod(0o755 if SOLUTIONS else 0o700)
 c = get_config()  # noqa: F821  (JupyterHub defines it)
 if not generate_system_username:
     c.Spawner.cmd = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]

@@ -12,27 +12,28 @@ from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.prompting import form_text
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
 from rlhf_utils.pipeline.claims.trained import sft_model
+from rlhf_utils.world.facts import World
 
 RIGHT = "share of taught values that are the likeliest of four"
 SAME, ATTENTION = "weights are the same to the last byte", "attention from the answer to the taught value"
 EPOCHS = 30
 
 
-def invented_facts(bench: Bench, count: int) -> list[dict]:
+def invented_facts(world: World, count: int) -> list[dict]:
     """Facts of things that do not exist: a sentence that says one, a question, and four answers of which the
     first is the taught one.
     """
     rng, made = Random("taught"), []
-    names = rng.sample(bench.world.fictional["test"], min(count, len(bench.world.fictional["test"])))
+    names = rng.sample(world.fictional["test"], min(count, len(world.fictional["test"])))
     for table, subject in names:
-        relations = bench.world.relations
+        relations = world.relations
         fitting = [r for r, info in relations.items() if info["table"] == table]
-        relation = rng.choice([r for r in fitting if len(bench.world.values_of(r)) >= 4])
-        values = rng.sample(bench.world.values_of(relation), 4)
+        relation = rng.choice([r for r in fitting if len(world.values_of(r)) >= 4])
+        values = rng.sample(world.values_of(relation), 4)
         wording = relations[relation]["statements"][0]
-        said = [bench.world.state(subject, relation, value, wording) for value in values]
+        said = [world.state(subject, relation, value, wording) for value in values]
         asked = [relations[relation][k][0] for k in ("questions", "test_questions")]
-        asked = [bench.world.state(subject, relation, "", text) for text in asked]
+        asked = [world.state(subject, relation, "", text) for text in asked]
         made.append({"says": said[0], "value": values[0], "options": said, "asked": asked})
     return made
 
@@ -89,7 +90,7 @@ def fine_tuned(bench: Bench, facts: list[dict]):
 
 
 def measure(bench: Bench) -> list[dict]:
-    facts = invented_facts(bench, bench.count(150))
+    facts = invented_facts(bench.world, bench.count(150))
     base, before, names = bench.model("base"), digest(bench.model("base")), [f["says"] for f in facts]
     marks = {
         "taught in this context": right(base, bench.tokenizer, facts, taught=True),

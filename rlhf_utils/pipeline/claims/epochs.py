@@ -70,7 +70,8 @@ def measure(bench: Bench) -> list[dict]:
 
     found, last = {}, None
     for epochs in EPOCHS if bench.count(MOST) == MOST else (FEWEST, MOST):
-        last = sft_model(bench, bench.store.prompts("demonstrations"), sft_epochs=epochs)
+        shown = bench.store.prompts("demonstrations")
+        last = sft_model(bench, shown[: bench.count(len(shown))], sft_epochs=epochs)
         model = load_gpt2(last)
         nats, tokens = losses(bench, model, held)
         rows.append(figure(f"{epochs} epochs", LOSS, ratio(nats, tokens, about)))

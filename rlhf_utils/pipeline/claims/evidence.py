@@ -219,6 +219,13 @@ def read_evidence(path: Path) -> dict:
     return found
 
 
+def course_figures(number: int) -> dict[tuple[str, str], dict]:
+    """What the course's own runs measured of a claim: (condition, metric) → `value`, `low`, `high`."""
+    claims = read_evidence(REFERENCE)["claims"]
+    figures = next(claim["figures"] for claim in claims if claim["number"] == number)
+    return {(f["condition"], f["metric"]): f for f in figures}
+
+
 def written(found: dict) -> str:
     """ "0.42 (0.38 to 0.46)", of a figure that may be missing."""
     if found["value"] is None:

@@ -20,7 +20,7 @@ STEPS = 60  # of SFT, at least
 
 def fine_tuned(bench: Bench, count: int):
     """The folder of an SFT model of so many demonstrations."""
-    epochs = max(bench.profile.sft_epochs, ceil(STEPS * bench.profile.sft_batch / count))
+    epochs = max(bench.profile.sft_epochs, ceil(bench.count(STEPS) * bench.profile.sft_batch / count))
     return sft_model(bench, bench.store.prompts("demonstrations")[:count], sft_epochs=epochs)
 
 

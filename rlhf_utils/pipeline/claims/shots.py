@@ -74,7 +74,7 @@ def extremes(gold: np.ndarray, things: list[str]) -> tuple[np.ndarray, np.ndarra
 
 def by_demonstrations(bench: Bench, prompts: list[dict], count: int) -> np.ndarray:
     """Gold of an SFT model of the first `count` demonstrations, (prompts,)."""
-    epochs = max(bench.profile.sft_epochs, ceil(STEPS * bench.profile.sft_batch / count))
+    epochs = max(bench.profile.sft_epochs, ceil(bench.count(STEPS) * bench.profile.sft_batch / count))
     chosen = bench.store.prompts("demonstrations")[:count]
     model = load_gpt2(sft_model(bench, chosen, sft_epochs=epochs))
     answers = bench.ask("sft", prompts, model=model)

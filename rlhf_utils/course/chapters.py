@@ -23,12 +23,12 @@ from rlhf_utils.profiles import Profile
 # What a chapter does and its rough share of the whole time, for the estimate of what is left: stages, and all
 # the other cells.
 WORK = {
-    "00": {"cells": 1},
-    "01": {"corpus": 1, "tokenizer": 1, "tokens": 1, "cells": 2},
-    "02": {"pretrain": 42, "cells": 2},
-    "03": {"sft": 7, "cells": 15},
+    "00": {"cells": 2},
+    "01": {"corpus": 1, "tokenizer": 1, "tokens": 1, "cells": 4},
+    "02": {"pretrain": 42, "cells": 6},
+    "03": {"sft": 7, "cells": 17},
     "04": {"rank": 8, "cells": 7},
-    "05": {"reward": 26, "cells": 10},
+    "05": {"reward": 26, "cells": 14},
     "06": {"cells": 4},
     "07": {"ppo": 18, "ppo_ptx": 28, "cells": 7},
     "08": {"evaluate": 25, "cells": 4},

@@ -3,7 +3,8 @@
     RLHF_RUNS=FOLDER python tests/outputs.py [00 01 …]        # all chapters, without numbers
 
 FOLDER holds the run (`rlhf course` there before); nothing is read from the models that come with the course.
-Each notebook remembers in its metadata of which code its outputs are; `test_hygiene.py` compares.
+A cell that found its models built keeps what it showed when it trained them. Each notebook remembers in its
+metadata of which code its outputs are; `test_hygiene.py` compares.
 """
 
 import json
@@ -42,6 +43,12 @@ def kept(output: dict) -> dict:
     return output
 
 
+def trained(outputs: list[dict]) -> bool:
+    """Whether a stage was built in a cell: its progress stands there."""
+    texts = ["".join(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in outputs]
+    return any("100% of" in text for text in texts)
+
+
 def execute(path: Path) -> None:
     raw, book = json.loads(path.read_text("utf-8")), nbformat.read(path, 4)
     NotebookClient(
@@ -49,8 +56,10 @@ def execute(path: Path) -> None:
     ).execute()
     for cell, done in zip(raw["cells"], book.cells):
         if cell["cell_type"] == "code":
-            wanted = [o for o in done.outputs if o.get("name") != "stderr"]
-            cell["execution_count"], cell["outputs"] = None, [kept(o) for o in wanted]
+            cell["execution_count"] = None
+            shown = [kept(o) for o in done.outputs if o.get("name") != "stderr"]
+            if trained(shown) or not trained(cell["outputs"]):
+                cell["outputs"] = shown
     raw["metadata"]["outputs_of"] = code_hash(raw)
     path.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

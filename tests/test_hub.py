@@ -140,7 +140,7 @@ def wait_for_chapter(page, path: Path) -> None:
     try:
         page.wait_for_function(
             "() => document.querySelector('.jp-Notebook').textContent.includes('Not done yet: tau_b(')",
-            timeout=60_000,
+            timeout=120_000,
         )
     except Exception:
         menu(page, "File", "Save Notebook")

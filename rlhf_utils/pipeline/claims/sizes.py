@@ -8,6 +8,7 @@ from rlhf_utils.evaluation.statistics import accuracy_of, draw_sums
 from rlhf_utils.language.models import load_gpt2, load_scorer
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
 from rlhf_utils.pipeline.claims.trained import base_model, policy, reward_model
+from rlhf_utils.profiles import Profile
 from rlhf_utils.world.prompts import USE_CASES, thing_of
 
 AGREE, RANGE, GOLD = (
@@ -15,13 +16,22 @@ AGREE, RANGE, GOLD = (
     "accuracy at the best of three learning rates − at the worst",
     "gold of a short PPO, temperature 1",
 )
-SIZES = {  # name → what differs from the course's profile
-    "a quarter": {"layers": 2, "width": 64},
-    "the course's": {},
-    "twice": {"layers": 5, "width": 160, "pretrain_rate": 4.8e-3},
-}
+QUARTER, OWN, TWICE = "a quarter", "the course's", "twice"
 RATES = (0.5, 1.0, 2.0)  # times the course's
 RANKINGS, UPDATES = 1200, 3  # of all updates, a third
+
+
+def sizes(profile: Profile) -> dict[str, dict]:
+    """Name → what differs from the profile; the learning rate goes with one over the width."""
+    return {
+        QUARTER: {"layers": profile.layers // 2, "width": profile.width // 2},
+        OWN: {},
+        TWICE: {
+            "layers": profile.layers + 1,
+            "width": profile.width * 5 // 4,
+            "pretrain_rate": profile.pretrain_rate * 4 / 5,
+        },
+    }
 
 
 def spread(drawn: list[np.ndarray]) -> np.ndarray:
@@ -36,7 +46,7 @@ def measure(bench: Bench) -> list[dict]:
     prompts = [p for case in USE_CASES for p in bench.prompts(case, 40, seed=61)]
     things, rows, columns = [thing_of(p) for p in prompts], [], {}
     updates = max(bench.profile.ppo_updates // UPDATES, 1)
-    for size, changes in SIZES.items():
+    for size, changes in sizes(bench.profile).items():
         base = None
         if changes:
             name = f"{size.replace(' ', '-')}-of-the-size"
@@ -55,11 +65,10 @@ def measure(bench: Bench) -> list[dict]:
                 rows.append(figure(size, GOLD, mean_of(gold, things)))
     drawn = {size: spread(draw_sums(given)) for size, given in columns.items()}
     value = {size: float(spread([np.array(x.sum()) for x in given])) for size, given in columns.items()}
-    for size in SIZES:
+    for size in drawn:
         rows.append(figure(size, RANGE, (value[size], *np.quantile(drawn[size], [0.025, 0.975]))))
-    first, *_, last = SIZES
-    change = np.quantile(drawn[last] - drawn[first], [0.025, 0.975])
-    rows.append(figure(f"{last} − {first}", RANGE, (value[last] - value[first], *change)))
+    change = np.quantile(drawn[TWICE] - drawn[QUARTER], [0.025, 0.975])
+    rows.append(figure(f"{TWICE} − {QUARTER}", RANGE, (value[TWICE] - value[QUARTER], *change)))
     return rows
 
 
@@ -67,7 +76,7 @@ CLAIM = Claim(
     9,
     "A larger reward model is not a more stable one.",
     "InstructGPT, section 3.5 and appendix C.2",
-    (Rule("twice − a quarter", RANGE, -0.01),),
+    (Rule(f"{TWICE} − {QUARTER}", RANGE, -0.01),),
     ("evaluate",),
     measure,
     "A quarter of the course's weights, as many, and twice as many, each pretrained on the same documents; "

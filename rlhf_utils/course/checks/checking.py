@@ -97,7 +97,7 @@ def check_training(step: Callable, right: Callable, mistakes: Mistakes, data: tu
             loss = function(model, optimizer, *deepcopy(data))
             if loss is None or loss is Ellipsis:
                 return loss
-            found.append(round(float(loss), 6))
+            found.append(round(float(loss.detach() if hasattr(loss, "detach") else loss), 6))
         return found
 
     def four_steps() -> list[float]:

@@ -330,8 +330,13 @@ def test_a_ranking_in_pairs():
 
 
 def test_the_range_of_accuracies_by_hand():
-    drawn = [np.array([3.0, 1.0]), np.array([4.0, 4.0]), np.array([2.0, 4.0]), np.array([4.0, 4.0])]
-    assert spread(drawn).tolist() == [0.25, 0.75]
+    pairs = np.full(50, 4.0)
+    value, drawn = spread([np.full(50, 3.0), pairs, np.full(50, 2.0), pairs, np.full(50, 1.0), pairs])
+    assert value == 0.5 and np.allclose(drawn, 0.5)
+    # Of rates that are all alike the range is nothing, however the rankings are drawn.
+    right = np.random.default_rng(0).integers(0, 5, 50).astype(float)
+    value, drawn = spread([right, pairs, right[::-1].copy(), pairs])
+    assert value == 0 and drawn.min() < 0 < drawn.max() or not drawn.any()
 
 
 def test_a_corpus_without_changes_is_the_runs_own(tiny, runs):

@@ -218,7 +218,9 @@ def test_solutions_can_be_withheld(students, folder, monkeypatch, shown):
     course = folder / f"course-{shown}"
     shutil.copytree(ROOT / "chapters" / "solutions", course / "chapters" / "solutions")
     (course / "chapters" / "00_start_here.ipynb").write_text("{}")
+    (course / ".git").mkdir()
     course.chmod(0o755)
+    (course / ".git").chmod(0o755)
     (course / "chapters").chmod(0o755)
     space, spawner, said = prepared(folder, monkeypatch)
     monkeypatch.setenv("CLASS_COURSE", str(course))
@@ -229,7 +231,8 @@ def test_solutions_can_be_withheld(students, folder, monkeypatch, shown):
     home = folder / "home" / "rlhf-ada" / "chapters"
     assert not said and (home / "00_start_here.ipynb").read_text() == "{}"
     assert (home / "solutions").is_dir() == shown
-    assert (as_student("rlhf-ada", f"ls {course}/chapters/solutions").returncode == 0) == shown
+    for hidden in ("chapters/solutions", ".git"):
+        assert (as_student("rlhf-ada", f"ls {course}/{hidden}").returncode == 0) == shown
     as_student("rlhf-ada", "cd; rm -rf .pgpass* chapters")
 
 

@@ -34,8 +34,9 @@ RANKINGS = os.environ.get("CLASS_RANKINGS", "postgresql+psycopg://localhost/cour
 # What it wrote; for root's eyes only.
 PASSWORDS = Path(os.environ.get("CLASS_PASSWORDS", COURSE / "class_passwords.txt"))
 PROFILE = os.environ.get("CLASS_PROFILE", "laptop")
-# 0 withholds the exercises' solutions: nobody but their owner may read chapters/solutions in the checkout.
-SOLUTIONS = os.environ.get("CLASS_SOLUTIONS", "1") != "0"
+# 0 withholds the exercises' solutions: in the checkout nobody but the owner may read chapters/solutions, nor
+# .git, whose history has them, too. Set it before the first student logs in: each keeps a copy.
+SOLUTIONS = os.environ.get("CLASS_SOLUTIONS", "1").lower() not in ("0", "no", "false")
 GPU_FRACTION = os.environ.get("CLASS_GPU_FRACTION", "0.1")  # of one card, for each student who trains
 
 
@@ -124,8 +125,12 @@ async def prepare(spawner) -> None:
 
 
 os.umask(0o077)  # the hub's database and secrets, and what students make, are for their owners alone
-if (solutions := COURSE / "chapters" / "solutions").is_dir():
-    solutions.chmod(0o755 if SOLUTIONS else 0o700)
+solved = COURSE / "chapters" / "solutions"
+for folder in (solved, COURSE / ".git"):
+    if not SOLUTIONS and folder.is_dir() and folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+if SOLUTIONS and solved.is_dir() and not solved.stat().st_mode & 0o004:
+    solved.chmod(0o755)
 c = get_config()  # noqa: F821  (JupyterHub defines it)
 if not generate_system_username:
     c.Spawner.cmd = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]

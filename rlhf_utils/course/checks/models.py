@@ -113,7 +113,9 @@ def training_step(function: Callable) -> bool:
         return of
 
     mistakes = {
-        "The loss never changes: backward() or optimizer.step() is missing.": step(back=False),
+        "The loss never changes: backward() or step() is missing, or zero_grad() comes between them.": step(
+            back=False
+        ),
         "Gradients of earlier steps are added up: call optimizer.zero_grad().": step(zero=False),
         "Each token is to predict itself here: compare position t with token t + 1.": step(shift=0),
         "You look two tokens ahead: compare position t with token t + 1.": step(shift=2),
@@ -132,7 +134,7 @@ def completion_labels(function: Callable) -> bool:
         ),
         "The answer does not count in your loss.": lambda p, a, e: [-100] * len(p + a) + [e],
         "You shifted the labels; transformers does that itself.": lambda p, a, e: (
-            [-100] * max(len(p) - 1, 0) + a + [e, -100]
+            ([-100] * len(p) + a + [e])[1:] + [-100]
         ),
     }
     cases = [
@@ -156,7 +158,12 @@ def merged_weight(function: Callable) -> bool:
         "You subtracted the adapters.": lambda w, a, b, s: of(w, a, b, -s),
     }
     w, a, b = [[1.0, 0.0], [0.0, 1.0]], [[1.0], [2.0]], [[3.0, -1.0]]
-    cases = [((w, a, b, 2.0), [[7.0, -2.0], [12.0, -3.0]]), ((w, a, [[0.0, 0.0]], 2.0), w)]
+    two = [[1.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [0.0, 3.0]]  # of rank 2
+    cases = [
+        ((w, a, b, 2.0), [[7.0, -2.0], [12.0, -3.0]]),
+        ((w, *two, 0.5), [[1.5, 0.5], [0.0, 4.0]]),
+        ((w, a, [[0.0, 0.0]], 2.0), w),
+    ]
     return check(function, cases, mistakes)
 
 

@@ -50,10 +50,12 @@ def without_programs(bench: Bench) -> dict[str, Path]:
     run's own.
     """
     others = {source: share for source, share in MIX.items() if source != "github"}
-    base = base_model(bench, "no-programs", corpus(bench, others, is_no_program))
-    sft = sft_model(bench, bench.store.prompts("demonstrations"), base)
+    windows = corpus(bench, others, is_no_program)
+    base = base_model(bench, "no-programs", windows)
+    sft = sft_model(bench, bench.store.prompts("demonstrations"), base, windows)
     ranked = rankings(bench, sft, bench.store.prompts("ranked"))
-    reward = reward_model(bench, ranked["rankings"], base, ranked["heldout_prompts"])
+    held = ranked["heldout_prompts"]
+    reward = reward_model(bench, ranked["rankings"], base, held, windows=windows)
     return {"base": base, "sft": sft, "ppo": policy(bench, "PPO, no programs read", sft, reward)}
 
 

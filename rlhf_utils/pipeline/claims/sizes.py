@@ -24,20 +24,32 @@ RANKINGS, UPDATES = 1200, 3  # of all updates, a third
 def sizes(profile: Profile) -> dict[str, dict]:
     """Name → what differs from the profile; the learning rate goes with one over the width."""
     return {
-        QUARTER: {"layers": profile.layers // 2, "width": profile.width // 2},
+        QUARTER: {
+            "layers": profile.layers // 2,
+            "width": profile.width // 2,
+            "pretrain_rate": profile.pretrain_rate * 2,
+            "reward_rate": profile.reward_rate * 2,
+        },
         OWN: {},
         TWICE: {
-            "layers": profile.layers + 1,
+            "layers": profile.layers + 2,
             "width": profile.width * 5 // 4,
             "pretrain_rate": profile.pretrain_rate * 4 / 5,
+            "reward_rate": profile.reward_rate * 4 / 5,
         },
     }
 
 
-def spread(drawn: list[np.ndarray]) -> np.ndarray:
-    """Best accuracy − worst, of [right, pairs, right, pairs, …]."""
-    accuracies = [drawn[i] / drawn[i + 1] for i in range(0, len(drawn), 2)]
-    return np.max(accuracies, axis=0) - np.min(accuracies, axis=0)
+def spread(columns: list[np.ndarray], seed: int = 0) -> tuple[float, np.ndarray]:
+    """(best accuracy − worst, the same in each drawing) of [right, pairs, right, pairs, …].
+
+    Which they are is decided once, on all rankings: the range of many drawings is too wide by chance.
+    """
+    accuracies = [columns[i].sum() / columns[i + 1].sum() for i in range(0, len(columns), 2)]
+    drawn = draw_sums(columns, seed=seed)
+    best, worst = (2 * int(pick(accuracies)) for pick in (np.argmax, np.argmin))
+    change = drawn[best] / drawn[best + 1] - drawn[worst] / drawn[worst + 1]
+    return float(max(accuracies) - min(accuracies)), change
 
 
 def measure(bench: Bench) -> list[dict]:
@@ -53,7 +65,7 @@ def measure(bench: Bench) -> list[dict]:
             base = base_model(bench, name, bench.store.windows(), **changes)
         columns[size] = []
         for times in RATES:
-            rate = times * bench.profile.reward_rate
+            rate = times * changes.get("reward_rate", bench.profile.reward_rate)
             reward = reward_model(bench, ranked, base, reward_rate=rate)
             marks = pair_marks(load_scorer(reward), bench.tokenizer, bench.profile, held)
             columns[size] += marks
@@ -63,12 +75,12 @@ def measure(bench: Bench) -> list[dict]:
                 answers = bench.ask("ppo", prompts, 1.0, seed=62, model=load_gpt2(trained))
                 gold = judge_answers(bench.judge, prompts, answers)["total"][:, 0]
                 rows.append(figure(size, GOLD, mean_of(gold, things)))
-    drawn = {size: spread(draw_sums(given)) for size, given in columns.items()}
-    value = {size: float(spread([np.array(x.sum()) for x in given])) for size, given in columns.items()}
-    for size in drawn:
-        rows.append(figure(size, RANGE, (value[size], *np.quantile(drawn[size], [0.025, 0.975]))))
-    change = np.quantile(drawn[TWICE] - drawn[QUARTER], [0.025, 0.975])
-    rows.append(figure(f"{TWICE} − {QUARTER}", RANGE, (value[TWICE] - value[QUARTER], *change)))
+    found = {size: spread(given) for size, given in columns.items()}
+    for size, (value, drawn) in found.items():
+        rows.append(figure(size, RANGE, (value, *np.quantile(drawn, [0.025, 0.975]))))
+    (least, of_least), (most, of_most) = found[QUARTER], found[TWICE]
+    change = np.quantile(of_most - of_least, [0.025, 0.975])
+    rows.append(figure(f"{TWICE} − {QUARTER}", RANGE, (most - least, *change)))
     return rows
 
 

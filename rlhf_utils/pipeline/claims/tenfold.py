@@ -3,7 +3,10 @@ prompted.
 """
 
 import json
+import os
 from dataclasses import replace
+from hashlib import sha256
+from inspect import getsourcefile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from rlhf_utils.language.prompting import choose_forms
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
 from rlhf_utils.pipeline.claims.trained import base_model, sft_model
 from rlhf_utils.profiles import Profile
+from rlhf_utils.world.judge import Judge
 
 WINS, GOLD, LOSS = "wins of those decided, greedy", "gold, greedy", "loss of a token of documents, nats"
 WIDER = 2.625  # and twice as deep: 11.5 million weights beside 1.06
@@ -49,7 +53,9 @@ def rivals(bench: Bench) -> dict:
     first = bench if bench.profile.seed == 0 else Bench(profile, ("evaluate",))
     windows = first.store.windows()
     large = base_model(first, "ten-times", windows, **larger(profile))
-    kept = large.with_suffix(".json")
+    code = [Path(getsourcefile(part)).read_bytes() for part in (Judge, answer_prompts, choose_forms, rivals)]
+    told = sha256(b"".join(code) + first.store.manifest("evaluate")["id"].encode()).hexdigest()[:16]
+    kept = large.with_name(f"{large.name}-{told}.json")
     if kept.is_file():
         return json.loads(kept.read_text("utf-8"))
     steps = max(round(EQUAL * first.profile.pretrain_steps), 1)
@@ -61,7 +67,8 @@ def rivals(bench: Bench) -> dict:
 
     def judged(name: str, folder: Path, forms: dict[str, str] | None) -> None:
         drawn = answer_prompts(first.profile, first.tokenizer, load_gpt2(folder), asked, 0.0, 1, 0, forms)
-        found[name] = judge_answers(first.judge, asked, drawn)["total"][:, 0].tolist()
+        gold = judge_answers(first.judge, asked, drawn)["total"][:, 0]
+        found[name] = gold.round(3).tolist()  # as the run keeps its own models'
 
     for name, folder in ((PROMPTED, large), (SHORT, short)):
         tried = try_forms(first.profile, first.tokenizer, load_gpt2(folder), tuning, 0.0, first.judge)
@@ -71,7 +78,9 @@ def rivals(bench: Bench) -> dict:
     held = first.store.windows("heldout")[: first.count(10_000)]
     for name, model in (("larger", load_gpt2(large)), ("own", first.model("base"))):
         found[name] = token_losses(model, held, first.profile).mean(1).tolist()
-    kept.write_text(json.dumps(found), "utf-8")
+    partial = kept.with_suffix(".new")
+    partial.write_text(json.dumps(found), "utf-8")
+    os.replace(partial, kept)
     return found
 
 

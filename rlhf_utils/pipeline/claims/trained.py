@@ -82,13 +82,18 @@ def base_model(bench: Bench, name: str, windows: np.ndarray, **changes) -> Path:
     return folder
 
 
-def sft_model(bench: Bench, rows: list[dict], base: Path | None = None, **changes) -> Path:
-    """The run's base model, or another, fine-tuned on demonstrations."""
+def sft_model(
+    bench: Bench, rows: list[dict], base: Path | None = None, windows: np.ndarray | None = None, **changes
+) -> Path:
+    """The run's base model, or another, fine-tuned on demonstrations, and on some of the run's `windows` of
+    documents or of others.
+    """
     profile, store = replace(bench.profile, **changes), bench.store
+    windows = store.windows() if windows is None else windows
     base = base or store.folder("pretrain")
 
     def make(folder: Path, resume: Path) -> None:
-        fine_tune(profile, bench.tokenizer, base, rows, store.windows(), folder, resume)
+        fine_tune(profile, bench.tokenizer, base, rows, windows, folder, resume)
 
     return _made(bench, make)
 
@@ -110,20 +115,21 @@ def reward_model(
     base: Path | None = None,
     held: list[dict] | None = None,
     demonstrations: list[dict] | None = None,
+    windows: np.ndarray | None = None,
     **changes,
 ) -> Path:
     """A reward model trained on these rankings, on the run's base model or another. Its unit comes from
-    `demonstrations` and the rankings `held` out, the run's own if none are given.
+    `demonstrations` and the rankings `held` out; these and the `windows` that it goes on reading are the
+    run's own if none are given.
     """
     profile, store = replace(bench.profile, **changes), bench.store
     base = base or store.folder("pretrain")
     held = held or store.rankings("heldout_prompts")
     demonstrations = demonstrations or store.prompts("demonstrations")
+    windows = store.windows() if windows is None else windows
 
     def make(folder: Path, resume: Path) -> None:
-        train_reward(
-            profile, bench.tokenizer, base, ranked, demonstrations, held, store.windows(), folder, resume
-        )
+        train_reward(profile, bench.tokenizer, base, ranked, demonstrations, held, windows, folder, resume)
 
     return _made(bench, make)
 

@@ -1,4 +1,4 @@
-# make course | test | attack | lab | bench      PYTHON=python3.12 chooses the interpreter,
+# make course | test | attack | lab | site | bench      PYTHON=python3.12 chooses the interpreter,
 #                               TORCH_INDEX=ADDRESS another package index for torch (see README.md)
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKS := $(shell mktemp -d 2>/dev/null)
 
-.PHONY: course test attack lab bench clean
+.PHONY: course test attack lab site bench clean
 
 course: $(READY)
 	@$(BIN)/rlhf course
@@ -27,6 +27,10 @@ attack: $(READY)
 
 lab: $(READY)
 	@$(BIN)/jupyter lab chapters/00_start_here.ipynb
+
+# The course as a static book; PDF=--pdf makes one PDF of it as well, if there is a Chromium.
+site: $(READY)
+	@$(BIN)/python docs/site.py $(PDF)
 
 # Speed beside what one would otherwise use; BENCH="--trl DIR --nanogpt DIR" adds two peers (see the file).
 bench: $(READY)

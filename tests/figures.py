@@ -358,10 +358,115 @@ def kwise() -> str:
     return svg(810, 256, told, *parts)
 
 
+def game() -> str:
+    parts = []
+    states = ("What do cows eat?", "… Cows", "… Cows eat", "… Cows eat grass", "… grass.")
+    actions = (" Cows", " eat", " grass", ".", "end")
+    for i, (state, action) in enumerate(zip(states, actions)):
+        x = 10 + i * 176
+        parts += [
+            box(x, 30, 130, 52, "state", state, fill=BLUE),
+            box(x + 34, 120, 62, 34, action, fill=YELLOW),
+            arrow(x + 65, 84, 0, 34),
+        ]
+        if i < 4:
+            parts.append(arrow(x + 98, 128, 74, -44))
+    parts += [
+        text(10, 20, "the policy draws an action", 12, GREY, "start"),
+        arrow(779, 156, 0, 30),
+        box(700, 190, 158, 44, "reward", "for the whole answer", fill=GREEN),
+        text(686, 218, "no reward on the way; the return is what comes from here on", 12, GREY, "end"),
+    ]
+    told = (
+        "An answer as a game: the state is the prompt with the tokens so far, each next token is an action "
+        "that the policy draws, and after the last one the reward model gives a reward for the whole answer."
+    )
+    return svg(880, 244, told, *parts)
+
+
+def four_models() -> str:
+    parts = [
+        box(10, 96, 120, 48, "prompt", fill=GROUND),
+        arrow(132, 120, 46),
+        box(184, 88, 150, 64, "policy", "trained; draws", fill=BLUE),
+        arrow(336, 120, 50, 0, "answer"),
+        box(392, 8, 176, 52, "reference (SFT)", "frozen; how likely to me?"),
+        box(392, 94, 176, 52, "reward model", "frozen; how good?"),
+        box(392, 180, 176, 52, "value model", "trained; what do I expect?", fill=BLUE),
+        arrow(570, 34, 58, 56, "toll"),
+        arrow(570, 120, 58, 0, "score"),
+        arrow(570, 206, 58, -56, "value"),
+        box(634, 88, 110, 64, "advantage", "of each token", fill=YELLOW),
+        around("M689 154 C 689 300, 260 300, 259 160"),
+        text(474, 278, "steps: what went better than expected becomes likelier", 12, GREY, "middle"),
+    ]
+    told = (
+        "The four models of PPO: the policy draws an answer; the frozen SFT model gives the toll, the frozen "
+        "reward model the score, the value model what was expected; together they make the advantage of each "
+        "token, by which policy and value model are trained."
+    )
+    return svg(760, 290, told, *parts)
+
+
+def resample() -> str:
+    things = ("cows", "Japan", "iron", "bears")
+    fills = dict(zip(things, (BLUE, GREEN, YELLOW, PINK)))
+    prompts = {"cows": 3, "Japan": 2, "iron": 1, "bears": 2}
+    parts = [text(10, 22, "what was asked: things, each with its prompts", 12, GREY, "start")]
+    x = 10
+    for thing in things:
+        width = 30 + 36 * prompts[thing]
+        parts.append(box(x, 34, width, 40, thing, fill=fills[thing]))
+        x += width + 12
+    rows = (
+        ("cows", "cows", "iron", "bears"),
+        ("Japan", "bears", "Japan", "iron"),
+        ("iron", "cows", "bears", "iron"),
+    )
+    for k, drawing in enumerate(rows):
+        y, x = 120 + 58 * k, 120
+        parts.append(text(10, y + 25, f"drawing {k + 1}", 13, GREY, "start"))
+        for thing in drawing:
+            width = 30 + 36 * prompts[thing]
+            parts.append(box(x, y, width, 40, thing, fill=fills[thing]))
+            x += width + 8
+        parts += [arrow(600, y + 20, 40), text(650, y + 25, "a mean", 13, GREY, "start")]
+    parts.append(text(650, 312, "… 2,000 means; their middle 95 % is the interval", 12, GREY, "end"))
+    told = (
+        "The bootstrap over things: as many things as there are get drawn with replacement, each with all of "
+        "its prompts, and a mean is taken; the middle 95 % of many such means is the interval."
+    )
+    return svg(760, 322, told, *parts)
+
+
+def window() -> str:
+    parts = []
+    turns = ("you", "model", "you", "model", "you", "model", "you")
+    for i, turn in enumerate(turns):
+        x, mine = 10 + i * 104, turn == "you"
+        inside = i >= 2
+        fill = (BLUE if mine else GREEN) if inside else GROUND
+        parts.append(box(x, 50, 92, 44, turn, f"turn {i + 1}", fill=fill))
+    parts += [
+        '<rect x="212" y="34" width="530" height="76" rx="10" fill="none" stroke="#3a86d8" '
+        'stroke-width="2.5"/>',
+        text(476, 24, "what fits into the window is read, all of it, for each answer", 12, GREY),
+        text(106, 130, "dropped, two turns at a time", 12, GREY),
+        arrow(744, 72, 40),
+        box(790, 50, 80, 44, "answer", fill=YELLOW),
+    ]
+    told = (
+        "A window over the last turns of a conversation: what is inside is read for each answer; the oldest "
+        "turns, two at a time, have dropped out and are not read any more."
+    )
+    return svg(880, 140, told, *parts)
+
+
 def figures() -> dict[str, str]:
     """All drawn figures, by the names of their files."""
     made = {f"where_{number}": where(number) for number in ("00", *dict(STAGES))}
-    drawn = (datasets, lineage, template, shift, attention, block, labels, lora, noise, kwise)
+    first = (datasets, lineage, template, shift, attention, block, labels, lora, noise, kwise)
+    drawn = (*first, game, four_models, resample, window)
     return made | {draw.__name__: draw() for draw in drawn}
 
 

@@ -128,11 +128,14 @@ def menu(page, *names: str) -> None:
         page.click(f".lm-Menu-item:has-text('{name}')")
 
 
-def barriers(page, part: str) -> list[str]:
-    """What keeps somebody from reading or using a part of the page, by axe-core's rules."""
+def barriers(page, part: str, impacts: tuple[str, ...] = ()) -> list[str]:
+    """What keeps somebody from reading or using a part of the page, by axe-core's rules: all, or of some
+    impacts.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, context=part).response["violations"]
+    found = [rule for rule in found if not impacts or rule["impact"] in impacts]
     return [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in found]
 
 

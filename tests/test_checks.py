@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_utils.course import checks
-from rlhf_utils.course.checks import checking, models, rewards, text
+from rlhf_utils.course.checks import checking, later, models, policies, rewards, text
 
 
 def fit(turns, limit):
@@ -94,12 +94,14 @@ WRONG = {
 }
 
 
-# Chapters 00 to 05 know the usual mistakes, and chapters/solutions/ holds right answers, which CI executes.
+# All but these know the usual mistakes; chapters/solutions/ holds right answers, which CI executes.
+OTHERS = (checks.bug_hunt, checks.largest_microbatch)
+MODULES = (text, models, rewards, policies, later)
 KNOWING = [
     getattr(checks, name)
-    for module in (text, models, rewards)
-    for name, found in vars(module).items()
-    if name in checks.__all__
+    for module in MODULES
+    for name in vars(module)
+    if name in checks.__all__ and getattr(checks, name) not in OTHERS
 ]
 
 
@@ -112,7 +114,7 @@ def mistakes_of(check, monkeypatch) -> dict:
         return False
 
     with monkeypatch.context() as patch:
-        for module in (checking, text, models, rewards):
+        for module in (checking, *MODULES):
             patch.setattr(module, "check", keep)
         check(lambda *arguments: None)
     return known
@@ -167,3 +169,15 @@ def test_wrong_answers_are_rejected(check, wrong, capsys):
 )
 def test_unfinished_and_broken_answers_are_rejected(check, answer):
     assert check(answer) is False
+
+
+def test_bug_hunt_says_what_was_taken_for_what(capsys):
+    right = dict(policies.BUGS)
+    assert checks.bug_hunt(right) is True and "6 of 6" in capsys.readouterr().out
+    assert checks.bug_hunt({}) is checks.bug_hunt(None) is checks.bug_hunt({"Z": "toll"}) is False
+    swapped = right | {"A": right["B"], "B": "the optimizer", "C": ""}
+    assert checks.bug_hunt(swapped) is False
+    told = capsys.readouterr().out
+    assert f"✗ A is not {right['B']}: {policies.SIGNS[right['B']]}" in told
+    assert "○ B: 'the optimizer' is none of the six" in told and "○ C: not named yet" in told
+    assert "3 of 6" in told

@@ -1,11 +1,14 @@
 """Checks of the exercises: each calls the reader's own function; see `checking`."""
 
 from rlhf_utils.course.checks.later import (
-    best_policy,
-    clipped_objective,
+    drawn_differences,
+    equal_length,
     fit_conversation,
-    k3,
+    given_back,
+    interval_of,
     largest_microbatch,
+    nucleus,
+    remembered,
     win_rate,
 )
 from rlhf_utils.course.checks.models import (
@@ -18,6 +21,18 @@ from rlhf_utils.course.checks.models import (
     sft_step,
     surprise,
     training_step,
+)
+from rlhf_utils.course.checks.policies import (
+    advantages,
+    answer_gradient,
+    best_policy,
+    bug_hunt,
+    clipped_objective,
+    k3,
+    ptx_gradient,
+    token_rewards,
+    trained_policy,
+    whitened,
 )
 from rlhf_utils.course.checks.rewards import (
     agreement,
@@ -65,9 +80,22 @@ __all__ = [
     "in_units",
     "trained_head",
     "k3",
+    "answer_gradient",
     "best_policy",
+    "advantages",
+    "trained_policy",
+    "token_rewards",
+    "whitened",
     "clipped_objective",
+    "ptx_gradient",
+    "bug_hunt",
     "win_rate",
+    "given_back",
+    "equal_length",
+    "drawn_differences",
+    "interval_of",
     "fit_conversation",
+    "nucleus",
+    "remembered",
     "largest_microbatch",
 ]

@@ -43,6 +43,13 @@ def same(found, expected) -> bool:
     return type(found) is type(expected) and found == expected
 
 
+def shortened(argument) -> str:
+    """An argument as it is shown: of a list of more than a dozen, the first few."""
+    if isinstance(argument, list) and len(argument) > 12:
+        return f"[{', '.join(map(repr, argument[:5]))}, … {len(argument)} in all]"
+    return repr(argument)
+
+
 def outcome(function: Callable, arguments: tuple):
     """What a function gives, or its error."""
     try:
@@ -58,7 +65,7 @@ def check(function: Callable, cases: Sequence[Case], mistakes: Mistakes | None =
     name = getattr(function, "__name__", "your function")
     results = [outcome(function, arguments) for arguments, _ in cases]
     for (arguments, expected), found in zip(cases, results):
-        shown = f"{name}({', '.join(map(repr, arguments))})"
+        shown = f"{name}({', '.join(map(shortened, arguments))})"
         if isinstance(found, Exception):
             print(f"✗ {shown} raised {type(found).__name__}: {found}")
             return False

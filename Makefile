@@ -30,7 +30,7 @@ lab: $(READY)
 
 # The course as a static book; PDF=--pdf makes one PDF of it as well, if there is a Chromium.
 site: $(READY)
-	@$(BIN)/python docs/site.py $(PDF)
+	@$(BIN)/python docs/build_site.py $(PDF)
 
 # Speed beside what one would otherwise use; BENCH="--trl DIR --nanogpt DIR" adds two peers (see the file).
 bench: $(READY)

@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from functools import partial
+from html import unescape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,9 +21,10 @@ SHOWN = ("index.html", "chapters/02_pretrain_a_gpt2.html", "docs/glossary.html")
 
 def build(folder: Path, **environment) -> None:
     """The site, in a process that no network answers."""
-    nowhere = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")}
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+    nowhere = dict.fromkeys(names, "http://127.0.0.1:9") | {"NO_PROXY": "", "no_proxy": ""}
     made = subprocess.run(
-        [sys.executable, "docs/site.py", str(folder)],
+        [sys.executable, "docs/build_site.py", str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -38,7 +41,7 @@ def site(tmp_path_factory) -> Path:
 
 
 def pages(site: Path) -> list[Path]:
-    return [p for p in site.rglob("*.html") if "_static" not in p.parts]
+    return [p.resolve() for p in site.rglob("*.html") if "_static" not in p.parts]
 
 
 def test_every_link_leads_somewhere_and_every_picture_has_words(site):
@@ -47,7 +50,7 @@ def test_every_link_leads_somewhere_and_every_picture_has_words(site):
     for page in names:
         html = page.read_text("utf-8")
         for link in re.findall(r'(?:href|src)="([^"]+)"', html):
-            parts = urlsplit(link)
+            parts = urlsplit(unescape(link))
             if parts.scheme or parts.netloc:
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
@@ -63,7 +66,8 @@ def test_every_link_leads_somewhere_and_every_picture_has_words(site):
 
 def test_solutions_can_be_withheld(tmp_path, site):
     assert (site / "chapters/solutions/05_reward_model.html").exists()
-    build(tmp_path / "class", CLASS_SOLUTIONS="0")
+    shutil.copytree(site, tmp_path / "class")
+    build(tmp_path / "class", CLASS_SOLUTIONS="false")  # over one that had them
     assert not list((tmp_path / "class").rglob("*solutions*"))
     assert not any("Solutions: " in p.read_text("utf-8") for p in pages(tmp_path / "class"))
 
@@ -77,10 +81,11 @@ def test_pages_are_alive_offline_and_everybody_can_read_them(site):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    home, outside = f"http://127.0.0.1:{server.server_port}/", []
-    with sync_playwright() as playwright:
+    outside: list[str] = []
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as playwright:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        home = f"http://127.0.0.1:{server.server_port}/"
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         for scheme in ("light", "dark"):
             page = browser.new_page(color_scheme=scheme)
@@ -99,5 +104,14 @@ def test_pages_are_alive_offline_and_everybody_can_read_them(site):
             page.wait_for_function(changed, arg=[slider.element_handle(), before])
             assert page.locator("mjx-container").count() > 0
         browser.close()
-    server.shutdown()
+        server.shutdown()
     assert not [url for url in outside if not url.startswith((home, "data:", "blob:"))]
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    made = subprocess.run(
+        [sys.executable, "docs/build_site.py", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert made.returncode == 1 and "Choose another folder" in made.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"

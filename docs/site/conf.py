@@ -1,4 +1,4 @@
-"""Sphinx's settings for the site; `docs/site.py` writes what it reads."""
+"""Sphinx's settings for the site; `docs/build_site.py` writes what it reads."""
 
 project = "Train Your Own ChatGPT"
 author = "its developers"
@@ -13,6 +13,7 @@ html_title = project
 html_js_files = [("plotly.min.js", {"defer": "defer"}), ("alive.js", {"defer": "defer"})]
 html_css_files = ["book.css"]
 html_show_sourcelink = False
+html_copy_source = False
 html_theme_options = {
     "home_page_in_toc": True,
     "navbar_persistent": [],  # the search stands at the side

@@ -43,11 +43,16 @@ def same(found, expected) -> bool:
     return type(found) is type(expected) and found == expected
 
 
-def shortened(argument) -> str:
-    """An argument as it is shown: of a list of more than a dozen, the first few."""
-    if isinstance(argument, list) and len(argument) > 12:
-        return f"[{', '.join(map(repr, argument[:5]))}, … {len(argument)} in all]"
-    return repr(argument)
+def shortened(value) -> str:
+    """An argument or a result as it is shown: numbers to six digits, of a long list the first few."""
+    if isinstance(value, float) and not isinstance(value, bool):
+        return repr(round(value, 6) + 0.0)
+    if type(value) in (list, tuple):
+        shown = [shortened(part) for part in (value if len(value) <= 12 else value[:5])]
+        more = [f"… {len(value)} in all"] if len(value) > 12 else []
+        single = "," if isinstance(value, tuple) and len(value) == 1 else ""
+        return ("[{}]" if isinstance(value, list) else "({})").format(", ".join(shown + more) + single)
+    return repr(value)
 
 
 def outcome(function: Callable, arguments: tuple):
@@ -65,15 +70,17 @@ def check(function: Callable, cases: Sequence[Case], mistakes: Mistakes | None =
     name = getattr(function, "__name__", "your function")
     results = [outcome(function, arguments) for arguments, _ in cases]
     for (arguments, expected), found in zip(cases, results):
-        shown = f"{name}({', '.join(map(shortened, arguments))})"
+        shown, wanted = f"{name}({', '.join(map(shortened, arguments))})", shortened(expected)
         if isinstance(found, Exception):
             print(f"✗ {shown} raised {type(found).__name__}: {found}")
             return False
         if found is None or found is Ellipsis:
-            print(f"○ Not done yet: {shown} should be {expected!r}.")
+            begun = any(result is not None and result is not Ellipsis for result in results)
+            print(f"✗ {shown} returns nothing" if begun else f"○ Not done yet: {shown}", end=" ")
+            print(f"and should be {wanted}." if begun else f"should be {wanted}.")
             return False
         if not same(found, expected):
-            print(f"✗ {shown} is {found!r}, but should be {expected!r}.")
+            print(f"✗ {shown} is {shortened(found)}, but should be {wanted}.")
             for said, wrong in (mistakes or {}).items():
                 if all(alike(found, outcome(wrong, a)) for (a, _), found in zip(cases, results)):
                     print(f"  {said}")
@@ -87,7 +94,7 @@ def alike(found, wrong) -> bool:
     """Whether two results are the same, whatever kind of numbers they are."""
     if isinstance(wrong, Exception) or isinstance(found, Exception):
         return False
-    if isinstance(wrong, torch.Tensor):
+    if hasattr(wrong, "tolist"):
         wrong = wrong.tolist()
     if isinstance(wrong, int) and not isinstance(wrong, bool) and isinstance(found, float):
         wrong = float(wrong)

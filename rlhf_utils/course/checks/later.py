@@ -102,15 +102,11 @@ def drawn_differences(function: Callable) -> bool:
         ],
     }
     cases = [
-        (([1.0, 0.0, 0.5], ["cows", "cows", "Japan"], [["cows", "cows"], ["cows", "Japan"]]), [0.5, 0.5]),
-        (
-            ([1.0, 0.0, 0.2, -0.4], ["a", "a", "b", "a"], [["a", "b"], ["b", "b"], ["a", "a"], ["b", "a"]]),
-            [0.2, 0.2, 0.2, 0.2],
-        ),
-        (([1.0, 1.0, 0.0], ["a", "a", "b"], [["a", "b"], ["b", "b"], ["a", "a"], ["a", "a", "b"]]), None),
+        ([1.0, 0.0, 0.5], ["cows", "cows", "Japan"], [["cows", "cows"], ["cows", "Japan"]]),
+        ([1.0, 0.0, 0.2, -0.4], ["a", "a", "b", "a"], [["a", "b"], ["b", "b"], ["a", "a"], ["b", "a"]]),
+        ([1.0, 1.0, 0.0], ["a", "a", "b"], [["a", "b"], ["b", "b"], ["a", "a"], ["a", "a", "b"]]),
     ]
-    cases = [(arguments, means(*arguments)) for arguments, _ in cases]
-    return check(function, cases, mistakes)
+    return check(function, [(case, means(*case)) for case in cases], mistakes)
 
 
 def interval_of(function: Callable) -> bool:
@@ -130,10 +126,16 @@ def interval_of(function: Callable) -> bool:
         ),
         "Those are the extremes; they grow with the number of drawings.": lambda v: [min(v), max(v)],
         "That supposes a bell curve. The drawings themselves say where the middle lies.": deviations,
+        "You interpolated: take the value at the nearest place.": lambda v: np.quantile(
+            v, [0.025, 0.975]
+        ).tolist(),
+        "The last of n places is n − 1, counted from 0.": lambda v: [
+            sorted(v)[min(round(q * len(v)), len(v) - 1)] for q in (0.025, 0.975)
+        ],
         "Put them in order first.": lambda v: [v[round(q * (len(v) - 1))] for q in (0.025, 0.975)],
     }
     draw = np.random.default_rng(0)
-    rows = [draw.permutation(201) / 200, draw.permutation(401) ** 2 / 160_000]
+    rows = [draw.permutation(201) / 200, draw.permutation(401) ** 2 / 160_000, draw.permutation(30) / 29]
     return check(function, [((row.tolist(),), middle(row.tolist())) for row in rows], mistakes)
 
 
@@ -189,6 +191,7 @@ def nucleus(function: Callable) -> bool:
             q, p, over=True
         ),
         "p is a share of all probability, no floor for each token.": lambda q, p: kept(q, p, by="each"),
+        "Return them in the order in which they were given.": lambda q, p: kept(sorted(q, reverse=True), p),
         "Keep the likeliest, wherever they stand: put them in order first.": lambda q, p: [
             x / sum(q[: k + 1]) if i <= k else 0.0
             for k in [next((j for j in range(len(q)) if sum(q[: j + 1]) >= p - 1e-9), len(q) - 1)]
@@ -215,9 +218,17 @@ def remembered(function: Callable) -> bool:
             total, turns = total + n, turns + 1
         return turns
 
+    def skipping(words, window):
+        turns = 0
+        for n in reversed(words):
+            if n <= window:
+                window, turns = window - n, turns + 1
+        return turns
+
     mistakes = {
         "Only whole turns are kept: one that fits in part is dropped.": lambda w, n: back(w, n, partly=True),
         "A turn that just fits is read.": lambda w, n: back(w, n, strict=True),
+        "Stop at the first that does not fit: what lies further back is gone, too.": skipping,
         "Count from the end: the newest turns are kept.": lambda w, n: back(w[::-1], n),
         "That is the window divided by the mean length; turns differ.": lambda w, n: int(
             n / (sum(w) / len(w))

@@ -70,8 +70,11 @@ def best_policy(function: Callable) -> bool:
             p * math.exp(x / beta) for p, x in zip(ref, r)
         ],
         "All on the best answer is the best policy only without a penalty.": lambda ref, r, beta: [
-            float(x == max(r)) for x in r
+            float(i == r.index(max(r))) for i in range(len(r))
         ],
+        "You turned the sign: a higher reward makes an answer likelier.": lambda ref, r, beta: weighted(
+            ref, [-x / beta for x in r]
+        ),
     }
     cases = [
         (([0.5, 0.5], [0.0, 0.0], 1.0), [0.5, 0.5]),
@@ -107,6 +110,8 @@ def advantages(function: Callable) -> bool:
             r, v, g, lam / g
         ),
         "Those are the returns: advantage plus value.": returns,
+        "You left out λ.": lambda r, v, g, lam: _advantages(r, v, g, 1.0),
+        "You left out γ.": lambda r, v, g, lam: _advantages(r, v, 1.0, lam),
         "You left γ out of the surprise: what is expected later is discounted, too.": lambda r, v, g, lam: (
             _advantages(r, v, 1.0, g * lam)
         ),
@@ -122,13 +127,16 @@ def advantages(function: Callable) -> bool:
 def trained_policy(function: Callable) -> bool:
     """REINFORCE with the expected reward as baseline."""
 
-    def trained(theta, drawn, rewards, rate, sign=1, baseline=True, summed=False, fixed=False):
+    def trained(
+        theta, drawn, rewards, rate, sign=1, baseline=True, summed=False, fixed=False, of_drawn=False
+    ):
         theta = np.array(theta, dtype=float)
         start = _softmax(theta)
         for answers in drawn:
             policy = start if fixed else _softmax(theta)
             got = np.array([rewards[x] for x in answers])
-            push = (got - baseline * (policy @ rewards))[:, None] * (np.eye(len(theta))[answers] - policy)
+            expected = got.mean() if of_drawn else policy @ rewards
+            push = (got - baseline * expected)[:, None] * (np.eye(len(theta))[answers] - policy)
             theta += sign * rate * (push.sum(0) if summed else push.mean(0))
         return _softmax(theta).tolist()
 
@@ -136,6 +144,13 @@ def trained_policy(function: Callable) -> bool:
         "You went downhill: add the gradient, the reward shall rise.": lambda *a: trained(*a, sign=-1),
         "You left out the baseline.": lambda *a: trained(*a, baseline=False),
         "You took the sum over a step's answers, not their mean.": lambda *a: trained(*a, summed=True),
+        "The baseline is what the policy expects, not the mean of what happened to be drawn.": (
+            lambda *a: trained(*a, of_drawn=True)
+        ),
+        "Those are the logits: return probabilities.": lambda *a: np.log(trained(*a)).tolist(),
+        "You stepped after each answer: one step along the mean of all that were drawn.": (
+            lambda theta, drawn, *a: trained(theta, [[x] for answers in drawn for x in answers], *a)
+        ),
         "You worked out the probabilities once: after each step they are others.": lambda *a: trained(
             *a, fixed=True
         ),
@@ -179,7 +194,7 @@ def whitened(function: Callable) -> bool:
         values, mask = np.array(values), np.array(mask, dtype=bool)
         chosen = values if over == "all" else values[mask]
         found = (values - shift * chosen.mean()) / chosen.std(ddof=ddof)
-        return (found if keep else found * mask).tolist()
+        return np.where(keep | mask, found, 0.0).tolist()
 
     mistakes = {
         "You took mean and deviation over the padding as well.": lambda *a: white(*a, over="all"),
@@ -227,19 +242,23 @@ def clipped_objective(function: Callable) -> bool:
 def ptx_gradient(function: Callable) -> bool:
     """Gradient of −(PPO's objective) + γ · loss on documents, weight by weight, cut to a length."""
 
-    def gradient(ppo, ptx, weight, longest, ppo_sign=1, apart=False, cut=True):
-        ppo, ptx = ppo_sign * np.array(ppo), weight * np.array(ptx)
+    def gradient(ppo, ptx, weight, longest, apart=False, cut=True, first=False):
+        ppo, ptx = np.array(ppo), weight * np.array(ptx)
 
         def shorter(g):
             return g * min(1.0, longest / np.linalg.norm(g))
 
-        if apart:
-            return (shorter(ppo) + shorter(ptx)).tolist()
+        if apart or first:
+            return (shorter(ppo) + (shorter(ptx) if apart else ptx)).tolist()
         return (shorter(ppo + ptx) if cut else ppo + ptx).tolist()
 
     mistakes = {
         "You cut the two apart: they are added up first, then the whole is cut.": lambda *a: gradient(
             *a, apart=True
+        ),
+        "You cut PPO's part alone: the sum is what is cut.": lambda *a: gradient(*a, first=True),
+        "You cut each number: it is the whole that is scaled, so that its direction stays.": (
+            lambda ppo, ptx, w, longest: np.clip(gradient(ppo, ptx, w, longest, cut=False), -longest, longest)
         ),
         "You did not cut: a gradient longer than `longest` is scaled down to that length.": lambda *a: (
             gradient(*a, cut=False)
@@ -261,27 +280,28 @@ def ptx_gradient(function: Callable) -> bool:
 
 BUGS = {
     "A": "toll",
-    "B": "value",
-    "C": "reference",
-    "D": "sign",
-    "E": "rate",
-    "F": "dropout",
+    "B": "sign",
+    "C": "value",
+    "D": "dropout",
+    "E": "reference",
+    "F": "rate",
 }  # log → what was broken in it, as `tests/benchmarks/bugs.py` wrote `data/reference/bugs.json`
 SIGNS = {
     "toll": "with its sign turned, the toll pays for going away from SFT: KL goes on rising",
     "value": "a value model that does not learn foresees nothing: explained variance stays at 0",
     "reference": "a reference that moves along is never far: KL is exactly 0 while the answers change",
     "sign": "what is made small instead of large goes down: reward falls and falls, step by healthy step",
-    "rate": "steps that are too large move the policy too far: updates are cut short, and much is clipped",
-    "dropout": "another network in each pass: much is clipped from the first update on, and k1 is below 0",
+    "rate": "steps far too large ruin the policy at once: answers of a single token, and no reward any more",
+    "dropout": "another network in each pass: k1 is below 0, much is clipped, and updates are cut short",
 }
 
 
 def bug_hunt(found: Mapping[str, str]) -> bool:
     """Which bug each of six logs shows; for each that is wrong, what the named bug would look like."""
     if not isinstance(found, Mapping) or not any(found.get(log) for log in BUGS):
-        print(f"○ Not done yet: name a bug for each log, of {', '.join(SIGNS)}.")
+        print(f"○ Not done yet: name a bug for each log, of {', '.join(sorted(SIGNS))}.")
         return False
+    found = {log: str(found.get(log) or "").strip().lower() for log in BUGS}
     right = [log for log, bug in BUGS.items() if found.get(log) == bug]
     for log in BUGS:
         said = found.get(log)

@@ -1,21 +1,24 @@
 """The course as a static book: the same notebooks, with their committed outputs, and no network.
 
-    python docs/site.py [FOLDER]        # writes FOLDER/index.html; runs/site without a name
-    python docs/site.py --pdf [FOLDER]  # and FOLDER/book.pdf, to print, by Chromium
+    python docs/build_site.py [FOLDER]        # writes FOLDER/index.html; runs/site without a name
+    python docs/build_site.py --pdf [FOLDER]  # and FOLDER/book.pdf, to print, by Chromium
 
 Plots stay alive (plotly's own script lies beside the pages), formulas are MathJax from a package, solutions
-have pages of their own at the end, or none with `CLASS_SOLUTIONS=0`. Needs the extra `site`.
+have pages of their own at the end, or none with `CLASS_SOLUTIONS=0`. Needs the extra
+`site`, and for the PDF `test`.
 """
 
 import json
-import os
 import shutil
 import sys
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from plotly.offline import get_plotlyjs
 from sphinx.cmd.build import main as sphinx
+
+from rlhf_utils.environment import variable
 
 ROOT = Path(__file__).resolve().parent.parent
 PLOT = "application/vnd.plotly.v1+json"
@@ -61,7 +64,7 @@ def title_of(figure: dict) -> str:
     """What a plot is called, for those who do not see it."""
     title = figure.get("layout", {}).get("title", {})
     words = title.get("text", "") if isinstance(title, dict) else title
-    return (words or "plot").replace('"', "'").replace("<br>", " ")
+    return escape((words or "plot").replace("<br>", " "))
 
 
 def alive(notebook: dict) -> dict:
@@ -93,7 +96,6 @@ def write_notebooks(source: Path, folder: str) -> list[str]:
 
 def write_source(source: Path) -> None:
     """What Sphinx reads: notebooks, pages and pictures, as they lie in the project."""
-    shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / "docs" / "site" / "static", source / "_static")
     (source / "_static" / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
     shutil.copytree(ROOT / "docs" / "pictures", source / "docs" / "pictures")
@@ -104,7 +106,7 @@ def write_source(source: Path) -> None:
         (source / f"{page}.md").write_text(text, "utf-8")
     chapters = write_notebooks(source, "chapters")
     index = INDEX.format(intro=introduction(), chapters="\n".join(chapters), pages="\n".join(PAGES))
-    if os.environ.get("CLASS_SOLUTIONS", "1") != "0":
+    if variable("CLASS_SOLUTIONS", "1").lower() not in ("0", "no", "false"):
         index += SOLUTIONS.format(solutions="\n".join(write_notebooks(source, "chapters/solutions")))
     (source / "index.md").write_text(index, "utf-8")
 
@@ -112,6 +114,7 @@ def write_source(source: Path) -> None:
 def build(source: Path, folder: Path, builder: str = "html") -> None:
     """Sphinx; a warning, such as of a link that leads nowhere, is an error."""
     settings = ["-c", str(ROOT / "docs" / "site"), "-D", f"html_static_path={source / '_static'}"]
+    settings += ["-d", f"{source}-doctrees"]
     if sphinx(["-q", "-W", "--keep-going", "-b", builder, *settings, str(source), str(folder)]):
         sys.exit("The site was not built; what was wrong stands above.")
 
@@ -135,16 +138,19 @@ def print_book(page_file: Path, pdf: Path) -> None:
 
 
 def main(folder: Path, pdf: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    made_here = (folder / "objects.inv").exists()  # what Sphinx leaves in each of its sites
+    if folder.exists() and any(folder.iterdir()) and not made_here:
+        sys.exit(f"{folder} holds something that is no site of this course. Choose another folder.")
     with TemporaryDirectory() as temporary:
-        source, single = Path(temporary) / "source", Path(temporary) / "single"
+        source, site, single = (Path(temporary) / name for name in ("source", "site", "single"))
         write_source(source)
-        build(source, folder)
-        print(f"open {folder / 'index.html'}")
+        build(source, site)
         if pdf:
             build(source, single, "singlehtml")
-            print_book(single / "index.html", folder / "book.pdf")
-            print(f"print {folder / 'book.pdf'}")
+            print_book(single / "index.html", site / "book.pdf")
+        shutil.rmtree(folder, ignore_errors=True)  # nothing of an older one is left, such as solutions
+        shutil.copytree(site, folder)
+    print(f"open {folder / 'index.html'}" + (f", print {folder / 'book.pdf'}" if pdf else ""))
 
 
 if __name__ == "__main__":

@@ -141,6 +141,14 @@ def test_the_environment_is_read_in_one_place():
     ]
 
 
+def test_the_whole_of_ppo_stands_in_four_cells_of_sixty_lines():
+    """Chapter 07 and the README say so; that they equal the package's first update, the chapter asserts."""
+    cells = json.loads((ROOT / "chapters" / "07_ppo.ipynb").read_text("utf-8"))["cells"]
+    named = {cell["id"]: "".join(cell["source"]).splitlines() for cell in cells}
+    parts = [named[name] for name in ("own-models", "own-score", "own-step", "own-update")]
+    assert sum(bool(line.strip()) for part in parts for line in part) <= 60
+
+
 def test_nothing_unsafe_is_loaded():
     words = ("import " + "pickle", "trust_remote_code=" + "True", "weights_only=" + "False")
     for path in [*PACKAGE, *CHAPTERS]:

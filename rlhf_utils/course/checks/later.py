@@ -35,10 +35,10 @@ def win_rate(function: Callable) -> bool:
 def given_back(function: Callable) -> bool:
     """The share of PPO's tax that PPO-ptx gives back."""
     mistakes = {
-        "That is the share that is still to be paid: subtract it from 1.": lambda base, ppo, ptx: (
+        "That is the share still to be paid: subtract it from 1.": lambda base, ppo, ptx: (
             (ptx - base) / (ppo - base)
         ),
-        "Measure from the base model: what PPO lost is ppo − base.": lambda base, ppo, ptx: (ppo - ptx) / ppo,
+        "Measure from base: what PPO lost is ppo − base.": lambda base, ppo, ptx: (ppo - ptx) / ppo,
         "That is how much was given back, not the share of what was lost.": lambda base, ppo, ptx: ppo - ptx,
         "The sign is wrong: a lower perplexity is better.": lambda base, ppo, ptx: (ptx - ppo) / (ppo - base),
     }

@@ -38,7 +38,7 @@ def answer_gradient(function: Callable) -> bool:
 
     mistakes = {
         "You pushed with the whole reward: subtract the baseline.": lambda p, x, r, b: gradient(p, x, r, 0),
-        "Only the drawn answer moves in yours. The others become less likely: −π each.": lambda p, x, r, b: (
+        "Only the drawn answer moves in yours; every other one goes down by its π.": lambda p, x, r, b: (
             (r - b) * np.eye(len(p))[x] * (1 - p[x])
         ).tolist(),
         "That is the gradient of the probability, not of its logarithm: divide by the probability.": (
@@ -63,7 +63,7 @@ def best_policy(function: Callable) -> bool:
         "You left out the reference: its probabilities are what is weighted.": lambda ref, r, beta: weighted(
             [1.0] * len(r), [x / beta for x in r]
         ),
-        "You multiplied by β: a large β holds the policy near SFT, so divide.": lambda ref, r, beta: weighted(
+        "You multiplied by β: a large one holds the policy back, so divide.": lambda ref, r, beta: weighted(
             ref, [x * beta for x in r]
         ),
         "Your probabilities do not add up to 1: divide by their sum.": lambda ref, r, beta: [

@@ -11,6 +11,19 @@ from rlhf_utils.world.prompts import USE_CASES, thing_of
 
 GOLD, PROXY, NATS = "gold", "reward", "KL to SFT, nats"
 NUMBERS = (1, 2, 4, 8, 16, 32, 64)
+TURN = "√KL at which gold would turn"
+
+
+def fit(nats: np.ndarray, gained: np.ndarray) -> list[dict]:
+    """gained = d (α − β d), d = √KL, the form of Gao et al. (2023, section 3) for best of n, by least
+    squares: α, β and where gold would turn.
+    """
+    distance = np.sqrt(nats)
+    design = np.stack([distance, -(distance**2)], 1)
+    alpha, beta = map(float, np.linalg.lstsq(design, gained, rcond=None)[0])
+    at = alpha / (2 * beta) if beta > 0 else np.inf
+    named = ((TURN, at), ("α", alpha), ("β", beta))
+    return [figure("fit of d (α − β d)", metric, (value,) * 3) for metric, value in named]
 
 
 def measure(bench: Bench) -> list[dict]:
@@ -33,6 +46,8 @@ def measure(bench: Bench) -> list[dict]:
         rows.append(figure(f"best of {n}", GOLD, mean_of(chosen[n], things)))
         rows.append(figure(f"best of {n}", PROXY, mean_of(rewarded, things)))
         rows.append(figure(f"best of {n}", NATS, (log(n) - (n - 1) / n,) * 3))
+    nats = np.array([log(n) - (n - 1) / n for n in chosen])
+    rows += fit(nats, np.array([gold_of.mean() - chosen[1].mean() for gold_of in chosen.values()]))
     one = judge_answers(bench.judge, prompts, bench.ask("ppo", prompts, 1.0, bench.count(8)))["total"].mean(1)
     many = 16 if 16 in chosen else max(chosen)
     rows.append(figure("ppo, one sample", GOLD, mean_of(one, things)))

@@ -30,8 +30,10 @@ from rlhf_utils.pipeline.claims import (
     mix,
     nine,
     penalty,
+    plain_head,
     preferred,
     programs,
+    refreshed,
     rules,
     shots,
     shuffled,
@@ -73,6 +75,8 @@ MODULES = (
     minutes,
     voice,
     programs,
+    refreshed,
+    plain_head,
 )
 CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}
 REFERENCE = DATA / "reference" / "evidence.json"

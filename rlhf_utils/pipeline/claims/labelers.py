@@ -1,10 +1,34 @@
 """Claim 8: labelers agree about 73 % of the time, and the reward model agrees with them nearly as often."""
 
+import numpy as np
+
 from rlhf_utils.evaluation.reward_accuracy import pair_marks
 from rlhf_utils.evaluation.statistics import accuracy_of
-from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, accuracy_gap, figure
+from rlhf_utils.language.models import load_scorer
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Marks, Rule, accuracy_gap, figure
+from rlhf_utils.pipeline.claims.trained import reward_model
 
 AGREE = "pairs ordered alike"
+FOLDS = 5
+APART = "labelers left out of a fold"
+
+
+def by_folds(bench: Bench) -> tuple[Marks, Marks]:
+    """Marks of five reward models, each trained on four fifths of the labelers: with rankings of held-out
+    prompts by these labelers, and by those whom it never saw (InstructGPT, section 4.1).
+    """
+    rankings, held = bench.store.rankings(), bench.store.rankings("heldout_prompts")
+    labelers = sorted({r["labeler"] for r in rankings})
+    seen: tuple[list, list] = ([], [])
+    for fold in range(FOLDS):
+        out = set(labelers[fold::FOLDS])
+        trained = load_scorer(reward_model(bench, [r for r in rankings if r["labeler"] not in out]))
+        for marks, left_out in zip(seen, (False, True)):
+            given = [r for r in held if (r["labeler"] in out) == left_out]
+            if given:
+                marks.append(pair_marks(trained, bench.tokenizer, bench.profile, given))
+    kept, unseen = (tuple(map(np.concatenate, zip(*marks))) for marks in seen)
+    return kept, unseen
 
 
 def measure(bench: Bench) -> list[dict]:
@@ -22,6 +46,10 @@ def measure(bench: Bench) -> list[dict]:
         ("a perfect judge with its labelers", "ceiling"),
     ):
         rows.append(figure(condition, AGREE, (crowd[key],) * 3))
+    folds = by_folds(bench)
+    for condition, found in zip(("labelers of a fold", APART), folds):
+        rows.append(figure(condition, AGREE, accuracy_of(*found)))
+    rows.append(figure(f"labelers of a fold − {APART}", AGREE, accuracy_gap(*folds)))
     gap = accuracy_gap(marks["its labelers"], marks["others"], paired=True)
     return [*rows, figure("reward model, its labelers − others", AGREE, gap)]
 
@@ -39,6 +67,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "That two labelers agree in 73 % is no finding: their noise is set so. One split of the labelers, 15 who "
-    "train and 5 who do not; the paper has five.",
+    "That two labelers agree in 73 % is no finding: their noise is set so. The rules are about 15 "
+    "labelers who train it and 5 who do not; beside them five folds of the 15, as in the paper.",
 )

@@ -15,7 +15,7 @@ from rlhf_utils.world.prompts import USE_CASES, thing_of
 
 GOLD, PROXY, NATS = "gold", "reward", "KL to SFT, nats an answer"
 FALL, TURN = "gold at its peak − gold at the end", "√KL at which gold would turn"
-PENALTIES = (0.0, 0.2)  # beside the course's own
+PENALTIES = (0.0, 0.02, 0.2, 0.6)  # beside the course's own
 LONG = 2  # times as many updates without a penalty
 MEAN = 16  # updates of a running mean, 2,048 answers
 
@@ -46,7 +46,8 @@ def turn(rows: list[dict]) -> list[dict]:
     distance = np.sqrt([max(r["kl_k3"], 1e-3) for r in rows])
     alpha, beta = fit(distance, np.array([r["gold"] for r in rows]) - gold[0].mean())
     at = np.exp(alpha / beta - 1) if beta > 0 else np.inf
-    found.append(figure("fit of d (α − β log d)", TURN, (at, at, at)))
+    for metric, value in ((TURN, at), ("α", alpha), ("β", beta)):
+        found.append(figure("fit of d (α − β log d)", metric, (value,) * 3))
     return found
 
 

@@ -39,9 +39,9 @@ def examples(bench: Bench) -> list[str]:
     return sorted(made, key=len)[: len(made) // 2]
 
 
-def by_shots(bench: Bench, prompts: list[dict], shots: list[str]) -> np.ndarray:
-    """Gold of the base model with these examples before each question, (prompts,); what does not fit is left
-    out, whole examples, the first ones first.
+def by_shots(bench: Bench, prompts: list[dict], shots: list[str], name: str = "base") -> np.ndarray:
+    """Gold of the base model, or of another, with these examples before each question, (prompts,); what does
+    not fit is left out, whole examples, the first ones first.
     """
     limit, ids = bench.profile.context - bench.profile.answer_tokens, []
     for prompt in prompts:
@@ -50,7 +50,7 @@ def by_shots(bench: Bench, prompts: list[dict], shots: list[str]) -> np.ndarray:
             parts = parts[1:]
         ids.append([bench.tokenizer.eos_token_id, *text[: limit - 1]])
     with autocast(bench.profile):
-        said = sample(bench.model("base"), bench.tokenizer, ids, bench.profile.answer_tokens, 0.0, 43)
+        said = sample(bench.model(name), bench.tokenizer, ids, bench.profile.answer_tokens, 0.0, 43)
     answers = [first_paragraph(answer.text) for answer in said]
     return np.array([bench.judge.total(p, text) for p, text in zip(prompts, answers)])
 

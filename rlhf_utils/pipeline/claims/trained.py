@@ -134,9 +134,16 @@ def reward_model(
     return _made(bench, make)
 
 
-def policy(bench: Bench, name: str, sft: Path | None = None, reward: Path | None = None, **changes) -> Path:
-    """A policy trained by PPO, from the run's SFT and reward model or from others; gold is among the rows
-    that it logged.
+def policy(
+    bench: Bench,
+    name: str,
+    sft: Path | None = None,
+    reward: Path | None = None,
+    windows: np.ndarray | None = None,
+    **changes,
+) -> Path:
+    """A policy trained by PPO, from the run's SFT and reward model or from others, or by PPO-ptx if there are
+    `windows` of documents; gold is among the rows that it logged.
     """
     profile, store = replace(bench.profile, **changes), bench.store
     sft, reward = sft or store.folder("sft"), reward or store.folder("reward")
@@ -148,7 +155,7 @@ def policy(bench: Bench, name: str, sft: Path | None = None, reward: Path | None
 
     def make(folder: Path, resume: Path) -> None:
         train_ppo(
-            profile, bench.tokenizer, sft, reward, prompts, None, folder, resume, store.root, name, gold
+            profile, bench.tokenizer, sft, reward, prompts, windows, folder, resume, store.root, name, gold
         )
 
     return _made(bench, make)

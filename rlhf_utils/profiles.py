@@ -23,6 +23,15 @@ MODELS = {
     "ppo": Model("ppo", "PPO", "#cc5500"),
     "ppo_ptx": Model("ppo_ptx", "PPO-ptx", "#009e73"),
 }
+# Other methods on the same rankings: `training/beyond.py`.
+BEYOND = {
+    "rejection": Model("rejection", "rejection sampling", "#56b4e9"),
+    "dpo": Model("dpo", "DPO", "#8c564b"),
+    "reinforce": Model("reinforce", "REINFORCE", "#7a808c"),
+    "ppo_no_value": Model("ppo_no_value", "PPO, no value model", "#e69f00"),
+    "rloo": Model("rloo", "RLOO", "#7a5195"),
+    "grpo": Model("grpo", "GRPO", "#1b7f79"),
+}
 TASTE = "taste"  # the model of one's own rankings, which not everybody has
 YOURS = Model("taste_ppo", "yours", "#b03a8c")
 POLICIES = ("sft", "ppo", "ppo_ptx")
@@ -81,6 +90,13 @@ class Profile:
     lora: int = 0  # rank of the adapters that SFT and PPO train; 0 trains all weights
     ptx_coefficient: float = 0.5
     ptx_windows: int = 4  # per minibatch
+    # beyond PPO
+    group: int = 4  # answers a prompt, of RLOO and GRPO
+    best_of: int = 8  # samples a prompt of rejection sampling; the best by the reward model is kept
+    dpo_pairs: int = 4  # at most, of each ranking
+    dpo_batch: int = 32  # pairs
+    dpo_rate: float = 1e-4
+    dpo_beta: float = 0.1
     # your own rankings beside the crowd's
     own_weight: float = 1.5  # 0 is the crowd alone, 1 as much as the crowd
     guideline: str = ""  # only rankings by this guideline; by the committed one if empty

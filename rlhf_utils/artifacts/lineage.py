@@ -35,6 +35,12 @@ SETTINGS = {
     "ppo": PPO,
     "ppo_ptx": (*PPO, *PTX),
     "evaluate": ("samples",),
+    "rejection": ("best_of", "sft_epochs", "sft_batch", "sft_rate", "sft_mix"),
+    "dpo": ("dpo_pairs", "dpo_batch", "dpo_rate", "dpo_beta"),
+    "reinforce": PPO,
+    "ppo_no_value": PPO,
+    "rloo": (*PPO, "group"),
+    "grpo": (*PPO, "group"),
     "taste": ("guideline",),
     "taste_reward": ("own_weight",),
     "taste_ppo": (*PPO, *PTX),
@@ -51,6 +57,10 @@ PARENTS = {
     "ppo": ("corpus", "sft", "reward"),
     "ppo_ptx": ("corpus", "tokens", "sft", "reward"),
     "evaluate": ("corpus", "tokens", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx"),
+    # Beyond PPO; see training/beyond.py.
+    "rejection": ("corpus", "tokens", "sft", "reward"),
+    "dpo": ("sft", "rank"),
+    **dict.fromkeys(("reinforce", "ppo_no_value", "rloo", "grpo"), ("corpus", "sft", "reward")),
     # From people's own rankings; see pipeline/taste.py.
     "taste": (),
     "taste_reward": ("corpus", "rank", "reward", "taste"),
@@ -58,7 +68,8 @@ PARENTS = {
     "taste_evaluate": ("corpus", "rank", "sft", "reward", "ppo_ptx", "taste", "taste_reward", "taste_ppo"),
 }
 TASTE = ("taste", "taste_reward", "taste_ppo", "taste_evaluate")
-STAGES = tuple(s for s in PARENTS if s not in TASTE)
+BEYOND = ("rejection", "dpo", "reinforce", "ppo_no_value", "rloo", "grpo")
+STAGES = tuple(s for s in PARENTS if s not in (*TASTE, *BEYOND))
 # What one lowers or raises after a run that diverged: it may go on from its checkpoints.
 RETRY = ("pretrain_rate", "sft_rate", "reward_rate", "ppo_rate", "kl_coefficient")
 # What a reader changes all the time: another value builds anew instead of raising.
@@ -73,6 +84,7 @@ READS = {
     "ppo": ("tokenizer",),
     "ppo_ptx": ("tokenizer",),
     "evaluate": ("tokenizer",),
+    **dict.fromkeys(BEYOND, ("tokenizer",)),
     "taste_reward": ("tokenizer",),
     "taste_ppo": ("tokenizer",),
     "taste_evaluate": ("tokenizer",),

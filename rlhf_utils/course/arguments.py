@@ -2,7 +2,7 @@
 
 import argparse
 
-from rlhf_utils.profiles import MODELS, PROFILES, TASTE
+from rlhf_utils.profiles import BEYOND, MODELS, PROFILES, TASTE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,7 +73,7 @@ def chat_options(sub: argparse.ArgumentParser) -> None:
         "  rlhf chat --model taste                      the model that your own rankings made\n"
         '  rlhf chat --model base --prompted --ask "What do cows eat?"'
     )
-    known = ", ".join((*MODELS, TASTE, f"{TASTE}-GUIDELINE"))
+    known = ", ".join((*MODELS, *BEYOND, TASTE, f"{TASTE}-GUIDELINE"))
     models = f"one of {known}, or several with commas (default: ppo_ptx)"
     sub.add_argument("--model", default="ppo_ptx", metavar="NAME", help=models)
     prompted = "with --model base: asked in the form that suits plain questions best"

@@ -12,7 +12,7 @@ from rlhf_utils.language.prompting import FORMS, form_ids
 from rlhf_utils.language.sampling import Drawn, stream
 from rlhf_utils.language.tokenizer import fitting_prompt, prompt_ids
 from rlhf_utils.pipeline.taste import EXAMPLE, example_store, has_own_taste
-from rlhf_utils.profiles import MODELS, TASTE, YOURS, by_guideline
+from rlhf_utils.profiles import BEYOND, MODELS, TASTE, YOURS, by_guideline
 
 
 def best_form(store: Store) -> str:
@@ -37,10 +37,10 @@ def plain_name(model: str) -> str:
 class Chat:
     """A conversation with one model. `ask` streams; the messages are kept in `messages`.
 
-    `model` is a name in `profiles.MODELS`, or "taste", the model of one's own rankings (the example reader's
-    until there are any), or "taste-NAME", that of the rankings by guideline NAME. A base model gets the plain
-    text so far; `prompted` (or as "base_prompted"), or in a form of `prompting.FORMS` named so, it is asked
-    as it answers best.
+    `model` is a name in `profiles.MODELS` or `BEYOND`, or "taste", the model of one's own rankings (the
+    example reader's until there are any), or "taste-NAME", that of the rankings by guideline NAME. A base
+    model gets the plain text so far; `prompted` (or as "base_prompted"), or in a form of `prompting.FORMS`
+    named so, it is asked as it answers best.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Chat:
         top_p: float = 1.0,
     ):
         model, _, guideline = plain_name(model).partition("-")
-        named = MODELS | {TASTE: YOURS}
+        named = MODELS | BEYOND | {TASTE: YOURS}
         if model not in named:
             raise CourseError(f"There is no model {model!r:.40}. Choose one of: {', '.join(named)}.")
         if guideline:

@@ -16,17 +16,17 @@ from safetensors.numpy import save_file
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
-from rlhf_utils.artifacts.lineage import PARENTS, READS, descendants
+from rlhf_utils.artifacts.lineage import BEYOND, PARENTS, READS, descendants
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
-from rlhf_utils.language.tokenizer import prompt_ids, save_tokenizer, train_tokenizer
+from rlhf_utils.language.tokenizer import save_tokenizer, train_tokenizer
+from rlhf_utils.pipeline.policies import make_beyond, make_ppo
 from rlhf_utils.profiles import Profile, load_profile
 from rlhf_utils.world.answers import AnswerWriter
 from rlhf_utils.world.documents import held_out_texts, write_documents
 from rlhf_utils.world.facts import load_world
-from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import PROBES, USE_CASES, training_shares, write_prompts
 
 
@@ -179,35 +179,6 @@ def make_reward(profile: Profile, store: Store, folder) -> None:
     )
 
 
-def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo") -> None:
-    from rlhf_utils.training.ppo_run import train_ppo
-
-    tokenizer = store.tokenizer()
-    rows, gold = store.prompts("ppo"), None
-    if not profile.data:
-        judge = Judge(load_world())
-
-        def gold(chosen: list[int], answers: list[str]) -> float:
-            return sum(judge.score(rows[i], a.strip()).total for i, a in zip(chosen, answers)) / len(chosen)
-
-    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in rows]
-    windows = store.windows() if stage != "ppo" else None
-    reward = store.folder("taste_reward" if stage == "taste_ppo" else "reward")
-    train_ppo(
-        profile,
-        tokenizer,
-        store.folder("sft"),
-        reward,
-        prompts,
-        windows,
-        folder,
-        store.resume_folder(stage),
-        store.root,
-        stage,
-        gold,
-    )
-
-
 def make_evaluate(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.evaluation.measures import evaluate
 
@@ -332,6 +303,7 @@ MAKERS = {
     "reward": make_reward,
     "ppo": make_ppo,
     "ppo_ptx": partial(make_ppo, stage="ppo_ptx"),
+    **{stage: partial(make_beyond, stage=stage) for stage in BEYOND},
     "evaluate": make_evaluate,
     "taste": make_taste,
     "taste_reward": make_taste_reward,

@@ -107,6 +107,8 @@ class Rollout:
 class PPO:
     """Policy, value model, reference and reward model, and an optimizer of each of the first two."""
 
+    group = 1  # answers a prompt
+
     def __init__(
         self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None
     ):

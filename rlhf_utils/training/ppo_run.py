@@ -36,18 +36,19 @@ def train_ppo(
     live: Path | None = None,
     name: str = "ppo",
     gold: Callable[[list[int], list[str]], float] | None = None,
+    method: Callable[..., PPO] = PPO,
 ) -> None:
     """Train a policy with PPO (with PPO-ptx if there are `windows`) and write it into `folder`.
 
     Goes on from the newest checkpoint in `resume`; shows its progress, under its `name`, in `live`. `gold`,
     where the truth is known, says how good answers to some of the prompts (their numbers) are: it is logged
-    and drawn, and never a reward.
+    and drawn, and never a reward. `method` is PPO or one of `training.beyond`.
     """
     size = max(profile.episodes // profile.minibatches, 1)
     processes.per_process(size, "The number of episodes a minibatch")
     processes.per_process(profile.ptx_windows, "ptx_windows")
     torch.manual_seed(profile.seed)
-    ppo = PPO(profile, tokenizer, sft, reward, windows)
+    ppo = method(profile, tokenizer, sft, reward, windows)
     first, rows = restore(ppo, resume)
     title = f"{MODELS[name].written if name in MODELS else name} while it trains"
     answers_now = samples_of(ppo, tokenizer, prompts[:: max(len(prompts) // 3, 1)][:3])
@@ -55,8 +56,9 @@ def train_ppo(
     with Progress(name, profile.ppo_updates, live, done=first) as progress, picture:
         for update in range(first, profile.ppo_updates):
             draw = np.random.default_rng([profile.seed, update])
-            enough = len(prompts) >= profile.episodes
-            chosen = draw.choice(len(prompts), profile.episodes, replace=not enough).tolist()
+            count = profile.episodes // ppo.group
+            drawn = draw.choice(len(prompts), count, replace=len(prompts) < count)
+            chosen = np.repeat(drawn, ppo.group).tolist()
             rate = profile.ppo_rate * (1 - 0.9 * update / profile.ppo_updates)
             try:
                 logged, answers = ppo.update([prompts[i] for i in chosen], rate)

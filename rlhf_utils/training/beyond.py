@@ -1,0 +1,346 @@
+"""Other ways to use the same rankings, each in its smallest form.
+
+From the reward model, without a value model; several answers to a prompt are each other's yardstick:
+
+    reinforce      one step an update; the baseline is the mean of the batch          (Williams, 1992)
+    ppo_no_value   PPO whose advantages are rewards to go, less their mean            (GAE, λ = 1, V = 0)
+    rloo           the baseline is the mean of the *other* answers to the prompt       (Ahmadian et al., 2024)
+    grpo           advantages in standard deviations of the group, KL in the loss      (Shao et al., 2024)
+
+Without policy gradients: `rejection` fine-tunes on the best of n samples by the reward model, `dpo` trains on
+the rankings themselves, without a reward model (Rafailov et al., 2023).
+
+Losses equal those of TRL's RLOOTrainer, GRPOTrainer and DPOTrainer. Left out: what only large models need
+(generation by a server, several processes), and a separate rate of the clipping above and below.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+from trl import DPOConfig, DPOTrainer
+
+from rlhf_utils.artifacts import processes
+from rlhf_utils.artifacts.files import write_jsonl
+from rlhf_utils.artifacts.progress import Progress
+from rlhf_utils.environment import CourseError
+from rlhf_utils.language.device import autocast, device
+from rlhf_utils.language.models import load_gpt2, load_scorer, save_model
+from rlhf_utils.language.packing import by_length
+from rlhf_utils.language.sampling import Answers, sample
+from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.profiles import Profile
+from rlhf_utils.training.masked import whiten
+from rlhf_utils.training.ppo import CLIP, LONGEST_GRADIENT, PPO, Rollout, policy_loss
+from rlhf_utils.training.ppo_log import Diverged, gradient_norm
+from rlhf_utils.training.reward import NO_ANSWER, rewards
+from rlhf_utils.training.sft import fine_tune
+from rlhf_utils.training.trainer import run_trainer, training_arguments
+
+Verify = Callable[[list[list[int]], list[str]], Sequence[float]]  # prompts as tokens, answers → rewards
+
+
+# -- the pieces ------------------------------------------------------------------------------------------
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """Advantages by RLOO, of rewards (prompts, answers): each less the mean of the others to its prompt.
+
+    An answer is not in its own baseline: else it would be praised for a part of itself.
+    [1, 0, 0] → [1, −½, −½].
+    """
+    count = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * count / (count - 1)
+
+
+def group_normalised(rewards: Tensor) -> Tensor:
+    """Advantages by GRPO, of rewards (prompts, answers): in standard deviations of the prompt's group.
+
+    So a prompt whose answers hardly differ counts as much as one where much is at stake (Liu et al., 2025,
+    call it a bias, and leave the division out).
+    """
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+
+
+def sequence_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate with whole answers as actions, and the share of those clipped: RLOO's.
+
+    logprobs, old, mask: (answers, tokens); advantages: (answers,). Its gradient at ratio 1 is REINFORCE's.
+    """
+    ratio = torch.exp(((logprobs - old) * mask).sum(1))
+    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - CLIP, 1 + CLIP)
+    return torch.maximum(plain, clipped).mean(), (clipped > plain).float().mean()
+
+
+def group_loss(
+    logprobs: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor, beta: float
+) -> tuple[Tensor, Tensor]:
+    """GRPO's loss, and the share of tokens that are clipped: the mean over answers of the mean over tokens.
+
+    So a token of a long answer counts less than one of a short answer: the *length bias*, which makes wrong
+    answers long. KL to the reference is a term of the loss, by k3, and no part of the reward.
+    """
+    ratio, away = torch.exp((logprobs - old) * mask), (reference - logprobs) * mask
+    plain = -advantages[:, None] * ratio
+    clipped = -advantages[:, None] * ratio.clamp(1 - CLIP, 1 + CLIP)
+    worse = torch.maximum(plain, clipped) + beta * (torch.exp(away) - away - 1)
+    lengths = mask.sum(1).clamp(min=1)
+    share = ((clipped > plain) * mask).sum() / lengths.sum()
+    return ((worse * mask).sum(1) / lengths).mean(), share
+
+
+def dpo_loss(
+    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
+) -> Tensor:
+    """−log σ(β · (how much likelier the chosen answer has become − how much the rejected one)), the mean.
+
+    All (pairs,): log-probabilities of whole answers under the policy and the reference. It starts at log 2.
+    """
+    became = (chosen - reference_chosen) - (rejected - reference_rejected)
+    return -F.logsigmoid(beta * became).mean()
+
+
+# -- policy gradients without a value model --------------------------------------------------------------
+class Reinforce(PPO):
+    """REINFORCE: all that stands in PPO's place is a baseline. The toll is part of an answer's reward."""
+
+    group = 1  # answers a prompt
+    passes, minibatches = 1, 1
+    faster = 4.0  # times PPO's learning rate: it takes an eighth of the steps
+
+    def __init__(
+        self,
+        profile: Profile,
+        tokenizer,
+        sft: Path,
+        reward: Path,
+        windows: np.ndarray | None = None,
+        verify: Verify | None = None,
+    ):
+        if processes.COUNT > 1:
+            raise CourseError("Methods beyond PPO train in one process. Start them without accelerate.")
+        settings = {"one_trunk": True, "ppo_epochs": self.passes, "minibatches": self.minibatches}
+        super().__init__(replace(profile, **settings), tokenizer, sft, reward, windows)
+        self.tokenizer, self.verify = tokenizer, verify
+
+    def rollout(self, prompts: list[list[int]], answers: Answers) -> list[list[Rollout]]:
+        """Minibatches of answers of like length, with advantages from what all answers got."""
+        lengths = [len(prompt) + len(tokens) for prompt, tokens in zip(prompts, answers.tokens)]
+        groups = by_length(lengths, self.minibatches)
+        numbers = [
+            [group[i : i + self.at_once] for i in range(0, len(group), self.at_once)]
+            for group in (groups[k] for k in self.shuffle.permutation(len(groups)))
+        ]
+        minibatches = [[self.score(prompts, answers, part) for part in parts] for parts in numbers]
+        if self.verify:
+            self.verified(prompts, answers, numbers, minibatches)
+        worth = torch.zeros(len(prompts), device=device())
+        for part, which in self._parts(minibatches, numbers):
+            worth[torch.as_tensor(which, device=worth.device)] = self.worth(part)
+        credit = self.advantages(worth.view(-1, self.group)).flatten()
+        for part, which in self._parts(minibatches, numbers):
+            part.advantages = credit[torch.as_tensor(which, device=credit.device)]
+        return minibatches
+
+    @staticmethod
+    def _parts(minibatches, numbers):
+        return ((part, which) for pair in zip(minibatches, numbers) for part, which in zip(*pair))
+
+    def verified(self, prompts, answers: Answers, numbers, minibatches) -> None:
+        """Puts rewards that `verify` gives in the place of the reward model's scores."""
+        texts = self.tokenizer.batch_decode(answers.tokens, skip_special_tokens=True)
+        given = torch.tensor(list(self.verify(prompts, [t.strip() for t in texts])), device=device())
+        if given.shape != (len(prompts),) or not torch.isfinite(given).all():
+            raise CourseError(
+                f"The reward function was asked about {len(prompts)} answers and gave {len(given)} rewards, "
+                f"{int(torch.isfinite(given).sum())} of them finite numbers. It has to give one for each."
+            )
+        for part, which in self._parts(minibatches, numbers):
+            part.scores = given[torch.as_tensor(which, device=given.device)].float()
+
+    def worth(self, part: Rollout) -> Tensor:
+        """What each answer is credited with: its score less the toll, β times its log-ratio to SFT."""
+        toll = ((part.logprobs - part.reference) * part.mask).sum(1)
+        return part.scores - self.profile.kl_coefficient * toll
+
+    def advantages(self, worth: Tensor) -> Tensor:
+        return worth - worth.mean()
+
+    def loss(self, logprobs: Tensor, part: Rollout) -> tuple[Tensor, Tensor]:
+        return sequence_loss(logprobs, part.logprobs, part.advantages, part.mask)
+
+    def step(self, minibatch: list[Rollout], rate: float) -> dict[str, float]:
+        """One step on a minibatch; what there is to log of it."""
+        self.optimizer.param_groups[0]["lr"] = rate * self.faster
+        self.optimizer.zero_grad()
+        count, logged = sum(len(part.scores) for part in minibatch), np.zeros(3)
+        for part in minibatch:
+            logprobs, _ = self.logprobs_and_values(part.packed)
+            loss, clipped = self.loss(logprobs, part)
+            share = len(part.scores) / count
+            (share * loss).backward()
+            moved = ((logprobs - part.logprobs) * part.mask).detach()
+            step_kl = (torch.expm1(moved) - moved).sum() / part.mask.sum().clamp(min=1)
+            logged += share * torch.stack([loss.detach(), clipped.detach(), step_kl]).cpu().numpy()
+        if self.windows is not None:
+            self.add_ptx()
+        norm = gradient_norm(self.policy_parameters)
+        if not torch.isfinite(norm):
+            raise Diverged(f"the gradient is not a number, at a learning rate of {rate * self.faster:.1e}")
+        torch.nn.utils.clip_grads_with_norm_(self.policy_parameters, LONGEST_GRADIENT, norm)
+        self.optimizer.step()
+        names = ("policy_loss", "clip_fraction", "step_kl")
+        return dict(zip(names, logged.tolist())) | {"gradient_norm": float(norm)}
+
+
+class Grouped(Reinforce):
+    """Several answers to each prompt, as many steps as PPO takes."""
+
+    passes, minibatches, faster = 2, 4, 1.0
+
+    def __init__(self, profile: Profile, *arguments, **named):
+        self.group = profile.group
+        if self.group < 2:
+            raise CourseError(
+                f"Answers to a prompt are compared with each other: group is 2 or more, not {self.group}."
+            )
+        if profile.episodes % self.group:
+            raise CourseError(
+                f"{profile.episodes} episodes an update are no whole number of groups of {self.group}. "
+                "Choose a group that divides them."
+            )
+        super().__init__(profile, *arguments, **named)
+
+
+class RLOO(Grouped):
+    """REINFORCE, leave one out: the others' mean is the baseline."""
+
+    def advantages(self, worth: Tensor) -> Tensor:
+        return leave_one_out(worth)
+
+
+class GRPO(Grouped):
+    """Group relative policy optimization."""
+
+    def worth(self, part: Rollout) -> Tensor:
+        return part.scores
+
+    def advantages(self, worth: Tensor) -> Tensor:
+        return group_normalised(worth)
+
+    def loss(self, logprobs: Tensor, part: Rollout) -> tuple[Tensor, Tensor]:
+        return group_loss(
+            logprobs, part.logprobs, part.reference, part.advantages, part.mask, self.profile.kl_coefficient
+        )
+
+
+class WithoutValue(Reinforce):
+    """PPO whose value model expects nothing: what a token is credited with is all that came after it."""
+
+    passes, minibatches, faster = 2, 4, 1.0
+
+    def rollout(self, prompts: list[list[int]], answers: Answers) -> list[list[Rollout]]:
+        minibatches = super().rollout(prompts, answers)
+        parts = [part for minibatch in minibatches for part in minibatch]
+        to_go = [part.rewards.flip(1).cumsum(1).flip(1) * part.mask for part in parts]
+        for part, whitened in zip(parts, whiten(to_go, [part.mask for part in parts])):
+            part.advantages = whitened
+        return minibatches
+
+    def loss(self, logprobs: Tensor, part: Rollout) -> tuple[Tensor, Tensor]:
+        return policy_loss(logprobs, part.logprobs, part.advantages, part.mask)
+
+
+GRADIENTS: dict[str, type[Reinforce]] = {
+    "reinforce": Reinforce,
+    "ppo_no_value": WithoutValue,
+    "rloo": RLOO,
+    "grpo": GRPO,
+}
+
+
+# -- without policy gradients ----------------------------------------------------------------------------
+def train_rejection(
+    profile: Profile,
+    tokenizer,
+    sft: Path,
+    reward: Path,
+    prompts: list[dict],
+    windows: np.ndarray,
+    folder: Path,
+    resume: Path,
+    live: Path | None = None,
+) -> None:
+    """Fine-tune the SFT model on the best of `best_of` samples to each prompt, by the reward model, and
+    write it into `folder` (rejection sampling, Touvron et al., 2023, section 3.2.3).
+    """
+    if profile.best_of < 1:
+        raise CourseError(
+            f"best_of is how many answers there are to choose from, 1 or more, not {profile.best_of}."
+        )
+    ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
+    asked = [prompt for prompt in ids for _ in range(profile.best_of)]
+    with Progress("rejection: sample answers", len(asked), live) as progress, autocast(profile):
+        limit, seed = profile.answer_tokens, profile.seed + 5
+        drawn = sample(load_gpt2(sft), tokenizer, asked, limit, 1.0, seed, progress=progress)
+    said = [(prompt, list(answer.tokens)) for prompt, answer in zip(asked, drawn)]
+    scores = rewards(load_scorer(reward), said, tokenizer.pad_token_id, profile)
+    finished = np.array([answer.ended and len(answer.tokens) > 1 for answer in drawn])
+    scores = np.where(finished, scores, NO_ANSWER).reshape(len(prompts), -1)
+    best = scores.argmax(1) + np.arange(len(prompts)) * profile.best_of
+    rows = [p | {"completion": drawn[i].text} for p, i in zip(prompts, best)]
+    fine_tune(profile, tokenizer, sft, rows, windows, folder, resume, live)
+
+
+def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dict]:
+    """Rows `prompt`, `chosen`, `rejected` as messages, TRL's conversational form: of each ranking at most
+    `each` of its pairs that are no ties, drawn by chance.
+    """
+    chance, rows = Random(f"pairs:{seed}"), []
+    for row in rankings:
+        ranked = sorted(zip(row["ranks"], row["answers"]))
+        strict = [(a, b) for (i, a), (j, b) in combinations(ranked, 2) if i < j]
+        for better, worse in chance.sample(strict, min(each, len(strict))):
+            said = [[{"role": "assistant", "content": text}] for text in (better, worse)]
+            rows.append({"prompt": row["messages"], "chosen": said[0], "rejected": said[1]})
+    if not rows:
+        raise CourseError(
+            f"Of {len(rankings)} rankings none has two answers of which one is better: there is nothing "
+            "that DPO could learn."
+        )
+    return rows
+
+
+def train_dpo(
+    profile: Profile, tokenizer, sft: Path, rankings: list[dict], folder: Path, live: Path | None = None
+) -> None:
+    """Train a policy on pairs of rankings with TRL's DPOTrainer and write it into `folder`.
+
+    The reference is passed in: without one, the trainer would load it anew from where the model came from.
+    """
+    torch.manual_seed(profile.seed)
+    model, reference = load_gpt2(sft), load_gpt2(sft).requires_grad_(False)
+    data = Dataset.from_list(preference_pairs(rankings, profile.dpo_pairs, profile.seed))
+    arguments = DPOConfig(
+        **training_arguments(
+            profile,
+            folder.parent / f".{folder.name}.trainer",
+            rows=profile.dpo_batch,
+            num_train_epochs=1,
+            learning_rate=profile.dpo_rate,
+            max_length=profile.context,
+            beta=profile.dpo_beta,
+            gradient_checkpointing=False,
+        )
+    )
+    trainer = DPOTrainer(
+        model.train(), reference, args=arguments, train_dataset=data, processing_class=tokenizer
+    )
+    rows = run_trainer(trainer, "dpo", live)
+    save_model(model, folder, tokenizer)
+    write_jsonl(folder / "metrics.jsonl", rows)

@@ -10,9 +10,8 @@ Each token of an answer is an action. One update, in this order:
     6. step       a few epochs of clipped steps, policy and value          (Schulman et al. 2017, eq. 7 and 9)
                   plus γ times the gradient of the pretraining loss        (InstructGPT, eq. 2: PPO-ptx)
 
-Runs, checkpoints and the live picture are in `ppo_run`, what is logged in `ppo_log`.
-
-Left out of the paper: an adaptive KL coefficient and an exponential average of weights.
+Runs, checkpoints and the live picture are in `ppo_run`, what is logged in `ppo_log`. Left out of the paper:
+an exponential average of weights.
 """
 
 from collections.abc import Sequence
@@ -38,8 +37,7 @@ from rlhf_utils.training.ppo_log import Diverged, StepLog, gradient_norm, summar
 from rlhf_utils.training.reward import normalised
 
 CLIP, LONGEST_GRADIENT = 0.2, 1.0  # the former of the ratio, and of the value's change
-# Weight of the value's loss beside the policy's where they share a trunk. Apart, each has its own optimizer,
-# and Adam divides by the size of the gradient: then it only decides when that is clipped.
+# Weight of the value's loss where trunks are shared; apart, Adam divides by it, and it only moves clipping.
 VALUE_COEFFICIENT = 0.1
 GAMMA, LAMBDA = 1.0, 0.95
 # Nats a token from the policy that wrote the answers: further on, these say little about the policy as it is.

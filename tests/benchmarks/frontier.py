@@ -39,13 +39,8 @@ TIMES = (0.5, 1.0, 2.0)  # the learning rate
 # method → variants, as settings that differ from the profile
 VARIANTS: dict[str, list[dict]] = {
     **{name: [{"ppo_rate": t} for t in TIMES] for name in ("reinforce", "ppo_no_value", "rloo", "grpo")},
-    "dpo": [
-        {"dpo_rate": 1.0, "dpo_beta": 0.1},
-        {"dpo_rate": 3.0, "dpo_beta": 0.1},
-        {"dpo_rate": 1.0, "dpo_beta": 0.03},
-        {"dpo_rate": 1.0, "dpo_beta": 0.3},
-    ],
-    "rejection": [{"best_of": n} for n in (4, 8, 16)],
+    "dpo": [{"dpo_beta": 0.1}, {"dpo_beta": 0.3}],
+    "rejection": [{}],
     # On prompts whose answers can be checked: the reward model, or the check itself.
     "grpo, checked": [{}],
     "rloo, checked": [{}],

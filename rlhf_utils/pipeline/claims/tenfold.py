@@ -25,8 +25,6 @@ from rlhf_utils.world.judge import Judge
 WINS, GOLD, LOSS = "wins of those decided, greedy", "gold, greedy", "loss of a token of documents, nats"
 WIDER = 2.625  # and twice as deep: 11.5 million weights beside 1.06
 TIMES = 10.8
-# Windows a step, times the course's, and the learning rate that is best with them on held-out documents.
-MORE, RATE = 2, 1 / 2.625
 # Fine-tuning, rewards and PPO together take about as much computing as pretraining.
 EQUAL = 2 / TIMES
 BARE_NAME, PROMPTED, TUNED, SHORT = (
@@ -38,15 +36,12 @@ BARE_NAME, PROMPTED, TUNED, SHORT = (
 
 
 def larger(profile: Profile) -> dict:
-    """What differs from the profile. With as few tokens as the course's model reads, so large a one
-    stays behind it, and would be a straw man.
-    """
+    """What differs from the profile; the learning rate goes with one over the width."""
     return {
         "layers": 2 * profile.layers,
         "width": int(WIDER * profile.width),
         "heads": 2 * profile.heads,
-        "pretrain_batch": MORE * profile.pretrain_batch,
-        "pretrain_rate": profile.pretrain_rate * RATE,
+        "pretrain_rate": profile.pretrain_rate / WIDER,
     }
 
 
@@ -64,12 +59,7 @@ def rivals(bench: Bench) -> dict:
     if kept.is_file():
         return json.loads(kept.read_text("utf-8"))
     steps = max(round(EQUAL * first.profile.pretrain_steps), 1)
-    short = base_model(
-        first,
-        "ten-times-short",
-        windows,
-        **larger(profile) | {"pretrain_steps": steps, "pretrain_batch": profile.pretrain_batch},
-    )
+    short = base_model(first, "ten-times-short", windows, pretrain_steps=steps, **larger(profile))
     demonstrations = first.store.prompts("demonstrations")
     tuned = sft_model(first, demonstrations, large, sft_rate=first.profile.sft_rate / 2)
     asked, tuning = first.store.prompts("test"), first.store.prompts("validation")
@@ -118,7 +108,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "One larger model, of the first run's documents, as many steps as the course's and more tokens in each, "
-    "since with as many it stayed behind the smaller one; with each run's PPO-ptx. "
+    "One larger model, of the first run's documents, as many steps as the course's; with each run's PPO-ptx. "
     "The form of its prompt is the best of thirteen on validation prompts.",
 )

@@ -1,0 +1,251 @@
+"""Methods beyond PPO: their pieces by hand and against TRL's trainers, and what each refuses."""
+
+import math
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.artifacts.lineage import BEYOND, descendants
+from rlhf_utils.environment import CourseError
+from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.language.packing import pack
+from rlhf_utils.language.scoring import answer_logprobs
+from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
+from rlhf_utils.pipeline.stages import ensure
+from rlhf_utils.training.beyond import (
+    GRADIENTS,
+    GRPO,
+    RLOO,
+    Reinforce,
+    WithoutValue,
+    dpo_loss,
+    group_loss,
+    group_normalised,
+    leave_one_out,
+    preference_pairs,
+    sequence_loss,
+    train_rejection,
+)
+from rlhf_utils.training.ppo_run import train_ppo
+
+REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
+
+
+def test_the_baseline_leaves_an_answer_out():
+    assert leave_one_out(REWARDS)[0].tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+    assert leave_one_out(REWARDS)[1].tolist() == [0, 0, 0, 0]
+
+
+def test_a_group_is_measured_in_its_own_deviations():
+    # Mean ¼ and, of four, a deviation of ½.
+    assert group_normalised(REWARDS)[0].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)
+    assert group_normalised(100 * REWARDS)[0].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)
+    assert group_normalised(REWARDS)[1].tolist() == [0, 0, 0, 0]  # all alike: nothing to learn, and no NaN
+
+
+def test_at_ratio_one_the_gradient_is_that_of_reinforce():
+    logprobs = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    advantages = torch.tensor([1.0, -2.0, 0.5])
+    sequence_loss(logprobs, logprobs.detach(), advantages, mask)[0].backward()
+    assert torch.allclose(logprobs.grad, -advantages[:, None] * mask / 3)
+
+
+def test_a_token_of_a_long_answer_counts_less_with_grpo():
+    logprobs = torch.zeros(2, 4, requires_grad=True)
+    mask = torch.tensor([[1.0, 1, 1, 1], [1, 0, 0, 0]])
+    zero = torch.zeros(2, 4)
+    group_loss(logprobs, zero, zero, torch.ones(2), mask, beta=0.0)[0].backward()
+    assert logprobs.grad[0].tolist() == pytest.approx([-1 / 8] * 4) and logprobs.grad[1, 0] == -1 / 2
+
+
+def test_dpo_starts_at_log_two_and_asks_for_less_the_surer_it_is():
+    at_start = dpo_loss(*(torch.tensor([-3.0]), torch.tensor([-5.0])) * 2, beta=0.1)
+    assert at_start.item() == pytest.approx(math.log(2))
+    farther = dpo_loss(
+        torch.tensor([-2.0]), torch.tensor([-6.0]), torch.tensor([-3.0]), torch.tensor([-5.0]), 0.1
+    )
+    assert farther.item() == pytest.approx(math.log(1 + math.exp(-0.2)))
+
+
+# -- TRL's trainers on a prompt with four answers ------------------------------------------------------------
+@pytest.fixture(scope="module")
+def four(tiny):
+    """A prompt with four answers, as packed and padded as TRL has them, and what two models say of them."""
+    tokenizer, policy = tiny.tokenizer(), tiny.model("ppo").eval()
+    sft = tiny.model("sft").eval()
+    prompt = prompt_ids(tokenizer, [{"role": "user", "content": "What do cows eat?"}], 40)
+    answers = [
+        answer_ids(tokenizer, text, 24) for text in ("Grass.", "Cows eat grass.", "No.", "Fish, I think.")
+    ]
+    packed = pack([(prompt, [answer]) for answer in answers], tokenizer.pad_token_id)
+    with torch.no_grad():
+        now, old = (answer_logprobs(m, packed, tokenizer.pad_token_id) for m in (policy, sft))
+    width = max(map(len, answers))
+    ids = torch.tensor([a + [tokenizer.pad_token_id] * (width - len(a)) for a in answers])
+    mask = torch.tensor([[1] * len(a) + [0] * (width - len(a)) for a in answers])
+    inputs = {
+        "prompt_ids": torch.tensor([prompt] * 4),
+        "prompt_mask": torch.ones(4, len(prompt), dtype=torch.long),
+        "completion_ids": ids,
+        "completion_mask": mask,
+    }
+    return policy, tokenizer, packed, now, old, inputs
+
+
+def trainer(kind, config, four, tmp_path, **settings):
+    policy, tokenizer = four[:2]
+    arguments = config(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", num_generations=4,
+        per_device_train_batch_size=4, gradient_checkpointing=False, max_completion_length=24, **settings,
+    )  # fmt: skip
+    return kind(
+        policy,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=arguments,
+        train_dataset=Dataset.from_dict({"prompt": ["What do cows eat?"] * 4}),
+        processing_class=tokenizer,
+    )
+
+
+def test_the_loss_of_rloo_is_that_of_trl(four, tmp_path):
+    policy, _, packed, now, old, inputs = four
+    advantages = leave_one_out(torch.tensor([[0.3, 1.0, -0.5, -0.2]])).flatten()
+    theirs = trainer(RLOOTrainer, RLOOConfig, four, tmp_path)
+    given = inputs | {"old_logps": old.sum(1), "advantages": advantages}
+    found = theirs._compute_loss(policy, given)
+    assert sequence_loss(now, old, advantages, packed.mask)[0].item() == pytest.approx(found.item(), abs=1e-4)
+
+
+def test_the_loss_of_grpo_is_that_of_trl(four, tmp_path):
+    policy, _, packed, now, old, inputs = four
+    advantages = group_normalised(torch.tensor([[0.3, 1.0, -0.5, -0.2]])).flatten()
+    theirs = trainer(GRPOTrainer, GRPOConfig, four, tmp_path, loss_type="grpo", beta=0.06)
+    theirs.current_gradient_accumulation_steps = 1
+    padded = torch.nn.functional.pad(old, (0, inputs["completion_ids"].shape[1] - old.shape[1]))
+    given = inputs | {"old_per_token_logps": padded, "ref_per_token_logps": padded, "advantages": advantages}
+    found = theirs._compute_loss(policy, given)
+    ours = group_loss(now, old, old, advantages, packed.mask, 0.06)[0]
+    assert ours.item() == pytest.approx(found.item(), abs=1e-4)
+
+
+def test_the_loss_of_dpo_and_its_tokens_are_those_of_trl(four, tiny, tmp_path):
+    policy, tokenizer, _, now, old, _ = four
+    messages = [{"role": "user", "content": "What do cows eat?"}]
+    ranking = {"messages": messages, "answers": ["Cows eat grass.", "No."], "ranks": [1, 2]}
+    arguments = DPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
+        beta=0.3, per_device_train_batch_size=1, max_length=tiny.profile.context,
+    )  # fmt: skip
+    rows = Dataset.from_list(preference_pairs([ranking], 4))
+    reference = load_gpt2(tiny.folder("sft"))
+    theirs = DPOTrainer(policy, reference, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    row = theirs.train_dataset[0]
+    assert row["prompt_ids"] == prompt_ids(tokenizer, messages, 40)
+    assert row["chosen_ids"] == answer_ids(tokenizer, "Cows eat grass.", 24)
+    found = theirs.compute_loss(policy, theirs.data_collator([row]))
+    ours = dpo_loss(now[1:2].sum(1), now[2:3].sum(1), old[1:2].sum(1), old[2:3].sum(1), 0.3)
+    assert ours.item() == pytest.approx(found.item(), abs=1e-4)
+
+
+# -- whole methods -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stage", BEYOND)
+def test_each_method_is_a_stage(stage, tiny, tmp_path, monkeypatch):
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store = ensure(stage, tiny.profile, say=lambda text: None)
+    before, after = (dict(store.model(name).named_parameters()) for name in ("sft", stage))
+    assert any((before[name] != weight).any() for name, weight in after.items())
+    assert read_jsonl(store.folder(stage) / "metrics.jsonl")
+    assert stage in descendants("sft")  # another SFT model makes it anew
+
+
+@pytest.mark.parametrize("learner", GRADIENTS.values())
+def test_a_first_step_is_taken_where_the_answers_were_drawn(learner, tiny):
+    profile = tiny.profile
+    tokenizer = tiny.tokenizer()
+    own = learner(profile, tokenizer, tiny.folder("sft"), tiny.folder("reward"))
+    rows = tiny.prompts("ppo")[: profile.episodes // own.group]
+    prompts = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in rows]
+    answers = own.sample([p for p in prompts for _ in range(own.group)])
+    minibatches = own.rollout([p for p in prompts for _ in range(own.group)], answers)
+    logged = own.step(minibatches[0], profile.ppo_rate)
+    assert logged["step_kl"] == pytest.approx(0, abs=1e-6) and logged["clip_fraction"] == 0
+    credit = torch.cat([part.advantages.flatten() for m in minibatches for part in m])
+    assert credit.sum().abs() < 1e-3 * max(
+        credit.abs().sum(), 1
+    )  # what is above the baseline is also below it
+    assert own.value is None
+
+
+def test_a_check_stands_in_for_the_reward_model(tiny):
+    asked = []
+
+    def verify(prompts, answers):
+        asked.extend(answers)
+        return [float(i % 4 == 0) for i in range(len(answers))]
+
+    profile, tokenizer = tiny.profile, tiny.tokenizer()
+    own = RLOO(profile, tokenizer, tiny.folder("sft"), tiny.folder("reward"), verify=verify)
+    prompts = [prompt_ids(tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")[:4] for _ in range(4)]
+    logged, _ = own.update(prompts, profile.ppo_rate)
+    assert len(asked) == 16 and logged["reward"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("given", [[1.0], [float("nan")] * 16, [1.0] * 17])
+def test_a_reward_function_has_to_give_one_number_an_answer(given, tiny):
+    tokenizer = tiny.tokenizer()
+    own = GRPO(
+        tiny.profile,
+        tokenizer,
+        tiny.folder("sft"),
+        tiny.folder("reward"),
+        verify=lambda prompts, answers: given,
+    )
+    prompts = [prompt_ids(tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")[:4] for _ in range(4)]
+    with pytest.raises(CourseError, match="asked about 16 answers"):
+        own.update(prompts, 1e-4)
+
+
+@pytest.mark.parametrize("group, said", [(1, "2 or more"), (3, "no whole number of groups")])
+def test_groups_that_do_not_fit_are_refused(group, said, tiny):
+    profile = replace(tiny.profile, group=group)
+    with pytest.raises(CourseError, match=said):
+        RLOO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"))
+
+
+def test_what_cannot_be_learned_from_is_refused(tiny, tmp_path):
+    tied = {"messages": [{"role": "user", "content": "?"}], "answers": ["a", "b"], "ranks": [1, 1]}
+    with pytest.raises(CourseError, match="none has two answers of which one is better"):
+        preference_pairs([tied], 4)
+    ranked = tied | {"answers": ["a", "b", "c"], "ranks": [2, 1, 1]}
+    pairs = [(r["chosen"][0]["content"], r["rejected"][0]["content"]) for r in preference_pairs([ranked], 9)]
+    assert sorted(pairs) == [("b", "a"), ("c", "a")]
+    none = replace(tiny.profile, best_of=0)
+    paths = tiny.folder("sft"), tiny.folder("reward")
+    with pytest.raises(CourseError, match="1 or more, not 0"):
+        train_rejection(none, tiny.tokenizer(), *paths, [], tiny.windows(), tmp_path, tmp_path / "resume")
+
+
+def test_a_run_draws_whole_groups(tiny, tmp_path):
+    profile, tokenizer = replace(tiny.profile, ppo_updates=1), tiny.tokenizer()
+    prompts = [prompt_ids(tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")]
+    asked = []
+
+    def gold(chosen, answers):
+        asked.append(chosen)
+        return 0.0
+
+    (tmp_path / "made").mkdir()
+    for learner in (partial(RLOO), Reinforce, WithoutValue):
+        train_ppo(
+            profile, tokenizer, tiny.folder("sft"), tiny.folder("reward"), prompts, None, tmp_path / "made",
+            tmp_path / "resume", gold=gold, method=learner,
+        )  # fmt: skip
+    assert [len(set(chosen)) for chosen in asked] == [4, 16, 16] and len(asked[0]) == profile.episodes

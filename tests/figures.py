@@ -462,11 +462,41 @@ def window() -> str:
     return svg(880, 140, told, *parts)
 
 
+def ways() -> str:
+    parts = [
+        box(8, 78, 116, 56, "rankings", "of SFT's answers", fill=PINK),
+        arrow(126, 92, 68, -34),
+        arrow(126, 122, 68, 70),
+        box(200, 30, 132, 52, "reward model", fill=YELLOW),
+        arrow(334, 44, 86, -16),
+        arrow(334, 56, 86, 0),
+        arrow(334, 68, 86, 44),
+        box(426, 4, 150, 42, "choose", "best of n", fill=GROUND),
+        box(426, 52, 150, 42, "imitate the best", "rejection sampling", fill=BLUE),
+        box(426, 100, 150, 56, "policy gradients", "REINFORCE, RLOO,", "GRPO, PPO", fill=BLUE),
+        box(200, 176, 376, 42, "DPO", "straight into the policy, without a reward model", fill=BLUE),
+        arrow(578, 25, 66),
+        arrow(578, 73, 66),
+        arrow(578, 128, 66),
+        arrow(578, 197, 66),
+        text(652, 30, "no new model: n answers each time", 12, GREY, "start"),
+        text(652, 78, "SFT once more, on its own winners", 12, GREY, "start"),
+        text(652, 133, "draw, score, step, again and again", 12, GREY, "start"),
+        text(652, 202, "one training, nothing is drawn", 12, GREY, "start"),
+    ]
+    told = (
+        "From rankings to a better model. By a reward model: choose the best of n answers; or fine-tune on "
+        "the best ones; or policy gradients (REINFORCE, RLOO, GRPO, PPO), which draw again and again. "
+        "Or DPO, straight from the rankings into the policy."
+    )
+    return svg(860, 226, told, *parts)
+
+
 def figures() -> dict[str, str]:
     """All drawn figures, by the names of their files."""
     made = {f"where_{number}": where(number) for number in ("00", *dict(STAGES))}
     first = (datasets, lineage, template, shift, attention, block, labels, lora, noise, kwise)
-    drawn = (*first, game, four_models, resample, window)
+    drawn = (*first, game, four_models, resample, window, ways)
     return made | {draw.__name__: draw() for draw in drawn}
 
 

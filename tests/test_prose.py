@@ -119,6 +119,11 @@ GIVEN = {
     "about 1.5 times as fast": "tests/benchmarks/speed.py",
     "2,000 times": "rlhf_utils.evaluation.statistics.DRAWS",
     "95 %": "the intervals of the course",
+    "β = 0.6, 0.2, 0.06 (the course's), 0.02": "rlhf_utils.pipeline.claims.penalty.PENALTIES",
+    "0.06 and 0.2 give as much": "the same",
+    "with 0.02 the policy goes": "the same",
+    "from 0 to 0.25": "rlhf_utils.pipeline.claims.tax.WEIGHTS",
+    "of 1.3 billion weights": "InstructGPT, section 4.1",
     # Data of others that the project does not contain: measured by the commands that stand there.
     "2.2 MB of text, 2,299 pairs": "hh-rlhf's harmless-base test set",
     "5.3 GB": "a run on those pairs",

@@ -33,6 +33,7 @@ WORK = {
     "07": {"ppo": 18, "ppo_ptx": 28, "cells": 7},
     "08": {"evaluate": 25, "cells": 4},
     "09": {"cells": 5},
+    "10": {"cells": 14},
     "11": {"cells": 2},
 }
 

@@ -189,11 +189,14 @@ def run(bench: Bench, method: str, number: int) -> None:
 
 def pooled(profile, seeds: list[int], method: str, number: int) -> dict[str, dict]:
     """metric → value and interval over the seeds."""
-    by_metric: dict[str, list[dict]] = {}
-    for seed in seeds:
-        for row in json.loads(kept_file(replace(profile, seed=seed), method, number).read_text("utf-8")):
-            by_metric.setdefault(row["metric"], []).append(row)
-    return {metric: over_seeds(rows) for metric, rows in by_metric.items()}
+    found = [values(replace(profile, seed=seed), method, number) for seed in seeds]
+    return {metric: over_seeds([rows[metric] for rows in found]) for metric in found[0]}
+
+
+def values(profile, method: str, number: int) -> dict[str, dict]:
+    """metric → what was measured of a variant in one run."""
+    rows = json.loads(kept_file(profile, method, number).read_text("utf-8"))
+    return {row["metric"]: row for row in rows}
 
 
 def summary(profile, seeds: list[int]) -> dict:
@@ -202,8 +205,10 @@ def summary(profile, seeds: list[int]) -> dict:
     for method, variants in VARIANTS.items():
         found = [pooled(profile, seeds, method, number) for number in range(len(variants))]
         best = max(range(len(variants)), key=lambda number: found[number][TUNED]["value"])
+        by_seed = [values(replace(profile, seed=seed), method, best)[GOLD] for seed in seeds]
         methods[method] = {
             "settings": variants[best],
+            "gold by seed": [round(row["value"], 4) for row in by_seed],
             "figures": {metric: rounded(row) for metric, row in found[best].items()},
             "variants": [
                 {"settings": settings, "gold": rounded(row[TUNED])} for settings, row in zip(variants, found)

@@ -1,12 +1,15 @@
 """Checks of the exercises: each calls the reader's own function; see `checking`."""
 
 from rlhf_utils.course.checks.later import (
+    divergence_of_best,
+    dpo_loss,
     drawn_differences,
     equal_length,
     fit_conversation,
     given_back,
     interval_of,
     largest_microbatch,
+    leave_one_out,
     nucleus,
     remembered,
     win_rate,
@@ -97,5 +100,8 @@ __all__ = [
     "fit_conversation",
     "nucleus",
     "remembered",
+    "dpo_loss",
+    "leave_one_out",
+    "divergence_of_best",
     "largest_microbatch",
 ]

@@ -93,6 +93,7 @@ class Profile:
     # beyond PPO
     group: int = 4  # answers a prompt, of RLOO and GRPO
     best_of: int = 8  # samples a prompt of rejection sampling; the best by the reward model is kept
+    rejection_epochs: int = 2  # over the best answers
     dpo_pairs: int = 4  # at most, of each ranking
     dpo_batch: int = 32  # pairs
     dpo_rate: float = 1e-4

@@ -113,6 +113,7 @@ GIVEN = {
     "2.5 and 97.5 hundredths": "the bounds of a middle 95 %",
     "with p = 0.9 would keep": "the number in the cell below it",
     "0.95 is between": "the same λ",
+    "between 0.8 and 1.2": "PPO's clip, Schulman et al. (2017)",
     "1 ± 0.2": "PPO's clip, Schulman et al. (2017)",
     "has 0.1 of it": "GPT-2's configuration, attn_pdrop",
     "values 0.5, 0.8 and 1.2": "the numbers of the example beside it",

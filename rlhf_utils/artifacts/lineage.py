@@ -35,7 +35,7 @@ SETTINGS = {
     "ppo": PPO,
     "ppo_ptx": (*PPO, *PTX),
     "evaluate": ("samples",),
-    "rejection": ("best_of", "sft_epochs", "sft_batch", "sft_rate", "sft_mix"),
+    "rejection": ("best_of", "rejection_epochs", "sft_batch", "sft_rate", "sft_mix"),
     "dpo": ("dpo_pairs", "dpo_batch", "dpo_rate", "dpo_beta"),
     "reinforce": PPO,
     "ppo_no_value": PPO,

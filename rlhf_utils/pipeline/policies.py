@@ -1,5 +1,6 @@
 """The stages whose models are trained to please: PPO, PPO-ptx, and other methods on the same rankings."""
 
+from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.tokenizer import prompt_ids
@@ -45,6 +46,8 @@ def make_beyond(profile: Profile, store: Store, folder, stage: str) -> None:
 
     if profile.lora:
         raise CourseError(f"{stage} trains all weights. Leave --lora away.")
+    if processes.COUNT > 1:
+        raise CourseError(f"{stage} trains in one process. Start it without accelerate.")
     tokenizer, sft = store.tokenizer(), store.folder("sft")
     if stage == "dpo":
         train_dpo(profile, tokenizer, sft, store.rankings(), folder, store.root)

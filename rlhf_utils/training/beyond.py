@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from trl import DPOConfig, DPOTrainer
 
-from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import CourseError
@@ -122,8 +121,6 @@ class Reinforce(PPO):
         windows: np.ndarray | None = None,
         verify: Verify | None = None,
     ):
-        if processes.COUNT > 1:
-            raise CourseError("Methods beyond PPO train in one process. Start them without accelerate.")
         settings = {"one_trunk": True, "ppo_epochs": self.passes, "minibatches": self.minibatches}
         super().__init__(replace(profile, **settings), tokenizer, sft, reward, windows)
         self.tokenizer, self.verify = tokenizer, verify
@@ -294,7 +291,8 @@ def train_rejection(
     scores = np.where(finished, scores, NO_ANSWER).reshape(len(prompts), -1)
     best = scores.argmax(1) + np.arange(len(prompts)) * profile.best_of
     rows = [p | {"completion": drawn[i].text} for p, i in zip(prompts, best)]
-    fine_tune(profile, tokenizer, sft, rows, windows, folder, resume, live)
+    own = replace(profile, sft_epochs=profile.rejection_epochs)
+    fine_tune(own, tokenizer, sft, rows, windows, folder, resume, live)
 
 
 def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dict]:

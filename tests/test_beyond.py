@@ -34,6 +34,7 @@ from rlhf_utils.training.beyond import (
 )
 from rlhf_utils.training.ppo_run import train_ppo
 
+PAPER = {"use_bias_correction_kl": False}  # TRL weighs the KL term by the ratio, by default
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
 
 
@@ -123,16 +124,21 @@ def test_the_loss_of_rloo_is_that_of_trl(four, tmp_path):
     assert sequence_loss(now, old, advantages, packed.mask)[0].item() == pytest.approx(found.item(), abs=1e-4)
 
 
-def test_the_loss_of_grpo_is_that_of_trl(four, tmp_path):
+def test_the_loss_of_grpo_is_that_of_trl(four, tmp_path, monkeypatch):
     policy, _, packed, now, old, inputs = four
     advantages = group_normalised(torch.tensor([[0.3, 1.0, -0.5, -0.2]])).flatten()
-    theirs = trainer(GRPOTrainer, GRPOConfig, four, tmp_path, loss_type="grpo", beta=0.06)
+    theirs = trainer(GRPOTrainer, GRPOConfig, four, tmp_path, loss_type="grpo", beta=10.0, **PAPER)
     theirs.current_gradient_accumulation_steps = 1
-    padded = torch.nn.functional.pad(old, (0, inputs["completion_ids"].shape[1] - old.shape[1]))
+    # Its probabilities count <pad>, which is never drawn, and ours do not: so it gets ours.
+    width = inputs["completion_ids"].shape[1]
+    now_padded, padded = (torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (now, old))
+    monkeypatch.setattr(
+        theirs, "_get_per_token_logps_and_entropies", lambda *_, **__: (now_padded, 0 * now_padded, None)
+    )
     given = inputs | {"old_per_token_logps": padded, "ref_per_token_logps": padded, "advantages": advantages}
     found = theirs._compute_loss(policy, given)
-    ours = group_loss(now, old, old, advantages, packed.mask, 0.06)[0]
-    assert ours.item() == pytest.approx(found.item(), abs=1e-4)
+    ours = group_loss(now, old, old, advantages, packed.mask, 10.0)[0]  # so that KL weighs something
+    assert ours.item() == pytest.approx(found.item(), abs=1e-6)
 
 
 def test_the_loss_of_dpo_and_its_tokens_are_those_of_trl(four, tiny, tmp_path):
@@ -182,6 +188,31 @@ def test_a_first_step_is_taken_where_the_answers_were_drawn(learner, tiny):
         credit.abs().sum(), 1
     )  # what is above the baseline is also below it
     assert own.value is None
+
+
+@pytest.mark.parametrize("learner", [RLOO, WithoutValue])
+def test_each_answer_gets_the_credit_that_is_its_own(learner, tiny):
+    """Rewards by place among the four answers to a prompt, and minibatches in parts of three."""
+    profile, tokenizer = tiny.profile, tiny.tokenizer()
+    own = learner(
+        profile, tokenizer, tiny.folder("sft"), tiny.folder("reward"),
+        verify=lambda prompts, answers: [float(i % 4) for i in range(len(answers))],
+    )  # fmt: skip
+    own.at_once = 3
+    prompts = [prompt_ids(tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")[:4] for _ in range(4)]
+    answers = own.sample(prompts)
+    parts = [part for minibatch in own.rollout(prompts, answers) for part in minibatch]
+    assert max(len(part.scores) for part in parts) <= 3
+    for part in parts:
+        for i, tokens in enumerate(part.packed.answers()):
+            places = {place % 4 for place, drawn in enumerate(answers.tokens) if drawn == tokens}
+            assert int(part.scores[i]) in places
+            if learner is RLOO:  # at the start nothing is tolled, so 0, 1, 2, 3 less the mean of the others
+                assert part.advantages[i].item() == pytest.approx(
+                    (int(part.scores[i]) - 1.5) * 4 / 3, abs=1e-4
+                )
+            else:  # the reward falls on the last token, and all of the answer comes before it
+                assert part.rewards[i].sum().item() == pytest.approx(part.scores[i].item(), abs=1e-4)
 
 
 def test_a_check_stands_in_for_the_reward_model(tiny):

@@ -22,6 +22,7 @@ PPO = (
     "one_trunk",
     "lora",
 )
+GRADIENTS = ("ppo_updates", "episodes", "ppo_rate", "kl_coefficient", "ppo_temperature")
 PTX = ("ptx_coefficient", "ptx_windows")
 # Which settings decide what a stage makes; other settings may change without a new artifact.
 SETTINGS = {
@@ -37,10 +38,10 @@ SETTINGS = {
     "evaluate": ("samples",),
     "rejection": ("best_of", "rejection_epochs", "sft_batch", "sft_rate", "sft_mix"),
     "dpo": ("dpo_pairs", "dpo_batch", "dpo_rate", "dpo_beta"),
-    "reinforce": PPO,
-    "ppo_no_value": PPO,
-    "rloo": (*PPO, "group"),
-    "grpo": (*PPO, "group"),
+    "reinforce": GRADIENTS,
+    "ppo_no_value": GRADIENTS,
+    "rloo": (*GRADIENTS, "group"),
+    "grpo": (*GRADIENTS, "group"),
     "taste": ("guideline",),
     "taste_reward": ("own_weight",),
     "taste_ppo": (*PPO, *PTX),

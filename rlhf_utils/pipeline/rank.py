@@ -136,12 +136,13 @@ def rank_answers(
     validation: list[dict],
     folder: Path,
     live: Path | None = None,
+    noise: float | None = None,
 ) -> None:
     """Write `rankings.jsonl` (training labelers); of validation prompts `heldout_prompts.jsonl` (the same
     labelers) and `heldout_labelers.jsonl` (others).
 
     A row has `messages`, `answers`, `ranks` (1 is best, equal ranks are ties) and `labeler`. The noise
-    of the labelers is set so that two of them agree as often as InstructGPT's did.
+    of the labelers, if it is not given, is set so that two of them agree as often as InstructGPT's did.
     """
     model = load_gpt2(sft)
     everything = prompts + validation
@@ -151,7 +152,7 @@ def rank_answers(
     training = [w for w in crowd if not w.held_out]
     others = [w for w in crowd if w.held_out]
     scores = [[judge.score(p, a) for a in row] for p, row in zip(everything, answers)]
-    noise = calibrate_noise(training, scores, profile.seed)
+    noise = noise or calibrate_noise(training, scores, profile.seed)
     rng = np.random.default_rng(profile.seed)
 
     def rows(index: range, who: list) -> list[dict]:

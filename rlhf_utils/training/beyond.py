@@ -3,15 +3,15 @@
 From the reward model, without a value model; several answers to a prompt are each other's yardstick:
 
     reinforce      one step an update; the baseline is the mean of the batch          (Williams, 1992)
-    ppo_no_value   PPO whose advantages are rewards to go, less their mean            (GAE, λ = 1, V = 0)
+    ppo_no_value   PPO whose advantages are rewards to go, whitened                   (GAE, λ = 1, V = 0)
     rloo           the baseline is the mean of the *other* answers to the prompt       (Ahmadian et al., 2024)
     grpo           advantages in standard deviations of the group, KL in the loss      (Shao et al., 2024)
 
 Without policy gradients: `rejection` fine-tunes on the best of n samples by the reward model, `dpo` trains on
 the rankings themselves, without a reward model (Rafailov et al., 2023).
 
-Losses equal those of TRL's RLOOTrainer, GRPOTrainer and DPOTrainer. Left out: what only large models need
-(generation by a server, several processes), and a separate rate of the clipping above and below.
+Losses equal those of TRL's RLOOTrainer, GRPOTrainer (as in the paper: loss_type="grpo", and no correction of
+the KL term by the ratio, which is its default) and DPOTrainer. Left out: what only large models need.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ from rlhf_utils.language.sampling import Answers, sample
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.masked import whiten
-from rlhf_utils.training.ppo import CLIP, LONGEST_GRADIENT, PPO, Rollout, policy_loss
+from rlhf_utils.training.ppo import CLIP, LONGEST_GRADIENT, PPO, Rollout, policy_loss, token_rewards
 from rlhf_utils.training.ppo_log import Diverged, gradient_norm
 from rlhf_utils.training.reward import NO_ANSWER, rewards
 from rlhf_utils.training.sft import fine_tune
@@ -50,7 +50,7 @@ Verify = Callable[[list[list[int]], list[str]], Sequence[float]]  # prompts as t
 def leave_one_out(rewards: Tensor) -> Tensor:
     """Advantages by RLOO, of rewards (prompts, answers): each less the mean of the others to its prompt.
 
-    An answer is not in its own baseline: else it would be praised for a part of itself.
+    An answer is not in its own baseline: else a part of its praise would be taken back.
     [1, 0, 0] → [1, −½, −½].
     """
     count = rewards.shape[1]
@@ -110,6 +110,7 @@ class Reinforce(PPO):
 
     group = 1  # answers a prompt
     passes, minibatches = 1, 1
+    by_tokens = False  # whether the loss is a mean over tokens, else over answers
     faster = 4.0  # times PPO's learning rate: it takes an eighth of the steps
 
     def __init__(
@@ -149,7 +150,7 @@ class Reinforce(PPO):
         return ((part, which) for pair in zip(minibatches, numbers) for part, which in zip(*pair))
 
     def verified(self, prompts, answers: Answers, numbers, minibatches) -> None:
-        """Puts rewards that `verify` gives in the place of the reward model's scores."""
+        """Puts what `verify` gives in the place of the reward model's scores, of answers cut off as well."""
         texts = self.tokenizer.batch_decode(answers.tokens, skip_special_tokens=True)
         given = torch.tensor(list(self.verify(prompts, [t.strip() for t in texts])), device=device())
         if given.shape != (len(prompts),) or not torch.isfinite(given).all():
@@ -159,6 +160,8 @@ class Reinforce(PPO):
             )
         for part, which in self._parts(minibatches, numbers):
             part.scores = given[torch.as_tensor(which, device=given.device)].float()
+            toll = part.logprobs - part.reference
+            part.rewards = token_rewards(part.scores, toll, part.mask, self.profile.kl_coefficient)
 
     def worth(self, part: Rollout) -> Tensor:
         """What each answer is credited with: its score less the toll, β times its log-ratio to SFT."""
@@ -175,11 +178,12 @@ class Reinforce(PPO):
         """One step on a minibatch; what there is to log of it."""
         self.optimizer.param_groups[0]["lr"] = rate * self.faster
         self.optimizer.zero_grad()
-        count, logged = sum(len(part.scores) for part in minibatch), np.zeros(3)
-        for part in minibatch:
+        weights = [float(p.mask.sum()) if self.by_tokens else len(p.scores) for p in minibatch]
+        logged = np.zeros(3)
+        for part, weight in zip(minibatch, weights):
             logprobs, _ = self.logprobs_and_values(part.packed)
             loss, clipped = self.loss(logprobs, part)
-            share = len(part.scores) / count
+            share = weight / sum(weights)
             (share * loss).backward()
             moved = ((logprobs - part.logprobs) * part.mask).detach()
             step_kl = (torch.expm1(moved) - moved).sum() / part.mask.sum().clamp(min=1)
@@ -196,7 +200,7 @@ class Reinforce(PPO):
 
 
 class Grouped(Reinforce):
-    """Several answers to each prompt, as many steps as PPO takes."""
+    """Several answers to each prompt; eight steps an update, as many as PPO takes in the laptop profile."""
 
     passes, minibatches, faster = 2, 4, 1.0
 
@@ -240,6 +244,7 @@ class WithoutValue(Reinforce):
     """PPO whose value model expects nothing: what a token is credited with is all that came after it."""
 
     passes, minibatches, faster = 2, 4, 1.0
+    by_tokens = True
 
     def rollout(self, prompts: list[list[int]], answers: Answers) -> list[list[Rollout]]:
         minibatches = super().rollout(prompts, answers)

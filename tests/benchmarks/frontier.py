@@ -1,12 +1,13 @@
-"""Nine ways to use the same rankings, on one plot: what each gains, how far it goes, and what it costs.
+"""Eight ways to use the same rankings, on one plot: what each gains, how far it goes, and what it costs.
 
     python tests/benchmarks/frontier.py --seeds 0 1 2            # all, then data/reference/frontier.json
     python tests/benchmarks/frontier.py --seeds 0 --only rloo    # one method's variants, kept for later
 
 Each method starts from the run's SFT model and draws as many answers as PPO (rejection sampling: `best_of` to
-each prompt; DPO none). Of each, a few variants are trained; which one stands for the method is decided by
-gold on validation prompts, over all seeds together. PPO and PPO-ptx are those of the run, which had no such
-choice. Every result is kept in `runs/frontier/`, so the command goes on where it was stopped.
+each prompt, twice as many in all, and it reads some documents, as SFT does; DPO draws none). Of each, a few
+variants are trained; which one stands for the method is decided by gold on validation prompts, over all
+seeds together. PPO and PPO-ptx are those of the run, which had no such choice. Every result is kept in
+`runs/frontier/`, so the command goes on where it was stopped.
 """
 
 import argparse
@@ -35,8 +36,8 @@ from rlhf_utils.world.judge import Judge
 from rlhf_utils.world.prompts import thing_of, write_prompts
 
 FILE = DATA / "reference" / "frontier.json"
-TIMES = (0.5, 1.0, 2.0)  # the learning rate
-# method → variants, as settings that differ from the profile
+TIMES = (0.5, 1.0, 2.0)
+# method → variants: what differs from the profile, learning rates as multiples
 VARIANTS: dict[str, list[dict]] = {
     **{name: [{"ppo_rate": t} for t in TIMES] for name in ("reinforce", "ppo_no_value", "rloo", "grpo")},
     "dpo": [{"dpo_beta": 0.1}, {"dpo_beta": 0.3}],

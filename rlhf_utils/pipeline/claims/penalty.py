@@ -17,7 +17,7 @@ GOLD, PROXY, NATS = "gold", "reward", "KL to SFT, nats an answer"
 FALL, TURN = "gold at its peak − gold at the end", "√KL at which gold would turn"
 PENALTIES = (0.0, 0.02, 0.2, 0.6)  # beside the course's own
 LONG = 2  # times as many updates without a penalty
-MEAN = 16  # updates of a running mean, 2,048 answers
+MEAN = 16  # updates that are averaged, half of them to find the peak and half to measure it
 
 
 def fit(distance: np.ndarray, gained: np.ndarray) -> tuple[float, float]:
@@ -44,7 +44,8 @@ def turn(rows: list[dict]) -> list[dict]:
     fell, error = float(best.mean() - last.mean()), 1.96 * float(np.sqrt(sum(errors)))
     found = [figure("no penalty, twice as long", FALL, (fell, fell - error, fell + error))]
     distance = np.sqrt([max(r["kl_k3"], 1e-3) for r in rows])
-    alpha, beta = fit(distance, np.array([r["gold"] for r in rows]) - gold[0].mean())
+    # The first update's answers are SFT's own.
+    alpha, beta = fit(distance, np.array([r["gold"] for r in rows]) - rows[0]["gold"])
     at = np.exp(alpha / beta - 1) if beta > 0 else np.inf
     for metric, value in ((TURN, at), ("α", alpha), ("β", beta)):
         found.append(figure("fit of d (α − β log d)", metric, (value,) * 3))
@@ -56,7 +57,8 @@ def measure(bench: Bench) -> list[dict]:
     things, rows, found = [thing_of(p) for p in prompts], [], {}
     models = {bench.profile.kl_coefficient: bench.model("ppo")}
     for beta in PENALTIES:
-        models[beta] = load_gpt2(policy(bench, f"β = {beta:g}", kl_coefficient=beta))
+        with suppress(Diverged):
+            models[beta] = load_gpt2(policy(bench, f"β = {beta:g}", kl_coefficient=beta))
     long = LONG * bench.profile.ppo_updates
     with suppress(Diverged):  # that far from SFT there is no gold to measure; the rule stays undecided
         free = policy(bench, "no penalty, longer", kl_coefficient=0.0, ppo_updates=long)
@@ -70,8 +72,9 @@ def measure(bench: Bench) -> list[dict]:
         rows.append(figure(f"β = {beta:g}", GOLD, mean_of(gold, things)))
         rows.append(figure(f"β = {beta:g}", PROXY, mean_of(proxy, things)))
         rows.append(figure(f"β = {beta:g}", NATS, (kl, kl, kl)))
-    without, own = found[0.0], found[bench.profile.kl_coefficient]
-    for i, metric in enumerate((GOLD, PROXY)):
+    own = found[bench.profile.kl_coefficient]
+    without = found.get(0.0)
+    for i, metric in enumerate((GOLD, PROXY) if without else ()):
         gain = mean_difference(without[i], own[i], things)
         rows.append(figure("no penalty − the course's", metric, gain))
     return rows

@@ -30,10 +30,7 @@ def measure(bench: Bench) -> list[dict]:
         rows.append(figure(name, AGREE, accuracy_of(*agreed[name])))
     gap = accuracy_gap(agreed[PLAIN], agreed[OWN], paired=True)
     rows.append(figure(f"{PLAIN} − {OWN}", AGREE, gap))
-    models = {
-        PLAIN: load_gpt2(policy(bench, "PPO, plain head", reward=plain, reward_likelihood=0.0)),
-        OWN: bench.model("ppo"),
-    }
+    models = {PLAIN: load_gpt2(policy(bench, "PPO, plain head", reward=plain)), OWN: bench.model("ppo")}
     for name, model in models.items():
         answers = bench.ask("ppo", prompts, 1.0, bench.count(2), seed=67, model=model)
         gold = judge_answers(bench.judge, prompts, answers)["total"].mean(1)

@@ -26,7 +26,8 @@ def measure(bench: Bench) -> list[dict]:
     first = reward_model(bench, begun)
     policy_of_first = policy(bench, "PPO, first round", reward=first)
     nine = bench.profile.nine_answers // 2
-    more = rankings(bench, policy_of_first, asked[1::2], nine_answers=nine)
+    noise = bench.store.metrics("rank")[0]["noise"]  # the labelers are the same people
+    more = rankings(bench, policy_of_first, asked[1::2], noise, nine_answers=nine)
     second = reward_model(bench, begun + more["rankings"])
     rewards = {ONE: bench.model("reward"), FIRST: load_scorer(first), TWO: load_scorer(second)}
     models = {
@@ -59,5 +60,6 @@ CLAIM = Claim(
     ("evaluate",),
     measure,
     "One round: all rankings are of SFT's answers. Two rounds: half are of SFT's, half of the answers of a "
-    "policy that was trained by the first half. Each policy starts from SFT and gets as many updates.",
+    "policy that was trained by the first half, of as many prompts and by labelers of the same noise; where "
+    "answers are alike there is less to rank. Each policy starts from SFT and gets as many updates.",
 )

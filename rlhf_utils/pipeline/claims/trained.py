@@ -98,12 +98,17 @@ def sft_model(
     return _made(bench, make)
 
 
-def rankings(bench: Bench, sft: Path, prompts: list[dict], **changes) -> dict[str, list[dict]]:
-    """What the simulated labelers say of an SFT model's answers, of `prompts` and of validation prompts."""
+def rankings(
+    bench: Bench, sft: Path, prompts: list[dict], noise: float | None = None, **changes
+) -> dict[str, list[dict]]:
+    """What the simulated labelers say of an SFT model's answers, of `prompts` and of validation prompts; of a
+    `noise` of their own, or of one that makes them agree as often as ever.
+    """
     profile, store = replace(bench.profile, **changes), bench.store
 
     def make(folder: Path, resume: Path) -> None:
-        rank_answers(profile, bench.world, bench.tokenizer, sft, prompts, store.prompts("validation"), folder)
+        validation = store.prompts("validation")
+        rank_answers(profile, bench.world, bench.tokenizer, sft, prompts, validation, folder, noise=noise)
 
     folder = _made(bench, make)
     return {name: read_jsonl(folder / f"{name}.jsonl") for name in ("rankings", "heldout_prompts")}

@@ -123,6 +123,7 @@ GIVEN = {
     "β = 0.6, 0.2, 0.06 (the course's), 0.02": "rlhf_utils.pipeline.claims.penalty.PENALTIES",
     "0.06 and 0.2 give as much": "the same",
     "with 0.02 the policy goes": "the same",
+    "weight is 0.5. Already": "the profile's ptx_coefficient",
     "from 0 to 0.25": "rlhf_utils.pipeline.claims.tax.WEIGHTS",
     "of 1.3 billion weights": "InstructGPT, section 4.1",
     # Data of others that the project does not contain: measured by the commands that stand there.

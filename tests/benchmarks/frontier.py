@@ -15,6 +15,7 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +28,7 @@ from rlhf_utils.evaluation.statistics import equal_length, win_rate
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.pipeline.claims.claim import figure, mean_of, over_seeds
-from rlhf_utils.pipeline.stages import ensure
+from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.training.beyond import GRADIENTS, train_dpo, train_rejection
 from rlhf_utils.training.ppo_run import train_ppo
@@ -168,8 +169,13 @@ class Bench:
 
 
 def kept_file(profile, method: str, number: int) -> Path:
-    name = f"{profile.name}-{profile.seed}-{method.replace(', ', '-')}-{number}.json"
-    return runs_folder() / "frontier" / name
+    """Where a variant's figures are kept: by its settings, and by the models that it starts from."""
+    store = open_store(profile)
+    told = [VARIANTS[method][number], profile.settings(), store.manifest("reward")["id"]]
+    code = sha256(json.dumps([told, store.manifest("sft")["id"]]).encode()).hexdigest()[:8]
+    return (
+        runs_folder() / "frontier" / f"{profile.name}-{profile.seed}-{method.replace(', ', '-')}-{code}.json"
+    )
 
 
 def run(bench: Bench, method: str, number: int) -> None:

@@ -15,9 +15,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 
-from rlhf_utils.profiles import BEYOND, MODELS, TASTE, YOURS
+from rlhf_utils.profiles import MODELS, TASTE, YOURS
 
-COLOURS = {name: model.colour for name, model in (MODELS | BEYOND | {TASTE: YOURS}).items()}
+COLOURS = {name: model.colour for name, model in (MODELS | {TASTE: YOURS}).items()}
 NAMES = {name: model.written for name, model in MODELS.items()}
 INK, GRID, CLEAR = "#7a808c", "rgba(128,132,142,0.25)", "rgba(0,0,0,0)"
 MOST = 60  # rows of a table

@@ -23,14 +23,15 @@ MODELS = {
     "ppo": Model("ppo", "PPO", "#cc5500"),
     "ppo_ptx": Model("ppo_ptx", "PPO-ptx", "#009e73"),
 }
-# Other methods on the same rankings: `training/beyond.py`.
+# Other methods on the same rankings: `training/beyond.py`. More colours could not be told apart: the two that
+# never draw from the policy they train have one, the others another.
 BEYOND = {
-    "rejection": Model("rejection", "rejection sampling", "#56b4e9"),
-    "dpo": Model("dpo", "DPO", "#8c564b"),
-    "reinforce": Model("reinforce", "REINFORCE", "#7a808c"),
-    "ppo_no_value": Model("ppo_no_value", "PPO, no value model", "#e69f00"),
-    "rloo": Model("rloo", "RLOO", "#7a5195"),
-    "grpo": Model("grpo", "GRPO", "#1b7f79"),
+    "rejection": Model("rejection", "rejection sampling", "#8c6d31"),
+    "dpo": Model("dpo", "DPO", "#8c6d31"),
+    "reinforce": Model("reinforce", "REINFORCE", "#7f6db3"),
+    "ppo_no_value": Model("ppo_no_value", "PPO, no value model", "#7f6db3"),
+    "rloo": Model("rloo", "RLOO", "#7f6db3"),
+    "grpo": Model("grpo", "GRPO", "#7f6db3"),
 }
 TASTE = "taste"  # the model of one's own rankings, which not everybody has
 YOURS = Model("taste_ppo", "yours", "#b03a8c")

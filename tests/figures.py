@@ -489,7 +489,7 @@ def ways() -> str:
         "the best ones; or policy gradients (REINFORCE, RLOO, GRPO, PPO), which draw again and again. "
         "Or DPO, straight from the rankings into the policy."
     )
-    return svg(860, 226, told, *parts)
+    return svg(900, 226, told, *parts)
 
 
 def figures() -> dict[str, str]:

@@ -46,10 +46,16 @@ def test_parents_come_before_their_children():
         "ppo",
         "ppo_ptx",
         "evaluate",
+        "rejection",
+        "reinforce",
+        "ppo_no_value",
+        "rloo",
+        "grpo",
         "taste_reward",
         "taste_ppo",
         "taste_evaluate",
     ]
+    assert descendants("dpo") == ["dpo"]  # nothing that is built by default
 
 
 def test_a_failed_stage_leaves_the_old_artifact(tmp_path, monkeypatch):

@@ -245,7 +245,7 @@ def test_a_turn_in_gold_is_found_and_none_is_not():
     rng, there = np.random.default_rng(0), np.linspace(0, 1, 96)
     rise = 0.3 + 0.3 * there + rng.normal(0, 0.02, 96)
     fall = 0.3 + 1.2 * there * (1 - there) + rng.normal(0, 0.02, 96)
-    (up, _), (down, at) = turn(logged(rise)), turn(logged(fall))
+    (up, *_), (down, at, *_) = turn(logged(rise)), turn(logged(fall))
     assert up["low"] <= 0 <= up["high"] and down["low"] > 0.1
     assert 0 < at["value"] < 4
     distance = np.linspace(0.2, 3, 50)

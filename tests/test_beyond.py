@@ -103,9 +103,16 @@ def four(tiny):
 def trainer(kind, config, four, tmp_path, **settings):
     policy, tokenizer = four[:2]
     arguments = config(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", num_generations=4,
-        per_device_train_batch_size=4, gradient_checkpointing=False, max_completion_length=24, **settings,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        num_generations=4,
+        per_device_train_batch_size=4,
+        gradient_checkpointing=False,
+        max_completion_length=24,
+        **settings,
+    )
     return kind(
         policy,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
@@ -146,9 +153,15 @@ def test_the_loss_of_dpo_and_its_tokens_are_those_of_trl(four, tiny, tmp_path):
     messages = [{"role": "user", "content": "What do cows eat?"}]
     ranking = {"messages": messages, "answers": ["Cows eat grass.", "No."], "ranks": [1, 2]}
     arguments = DPOConfig(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
-        beta=0.3, per_device_train_batch_size=1, max_length=tiny.profile.context,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        gradient_checkpointing=False,
+        beta=0.3,
+        per_device_train_batch_size=1,
+        max_length=tiny.profile.context,
+    )
     rows = Dataset.from_list(preference_pairs([ranking], 4))
     reference = load_gpt2(tiny.folder("sft"))
     theirs = DPOTrainer(policy, reference, args=arguments, train_dataset=rows, processing_class=tokenizer)
@@ -195,9 +208,12 @@ def test_each_answer_gets_the_credit_that_is_its_own(learner, tiny):
     """Rewards by place among the four answers to a prompt, and minibatches in parts of three."""
     profile, tokenizer = tiny.profile, tiny.tokenizer()
     own = learner(
-        profile, tokenizer, tiny.folder("sft"), tiny.folder("reward"),
+        profile,
+        tokenizer,
+        tiny.folder("sft"),
+        tiny.folder("reward"),
         verify=lambda prompts, answers: [float(i % 4) for i in range(len(answers))],
-    )  # fmt: skip
+    )
     own.at_once = 3
     prompts = [prompt_ids(tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")[:4] for _ in range(4)]
     answers = own.sample(prompts)
@@ -276,7 +292,15 @@ def test_a_run_draws_whole_groups(tiny, tmp_path):
     (tmp_path / "made").mkdir()
     for learner in (partial(RLOO), Reinforce, WithoutValue):
         train_ppo(
-            profile, tokenizer, tiny.folder("sft"), tiny.folder("reward"), prompts, None, tmp_path / "made",
-            tmp_path / "resume", gold=gold, method=learner,
-        )  # fmt: skip
+            profile,
+            tokenizer,
+            tiny.folder("sft"),
+            tiny.folder("reward"),
+            prompts,
+            None,
+            tmp_path / "made",
+            tmp_path / "resume",
+            gold=gold,
+            method=learner,
+        )
     assert [len(set(chosen)) for chosen in asked] == [4, 16, 16] and len(asked[0]) == profile.episodes

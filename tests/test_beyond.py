@@ -182,6 +182,7 @@ def test_each_method_is_a_stage(stage, tiny, tmp_path, monkeypatch):
     before, after = (dict(store.model(name).named_parameters()) for name in ("sft", stage))
     assert any((before[name] != weight).any() for name, weight in after.items())
     assert read_jsonl(store.folder(stage) / "metrics.jsonl")
+    assert not list(store.root.glob(".*[a-z]*/"))  # no trainer leaves a folder behind
     assert stage in descendants("sft")  # another SFT model makes it anew
 
 

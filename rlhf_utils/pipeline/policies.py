@@ -50,7 +50,8 @@ def make_beyond(profile: Profile, store: Store, folder, stage: str) -> None:
         raise CourseError(f"{stage} trains in one process. Start it without accelerate.")
     tokenizer, sft = store.tokenizer(), store.folder("sft")
     if stage == "dpo":
-        train_dpo(profile, tokenizer, sft, store.rankings(), folder, store.root)
+        resume = store.resume_folder(stage)
+        train_dpo(profile, tokenizer, sft, store.rankings(), folder, resume, store.root)
     elif stage == "rejection":
         train_rejection(
             profile,

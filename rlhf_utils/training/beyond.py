@@ -320,7 +320,7 @@ def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dic
 
 
 def train_dpo(
-    profile: Profile, tokenizer, sft: Path, rankings: list[dict], folder: Path, live: Path | None = None
+    profile: Profile, tokenizer, sft: Path, rankings: list[dict], folder: Path, resume: Path, live=None
 ) -> None:
     """Train a policy on pairs of rankings with TRL's DPOTrainer and write it into `folder`.
 
@@ -332,7 +332,7 @@ def train_dpo(
     arguments = DPOConfig(
         **training_arguments(
             profile,
-            folder.parent / f".{folder.name}.trainer",
+            resume,
             rows=profile.dpo_batch,
             num_train_epochs=1,
             learning_rate=profile.dpo_rate,

@@ -95,7 +95,7 @@ class Bench:
         made = folder / "made"
         made.mkdir()
         if kind == "dpo":
-            train_dpo(profile, self.tokenizer, sft, store.rankings(), made)
+            train_dpo(profile, self.tokenizer, sft, store.rankings(), made, resume)
         elif kind == "rejection":
             prompts, windows = store.prompts("ppo"), store.windows()
             train_rejection(profile, self.tokenizer, sft, reward, prompts, windows, made, resume)

@@ -27,7 +27,7 @@ from rlhf_utils.artifacts.lineage import KNOBS, PARENTS, RETRY, SETTINGS, TASTE
 from rlhf_utils.artifacts.manifest import FORMAT, check_files, read_manifest
 from rlhf_utils.artifacts.runs import own_data_digest, run_name
 from rlhf_utils.environment import DATA, CourseError, runs_folder, shared_runs, use_reference
-from rlhf_utils.language.models import load_gpt2, load_scorer
+from rlhf_utils.language.models import load_model, load_scorer
 from rlhf_utils.language.tokenizer import load_tokenizer
 from rlhf_utils.profiles import MODELS, Profile
 
@@ -195,7 +195,7 @@ class Store:
     def model(self, name: str) -> PreTrainedModel:
         """The model of a stage (or of a name in `profiles.MODELS`), ready to answer or to score."""
         stage = MODELS[name].stage if name in MODELS else name
-        load = load_scorer if stage in ("reward", "taste_reward") else load_gpt2
+        load = load_scorer if stage in ("reward", "taste_reward") else load_model
         return load(self.folder(stage))
 
     def metrics(self, stage: str) -> dict | list[dict]:

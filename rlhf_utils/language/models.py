@@ -1,4 +1,6 @@
-"""GPT-2 of a profile's size, and the same trunk with a scalar head for rewards and values."""
+"""GPT-2 of a profile's size, pretrained models of any architecture, and their trunks with a scalar head for
+rewards and values.
+"""
 
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -11,14 +13,17 @@ from torch.nn import functional as F
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     GPT2Config,
-    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     PreTrainedModel,
 )
 from transformers.masking_utils import eager_mask
 from transformers.utils import logging as transformers_logging
 
+from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import device, has_bf16, use_bf16
 from rlhf_utils.profiles import Profile
 
@@ -102,7 +107,7 @@ def new_gpt2(profile: Profile, tokenizer) -> GPT2LMHeadModel:
 LORA_RATE = 10
 
 
-def with_lora(model: GPT2LMHeadModel, rank: int):
+def with_lora(model: PreTrainedModel, rank: int):
     """The model with low-rank adapters on all its matrices (Hu et al., 2021); nothing else trains.
 
     The adapters start at exactly 0, so the model is what it was.
@@ -110,9 +115,10 @@ def with_lora(model: GPT2LMHeadModel, rank: int):
     from peft import LoraConfig, get_peft_model
 
     # GPT-2 stores its matrices transposed, which peft calls fan_in_fan_out.
-    matrices = ["c_attn", "c_proj", "c_fc"]
+    transposed = is_gpt2(model)
+    matrices = ["c_attn", "c_proj", "c_fc"] if transposed else "all-linear"
     adapters = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=matrices, fan_in_fan_out=True, task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank, target_modules=matrices, fan_in_fan_out=transposed, task_type="CAUSAL_LM"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
@@ -125,9 +131,9 @@ def load_policy(folder: Path, lora: int = 0):
     Without LoRA (rank 0) the reference is a copy; with it, the policy without its adapters, which takes no
     memory.
     """
-    policy = load_gpt2(folder)
+    policy = load_model(folder)
     if not lora:
-        return policy, partial(nullcontext, load_gpt2(folder).requires_grad_(False))
+        return policy, partial(nullcontext, load_model(folder).requires_grad_(False))
     policy = with_lora(policy, lora)
 
     @contextmanager
@@ -158,30 +164,66 @@ def save_model(model: nn.Module, folder: Path, tokenizer=None) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def read_model(kind: type[PreTrainedModel], folder: Path, **options) -> PreTrainedModel:
-    """A model from a folder: in float32, from safetensors alone, and never from a network."""
-    return kind.from_pretrained(
+def read_model(kind, folder: Path, **options) -> PreTrainedModel:
+    """A model from a folder: in float32, from safetensors alone, and never from a network.
+
+    `kind` is a class of transformers, or an Auto class. Attention in plain products is known to GPT-2 alone.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if config.model_type == "gpt2":
+        options["attn_implementation"] = attention()
+    model, found = kind.from_pretrained(
         folder,
         local_files_only=True,
         use_safetensors=True,
+        trust_remote_code=False,
         dtype=torch.float32,
-        attn_implementation=attention(),
+        output_loading_info=True,
         **options,
     )
+    if missing := sorted(set(found["missing_keys"]) - {"score.weight"}):  # a new head is made
+        raise CourseError(f"The weights in {folder} lack {missing[0]} and {len(missing) - 1} more.")
+    if config.model_type == "gpt_neo":
+        # Half of its layers look back 256 tokens, counted in a line, where there may be several texts. No
+        # text here is longer.
+        for name, buffer in model.named_buffers():
+            if name.endswith("attention.bias"):
+                buffer.copy_(torch.ones_like(buffer).tril())
+    return model
+
+
+def is_gpt2(model: nn.Module) -> bool:
+    return model.config.model_type == "gpt2"
+
+
+def bare(model: nn.Module) -> PreTrainedModel:
+    """A model of transformers, out of peft's wrapper if it has one; adapters stay where they are."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def trunk_of(model: nn.Module) -> PreTrainedModel:
+    """All of a model but its head: hidden states of every token come out of it."""
+    return bare(model).base_model
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """A language model of any architecture."""
+    return read_model(AutoModelForCausalLM, folder).to(device()).eval()
 
 
 def load_gpt2(folder: Path) -> GPT2LMHeadModel:
+    """A language model of the small world."""
     return read_model(GPT2LMHeadModel, folder).to(device()).eval()
 
 
-def load_scorer(folder: Path) -> GPT2ForSequenceClassification:
+def load_scorer(folder: Path) -> PreTrainedModel:
     """A reward model, or a policy's trunk with a new scalar head.
 
     A reward model with somebody's taste has two heads.
     """
-    config = GPT2Config.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     heads = 2 if hasattr(config, "taste") else 1
-    return read_model(GPT2ForSequenceClassification, folder, num_labels=heads).to(device()).eval()
+    return read_model(AutoModelForSequenceClassification, folder, num_labels=heads).to(device()).eval()
 
 
 def token_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:

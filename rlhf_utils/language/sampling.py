@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlhf_utils.language.device import computing_dtype
-from rlhf_utils.language.models import weight_of
+from rlhf_utils.language.models import is_gpt2, trunk_of, weight_of
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.scoring import hidden_states, next_logits
 
@@ -103,6 +103,55 @@ class Decoder:
         self.bias, self.position = self.bias[rows], self.position[rows]
 
 
+class CachedDecoder:
+    """Any model of transformers one token at a time, over the cache that it brings; see `Decoder`."""
+
+    def __init__(self, model, prompts: list[list[int]], pad: int, room: int):
+        """Read each different prompt once, padded on the left."""
+        self.model, self.trunk, where = model, trunk_of(model), next(model.parameters()).device
+        different = list(dict.fromkeys(map(tuple, prompts)))
+        longest = max(map(len, different))
+        ids = torch.full((len(different), longest), pad)
+        self.mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(different):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            self.mask[row, longest - len(prompt) :] = 1
+        ids, self.mask, self.cache = ids.to(where), self.mask.to(where), None
+        self.read(ids, (self.mask.cumsum(1) - 1).clamp(min=0))
+        rows = torch.tensor([different.index(tuple(prompt)) for prompt in prompts], device=where)
+        self.position = self.mask.sum(1)
+        self.keep(rows)
+        self.logits = self.logits[rows]
+
+    def read(self, ids: Tensor, positions: Tensor) -> None:
+        """Read tokens of each row, (batch, time); `logits` are those of the next one."""
+        found = self.trunk(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = found.past_key_values
+        self.logits = next_logits(self.model, found.last_hidden_state[:, -1]).float()
+
+    def step(self, chosen: Tensor) -> None:
+        """Read one more token of each row, (batch,)."""
+        self.mask = F.pad(self.mask, (0, 1), value=1)
+        self.read(chosen[:, None], self.position[:, None])
+        self.position = self.position + 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.position = self.mask[rows], self.position[rows]
+
+
+def decoder_of(model, prompts: list[list[int]], pad: int, room: int) -> Decoder | CachedDecoder:
+    """A decoder that has read the prompts."""
+    return (Decoder if is_gpt2(model) else CachedDecoder)(model, prompts, pad, room)
+
+
 @torch.no_grad()
 def generate(
     model,
@@ -119,7 +168,7 @@ def generate(
     each token that may be drawn, (prompts, max_tokens): then an answer depends on nothing but its own row.
     """
     model.eval()
-    decoder = Decoder(model, prompts, pad, max_tokens)
+    decoder = decoder_of(model, prompts, pad, max_tokens)
     rows = list(range(len(prompts)))  # which prompt each row of the decoder answers
     tokens: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
@@ -176,7 +225,7 @@ def stream(
     temperature 0 the probabilities are those at 1.
     """
     model.eval()
-    decoder = Decoder(model, [prompt], pad, max_tokens)
+    decoder = decoder_of(model, [prompt], pad, max_tokens)
     for _ in range(max_tokens):
         logits = decoder.logits
         logits[:, pad] = -torch.inf

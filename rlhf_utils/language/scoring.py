@@ -2,17 +2,32 @@
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, GPT2ForSequenceClassification
+from transformers import AttentionInterface, PreTrainedModel
 
 from rlhf_utils.language.device import computing_dtype
-from rlhf_utils.language.models import plain_attention, token_cross_entropy
+from rlhf_utils.language.models import bare, is_gpt2, plain_attention, token_cross_entropy, trunk_of
 from rlhf_utils.language.packing import Packed
 
 
 def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> Tensor:
     """Last hidden states of the trunk where they are read, (read, width).
 
-    GPT2Model's forward pass but for its end: the last MLP sees only what is read, and no prompt. The keys
+    Of GPT-2, its own pass below; any other architecture of transformers takes positions and a mask of who
+    sees whom (lines, 1, width, width) itself, and gives no `memory`.
+    """
+    if is_gpt2(model):
+        return gpt2_hidden_states(model, packed, memory)
+    found = trunk_of(model)(
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        attention_mask=packed.attention_bias.to(computing_dtype()),
+        use_cache=False,
+    )
+    return found.last_hidden_state.flatten(0, 1).index_select(0, packed.read_positions)
+
+
+def gpt2_hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> Tensor:
+    """GPT2Model's forward pass but for its end: the last MLP sees only what is read, and no prompt. The keys
     and values of all tokens, (lines · their width, 2 · width), go into `memory`, block by block.
     """
     trunk, heads = model.transformer, model.config.n_head
@@ -38,8 +53,17 @@ def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> 
 
 
 def next_logits(model, hidden: Tensor) -> Tensor:
-    """Logits of the next token; a reward model's trunk has a language model's output, too."""
-    return hidden @ model.transformer.wte.weight.T.to(hidden.dtype)
+    """Logits of the next token; a reward model's trunk has a language model's output, too, where that is the
+    word embedding once more (`tie_word_embeddings`).
+    """
+    if is_gpt2(model):
+        return hidden @ model.transformer.wte.weight.T.to(hidden.dtype)
+    inner = bare(model)
+    output = inner.get_output_embeddings()
+    if output is None:
+        return hidden @ inner.get_input_embeddings().weight.T.to(hidden.dtype)
+    logits, most = output(hidden), getattr(inner.config, "final_logit_softcapping", None)
+    return most * torch.tanh(logits / most) if most else logits  # as Gemma does
 
 
 def answer_logprobs(
@@ -63,7 +87,7 @@ def window_loss(model, ids: Tensor) -> Tensor:
     return token_cross_entropy(logits, ids[:, 1:]).mean()
 
 
-def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
+def head_scores(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The scalar head; where there is a head for somebody's taste, plus `scale` · σ(that head − `middle`)
     (`config.taste`).
     """
@@ -74,7 +98,7 @@ def head_scores(model: GPT2ForSequenceClassification, hidden: Tensor) -> Tensor:
     return values[..., 0] + taste["scale"] * torch.sigmoid(values[..., 1] - taste["middle"])
 
 
-def answer_scores(model: GPT2ForSequenceClassification, packed: Packed) -> Tensor:
+def answer_scores(model: PreTrainedModel, packed: Packed) -> Tensor:
     """What a reward model thinks of each answer, (answers,).
 
     The score is the scalar head at the answer's last token plus `config.likelihood` times the log-probability

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_utils.environment import CourseError
+from rlhf_utils.language.chat_form import ChatForm, load_form
 
 END, PAD = "<|endoftext|>", "<pad>"
 # The roles are marked as forum threads mark them, so that a base model knows the form already: with new
@@ -51,35 +52,54 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     return wrap(tokenizer)
 
 
-def wrap(tokenizer: Tokenizer, end: str = END) -> PreTrainedTokenizerFast:
-    """A tokenizer of transformers with the course's chat template; `end` closes documents and answers."""
+def wrap(
+    tokenizer: Tokenizer, end: str = END, pad: str = PAD, form: ChatForm | None = None
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of transformers with the course's chat template, or a pretrained model's own `form`; `end`
+    closes documents and answers.
+    """
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=end,
         bos_token=end,
-        pad_token=PAD,
+        pad_token=pad,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return with_form(fast, form)
+
+
+def with_form(tokenizer, form: ChatForm | None):
+    """The tokenizer, which writes conversations in this form; the course's own if it is None."""
+    tokenizer.form = form
+    tokenizer.chat_template = form.template() if form else CHAT_TEMPLATE
+    return tokenizer
+
+
+def form_of(tokenizer) -> ChatForm | None:
+    """A pretrained model's own form of conversations; None is the course's."""
+    return getattr(tokenizer, "form", None)
 
 
 def question_in(tokenizer, ids: list[int]) -> str:
     """What the user asked last, in a prompt's ids, without the template's marks."""
+    if form := form_of(tokenizer):
+        text = tokenizer.decode(ids, skip_special_tokens=False).removesuffix(form.asked)
+        return text.removeprefix(form.before).rpartition(form.to_user)[2].rpartition(form.after_system)[2]
     text = tokenizer.decode(ids, skip_special_tokens=True)
     return text.rpartition("Question:")[2].rpartition("\nAnswer:")[0].strip() or text.strip()
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
+    if form := form_of(tokenizer):
+        form.save(folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """A stage's tokenizer, with the course's own template, whatever lies beside it."""
+    """A stage's tokenizer, with the course's own template or that of a form, whatever else lies beside it."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return with_form(tokenizer, load_form(folder))
 
 
 def same_tokenizer(tokenizer, *models: Path) -> None:
@@ -108,6 +128,8 @@ def without_marks(text: str) -> str:
 
 def prompt_text(tokenizer, messages: list[dict]) -> str:
     """Messages as the model reads them, up to where its answer begins."""
+    if form := form_of(tokenizer):
+        return "".join(text for text, _ in form.pieces(messages))
     turns = [m | {"content": without_marks(m["content"])} for m in messages]
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
@@ -119,11 +141,22 @@ def prompt_ids(tokenizer, messages: list[dict], limit: int) -> list[int]:
     return fitting_prompt(tokenizer, messages, limit)[0]
 
 
+def conversation_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of messages, up to where the answer begins."""
+    if form := form_of(tokenizer):
+        pieces = [
+            text_ids(tokenizer, text) if said else tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text, said in form.pieces(messages)
+        ]
+        return [token for piece in pieces for token in piece]
+    text = prompt_text(tokenizer, messages).removeprefix(tokenizer.eos_token)
+    return [tokenizer.eos_token_id, *text_ids(tokenizer, text)]
+
+
 def fitting_prompt(tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[dict]]:
     """Token ids of a prompt, as `prompt_ids`, and the messages that are left in it."""
     while True:
-        text = prompt_text(tokenizer, messages).removeprefix(tokenizer.eos_token)
-        ids = [tokenizer.eos_token_id, *text_ids(tokenizer, text)]
+        ids = conversation_ids(tokenizer, messages)
         shorter = without_leading_turns(messages)
         if len(ids) <= limit or len(shorter) == len(messages):
             return ids[-limit:], messages

@@ -44,8 +44,8 @@ def make_beyond(profile: Profile, store: Store, folder, stage: str) -> None:
     """A policy by another method than PPO, from the same rankings."""
     from rlhf_utils.training.beyond import GRADIENTS, train_dpo, train_rejection
 
-    if profile.lora:
-        raise CourseError(f"{stage} trains all weights. Leave --lora away.")
+    if profile.lora and stage == "dpo":
+        raise CourseError(f"{stage} trains all weights here. Leave --lora away.")
     if processes.COUNT > 1:
         raise CourseError(f"{stage} trains in one process. Start it without accelerate.")
     tokenizer, sft = store.tokenizer(), store.folder("sft")

@@ -13,7 +13,7 @@ from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.language.device import autocast
-from rlhf_utils.language.models import load_gpt2
+from rlhf_utils.language.models import load_model
 from rlhf_utils.language.sampling import sample
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.profiles import Profile
@@ -144,7 +144,7 @@ def rank_answers(
     A row has `messages`, `answers`, `ranks` (1 is best, equal ranks are ties) and `labeler`. The noise
     of the labelers, if it is not given, is set so that two of them agree as often as InstructGPT's did.
     """
-    model = load_gpt2(sft)
+    model = load_model(sft)
     everything = prompts + validation
     counts = [9 if i < profile.nine_answers else 4 for i in range(len(everything))]
     answers = sample_answers(profile, tokenizer, model, everything, counts, live)

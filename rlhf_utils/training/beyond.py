@@ -31,7 +31,7 @@ from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast, device
-from rlhf_utils.language.models import load_gpt2, load_scorer, save_model
+from rlhf_utils.language.models import LORA_RATE, load_model, load_scorer, save_model
 from rlhf_utils.language.packing import by_length
 from rlhf_utils.language.sampling import Answers, sample
 from rlhf_utils.language.tokenizer import prompt_ids
@@ -176,7 +176,8 @@ class Reinforce(PPO):
 
     def step(self, minibatch: list[Rollout], rate: float) -> dict[str, float]:
         """One step on a minibatch; what there is to log of it."""
-        self.optimizer.param_groups[0]["lr"] = rate * self.faster
+        rate = rate * self.faster * (LORA_RATE if self.profile.lora else 1)
+        self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
         weights = [float(p.mask.sum()) if self.by_tokens else len(p.scores) for p in minibatch]
         logged = np.zeros(3)
@@ -192,7 +193,7 @@ class Reinforce(PPO):
             self.add_ptx()
         norm = gradient_norm(self.policy_parameters)
         if not torch.isfinite(norm):
-            raise Diverged(f"the gradient is not a number, at a learning rate of {rate * self.faster:.1e}")
+            raise Diverged(f"the gradient is not a number, at a learning rate of {rate:.1e}")
         torch.nn.utils.clip_grads_with_norm_(self.policy_parameters, LONGEST_GRADIENT, norm)
         self.optimizer.step()
         names = ("policy_loss", "clip_fraction", "step_kl")
@@ -289,7 +290,7 @@ def train_rejection(
     asked = [prompt for prompt in ids for _ in range(profile.best_of)]
     with Progress("rejection: sample answers", len(asked), live) as progress, autocast(profile):
         limit, seed = profile.answer_tokens, profile.seed + 5
-        drawn = sample(load_gpt2(sft), tokenizer, asked, limit, 1.0, seed, progress=progress)
+        drawn = sample(load_model(sft), tokenizer, asked, limit, 1.0, seed, progress=progress)
     said = [(prompt, list(answer.tokens)) for prompt, answer in zip(asked, drawn)]
     scores = rewards(load_scorer(reward), said, tokenizer.pad_token_id, profile)
     finished = np.array([answer.ended and len(answer.tokens) > 1 for answer in drawn])
@@ -327,7 +328,7 @@ def train_dpo(
     The reference is passed in: without one, the trainer would load it anew from where the model came from.
     """
     torch.manual_seed(profile.seed)
-    model, reference = load_gpt2(sft), load_gpt2(sft).requires_grad_(False)
+    model, reference = load_model(sft), load_model(sft).requires_grad_(False)
     data = Dataset.from_list(preference_pairs(rankings, profile.dpo_pairs, profile.seed))
     arguments = DPOConfig(
         **training_arguments(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import psutil
 import torch
-from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.lineage import STAGES
@@ -21,7 +21,7 @@ from rlhf_utils.environment import CourseError, gpu_fraction
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.language.models import gpt2_config
 from rlhf_utils.language.packing import Packed
-from rlhf_utils.language.pretrained import sized
+from rlhf_utils.language.pretrained import planned_config, sized, unmade, weights_of_base
 from rlhf_utils.language.scoring import hidden_states, next_logits
 from rlhf_utils.profiles import Profile
 
@@ -35,7 +35,9 @@ PROMPT, ANSWER = 0.4, 0.5  # mean length as a share of the longest
 
 
 def parameters(profile: Profile) -> int:
-    """Weights of a GPT-2 of this size; input and output embeddings are one."""
+    """Weights of a GPT-2 of this size, whose input and output embeddings are one; or of the profile's base."""
+    if profile.base:
+        return weights_of_base(profile)
     d = profile.width
     return (profile.vocabulary + profile.context) * d + profile.layers * (12 * d * d + 13 * d) + 2 * d
 
@@ -60,9 +62,8 @@ def fitting(profile: Profile, tokens: int, free: int | None = None, weights: int
 
     `weights` are the bytes a parameter that all models together take.
     """
-    profile = sized(profile)
     free = free_bytes() if free is None else free
-    taken, each = weights * parameters(profile), row_bytes(profile, tokens)
+    taken, each = weights * parameters(profile), row_bytes(sized(profile), tokens)
     found = int((SHARE * free - taken) // each)
     if found < 1:
         needed = (taken + each) / SHARE
@@ -174,11 +175,13 @@ def check_shapes(profile: Profile) -> None:
             f"Prompts of {profile.prompt_tokens} and answers of {profile.answer_tokens} tokens do not fit a "
             f"context of {profile.context}."
         )
+    config = planned_config(profile) if profile.base else gpt2_config(profile)
     profile = sized(profile)
     rows, width = profile.pretrain_batch, profile.context
+    model, scorer = (
+        unmade(config, kind) for kind in (AutoModelForCausalLM, AutoModelForSequenceClassification)
+    )
     with torch.device("meta"):
-        model = GPT2LMHeadModel(gpt2_config(profile))
-        scorer = GPT2ForSequenceClassification(gpt2_config(profile))
         ids, flat = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows * width, dtype=torch.long)
         packed = Packed(
             ids=ids,

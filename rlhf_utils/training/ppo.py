@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.language.device import autocast, device
-from rlhf_utils.language.models import LORA_RATE, load_policy, load_scorer
+from rlhf_utils.language.models import LORA_RATE, load_policy, load_scorer, trunk_of
 from rlhf_utils.language.packing import Packed, by_length, pack
 from rlhf_utils.language.sampling import Answers, generate
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores, hidden_states, window_loss
@@ -118,11 +118,11 @@ class PPO:
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
         # the reward's head was trained on finished answers only, and misjudges beginnings.
         self.value = None if profile.one_trunk else load_scorer(reward)
-        self.head = torch.nn.Linear(self.reward.config.n_embd, 1, bias=False, device=device())
+        self.head = torch.nn.Linear(self.reward.config.hidden_size, 1, bias=False, device=device())
         torch.nn.init.zeros_(self.head.weight)
         self.windows = windows  # of pretraining text, (windows, context); None is PPO without ptx
         self.policy_parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        trunk = self.value.transformer.parameters() if self.value else ()
+        trunk = trunk_of(self.value).parameters() if self.value else ()
         self.value_parameters = [*self.head.parameters(), *trunk]
         adam = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.optimizer, self.value_optimizer = adam(self.policy_parameters), adam(self.value_parameters)

@@ -24,7 +24,7 @@ from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
-from rlhf_utils.language.models import load_scorer, save_model, token_cross_entropy
+from rlhf_utils.language.models import load_scorer, save_model, token_cross_entropy, trunk_of
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.scoring import answer_scores, next_logits
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
@@ -107,7 +107,7 @@ class RankingModel(torch.nn.Module):
         processes.add_up(total)
         loss = processes.COUNT * (losses * weights).sum() / total.clamp(min=1e-6)
         if windows is not None and len(windows):  # of many processes, some may have no window
-            trunk = self.scorer.transformer(input_ids=windows, use_cache=False)
+            trunk = trunk_of(self.scorer)(input_ids=windows, use_cache=False)
             logits = next_logits(self.scorer, trunk.last_hidden_state[:, :-1])
             share = processes.COUNT * len(windows) / all_windows
             loss = loss + self.lm * share * token_cross_entropy(logits, windows[:, 1:]).mean()
@@ -198,7 +198,7 @@ def train_reward(
         )
     torch.manual_seed(profile.seed)
     model = load_scorer(base).train()
-    torch.nn.init.normal_(model.score.weight, std=1 / (model.config.n_embd + 1) ** 0.5)
+    torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
     most = max(len(row["ranks"]) for row in encoded)
     arguments = training_arguments(

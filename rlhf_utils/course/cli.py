@@ -1,4 +1,4 @@
-"""`rlhf`: doctor, run, course, evidence, report, reset, chat, data and class, over the same functions
+"""`rlhf`: doctor, run, course, evidence, report, reset, chat, data, base and class, over the same functions
 that the notebooks call.
 """
 
@@ -169,7 +169,7 @@ def chat(arguments) -> None:
 
 def data(arguments) -> None:
     from rlhf_utils.pipeline.data_rows import check_data
-    from rlhf_utils.pipeline.importing import import_data
+    from rlhf_utils.pipeline.importing import import_data, import_from_hub
 
     if arguments.action == "check":
         problems = check_data(arguments.folder)
@@ -179,11 +179,24 @@ def data(arguments) -> None:
             raise CourseError("\n".join([*problems[:MOST_PROBLEMS], *more, end]))
         return print(f"{arguments.folder} is ready: rlhf run --data {arguments.folder}")
     kinds = {k: getattr(arguments, k) for k in ("pretrain", "demonstrations", "comparisons", "prompts")}
-    import_data(arguments.folder, replace=arguments.replace, **kinds)
+    options = {"replace": arguments.replace, "names": arguments.map}
+    if arguments.from_hub:
+        if arguments.files or any(kinds.values()):
+            raise CourseError("Import a data set of the Hub and files one after the other, into two folders.")
+        import_from_hub(arguments.folder, arguments.from_hub, arguments.split, **options)
+    else:
+        import_data(arguments.folder, files=arguments.files, **options, **kinds)
     print(
         f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data "
         f"{arguments.folder}"
     )
+
+
+def base(arguments) -> None:
+    from rlhf_utils.pipeline.from_gguf import make_base
+
+    folder = make_base(arguments.name, arguments.folder)
+    print(f"{folder} is ready: rlhf run --base {folder}, or chapter 11")
 
 
 def classroom(arguments) -> None:
@@ -215,6 +228,7 @@ def main(words: list[str] | None = None) -> int:
         "reset": reset,
         "chat": chat,
         "data": data,
+        "base": base,
         "doctor": doctor,
         "class": classroom,
     }

@@ -12,9 +12,11 @@ FIELDS = {
     "comparisons.jsonl": ("prompt", "chosen", "rejected"),
     "prompts.jsonl": ("prompt",),
 }
+RANKED = ("prompt", "answers", "ranks")  # in the place of chosen and rejected: a ranking of several answers
+MOST_RANKED = 64
 LEAST_ROWS = 32  # a batch
 LEAST_TEXT = 20_000  # characters
-PROMPT_CHARACTERS = 1500  # longer prompts lose their leading turns; about 400 tokens
+PROMPT_CHARACTERS = 1500  # longer prompts lose their beginning; about 400 tokens
 
 
 def is_text(value) -> bool:
@@ -48,15 +50,35 @@ def answer_text(value) -> str | None:
     return value.strip() if is_text(value) else None
 
 
+def fields_of(row, fields: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields that this row should have: a comparison may be a ranking."""
+    return RANKED if fields[1:] == ("chosen", "rejected") and "answers" in row else fields
+
+
+def ranking_problem(row: dict) -> str:
+    """What is wrong with the answers and ranks of a ranking, or an empty string."""
+    answers, ranks = row["answers"], row["ranks"]
+    if not isinstance(answers, list) or not all(map(is_text, answers)):
+        return "`answers` is no list of texts"
+    if not isinstance(ranks, list) or not all(type(r) is int and 1 <= r <= MOST_RANKED for r in ranks):
+        return f"`ranks` is no list of whole numbers from 1 to {MOST_RANKED}"
+    if len(answers) != len(ranks) or not 2 <= len(ranks) <= MOST_RANKED:
+        return f"{len(answers)} answers and {len(ranks)} ranks; there must be 2 or more, one for each"
+    return ""
+
+
 def row_problem(row, fields: tuple[str, ...]) -> str:
     """What is wrong with a row, or an empty string."""
     if not isinstance(row, dict):
         return "not a JSON object"
+    fields = fields_of(row, fields)
     for field in fields:
         if field not in row:
             return f"the field {field!r} is missing"
     if to_messages(row["prompt"]) is None:
         return "`prompt` is empty, or neither text nor messages that take turns and end with the user's"
+    if fields == RANKED:
+        return ranking_problem(row)
     texts = [answer_text(row[f]) for f in fields[1:]]
     for field, text in zip(fields[1:], texts):
         if text is None:

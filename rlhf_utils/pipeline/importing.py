@@ -1,13 +1,16 @@
-"""Import files into a folder of own data: text, instructions, hh-rlhf and TRL, gzipped or not."""
+"""Import files, or a data set of the Hub, into a folder of own data; `formats` knows what they hold."""
 
 import json
 import os
-import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from rlhf_utils.artifacts.files import LONGEST, lines_of, text_of, write_jsonl, write_whole
+from rlhf_utils.artifacts.files import LONGEST, lines_of, text_of, write_whole
+from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import CourseError, printable
 from rlhf_utils.language.tokenizer import without_leading_turns
 from rlhf_utils.pipeline.data_rows import (
@@ -16,140 +19,147 @@ from rlhf_utils.pipeline.data_rows import (
     LEAST_TEXT,
     PROMPT_CHARACTERS,
     answer_text,
+    fields_of,
     is_text,
     row_problem,
     split_of_prompt,
     to_messages,
 )
+from rlhf_utils.pipeline.formats import normal_rows
 
 REASONS = 10  # for which rows were dropped, that are told
-
-
-def parse_dialogue(text: str) -> list[dict] | None:
-    """hh-rlhf's "\\n\\nHuman: … \\n\\nAssistant: …" as messages."""
-    parts = re.split(r"\n\n(Human|Assistant):", text)
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    roles = {"Human": "user", "Assistant": "assistant"}
-    messages = [{"role": roles[r], "content": c.strip()} for r, c in zip(parts[1::2], parts[2::2])]
-    alternate = all(m["role"] == ("user", "assistant")[i % 2] for i, m in enumerate(messages))
-    return messages if alternate and all(m["content"] for m in messages) else None
-
-
-def normal_rows(row) -> list[dict]:
-    """A row of any known format as rows with `prompt` and, as far as there, `completion`, `chosen`,
-    `rejected`.
-
-    Raises ValueError with the reason if the row is bad.
-    """
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    if "instruction" in row:
-        found = []
-        for case in row.get("instances") or [row]:
-            if not isinstance(case, dict) or not str(case.get("output") or "").strip():
-                raise ValueError("empty output")
-            extra = str(case.get("input") or "").strip()
-            prompt = f"{row['instruction']}\n{extra}" if extra else str(row["instruction"])
-            found.append({"prompt": prompt, "completion": str(case["output"])})
-        return found
-    if "messages" in row:
-        messages = row["messages"]
-        if not isinstance(messages, list) or len(messages) < 2 or messages[-1].get("role") != "assistant":
-            raise ValueError("`messages` must end with the assistant's")
-        return [{"prompt": messages[:-1], "completion": messages[-1]["content"]}]
-    if "chosen" in row and "prompt" not in row:
-        texts = [str(row.get(key, "")) for key in ("chosen", "rejected")]
-        chosen, rejected = map(parse_dialogue, texts)
-        if texts[0].rpartition("\n\nAssistant:")[0] != texts[1].rpartition("\n\nAssistant:")[0]:
-            raise ValueError("chosen and rejected answer different prompts")
-        if chosen is None or rejected is None:
-            raise ValueError("an empty turn, or no dialogue")
-        if chosen[-1]["role"] != "assistant":
-            raise ValueError("the dialogue does not end with an answer")
-        last, other = chosen[-1]["content"], rejected[-1]["content"]
-        return [{"prompt": chosen[:-1], "completion": last, "chosen": last, "rejected": other}]
-    if "prompt" not in row:
-        raise ValueError(f"unknown format (fields {', '.join(map(str, list(row)[:5]))})")
-    row = dict(row)
-    if "chosen" in row and "completion" not in row:
-        row["completion"] = row["chosen"]
-    return [row]
+KINDS = ("pretrain", "demonstrations", "comparisons", "prompts")
+LONG_FILE = 20_000  # lines from which on a bar is shown
 
 
 def fit_prompt(prompt) -> tuple[list[dict] | None, bool]:
-    """Messages with leading turns dropped until they fit, and whether any were dropped."""
+    """Messages with leading turns dropped until they fit, and whether it is too long.
+
+    A single turn that is too long stays whole: whoever reads it takes its end.
+    """
     messages = to_messages(prompt)
     if messages is None:
         return None, False
     cut = False
     while sum(len(m["content"]) for m in messages) > PROMPT_CHARACTERS:
         shorter = without_leading_turns(messages)
+        cut = True
         if len(shorter) == len(messages):
-            return None, cut
-        messages, cut = shorter, True
+            break
+        messages = shorter
     return messages, cut
 
 
-def import_data(folder: str | Path, say=print, replace: bool = False, **files: list[str]) -> None:
-    """Turn files into a data folder. `files`: lists of paths for pretrain, demonstrations, comparisons,
-    prompts.
+def import_data(
+    folder: str | Path,
+    say=print,
+    replace: bool = False,
+    names: dict[str, str] | None = None,
+    files: Iterable[str | Path] = (),
+    **given: list[str],
+) -> None:
+    """Turn files into a data folder. `given`: lists of paths for pretrain, demonstrations, comparisons,
+    prompts; `files` go wherever what they hold belongs. `names` are fields that are called otherwise.
 
     Bad rows are dropped and counted. Raises CourseError, and writes nothing, if fewer than 32 rows or
     20,000 characters are left, or if a file that would be written is there already and `replace` is not set.
     """
-    folder = Path(folder)
-    names = [f"{kind}.{'txt' if kind == 'pretrain' else 'jsonl'}" for kind, paths in files.items() if paths]
-    there = [name for name in names if os.path.lexists(folder / name)]
+    folder, files = Path(folder), [Path(f) for f in files]
+    chosen = {kind: [Path(p) for p in given.get(kind) or ()] for kind in KINDS}
+    if not files and not any(chosen.values()):
+        raise CourseError(
+            "Name at least one file, whose rows go where they belong; or say it with --pretrain, "
+            "--demonstrations, --comparisons or --prompts FILE."
+        )
+    check_free(folder, [kind for kind in KINDS if chosen[kind]], replace)
+    with TemporaryDirectory() as beside:
+        made: dict[str, Path] = {}
+        for kind in KINDS:
+            target, dropped = Path(beside) / file_name(kind), Counter()
+            try:
+                usable, cut = write_kind(kind, [*chosen[kind], *files], target, dropped, names)
+            except CourseError as error:
+                raise CourseError(f"--{kind} {error}" if chosen[kind] else str(error)) from None
+            least, what = (LEAST_TEXT, "characters") if kind == "pretrain" else (LEAST_ROWS, "rows")
+            if usable < least and not chosen[kind]:
+                continue  # these files hold something else
+            short = f", {cut:,} of them without their beginning" if kind != "pretrain" else ""
+            say(f"{kind}: {usable:,} {what}{short}; {dropped.total():,} bad rows dropped")
+            for reason, count in dropped.most_common(REASONS):
+                say(f"  {count:,} × {printable(reason)[:200]}")
+            if len(dropped) > REASONS:
+                say(f"  … and {len(dropped) - REASONS:,} other reasons")
+            if usable < least:
+                raise CourseError(
+                    f"--{kind}: only {usable:,} usable {what}; at least {least:,} are needed. Nothing was "
+                    "written."
+                )
+            made[kind] = target
+        if not made:
+            raise CourseError(
+                f"In {', '.join(f.name for f in files)} there are too few rows of a known format (32) and too "
+                f"little text (20,000 characters). {found_fields(files)}"
+            )
+        check_free(folder, list(made), replace)
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, source in made.items():
+            with open(source, encoding="utf-8", newline="") as file:
+                write_whole(folder / file_name(kind), lambda out, file=file: shutil.copyfileobj(file, out))
+
+
+def file_name(kind: str) -> str:
+    return f"{kind}.{'txt' if kind == 'pretrain' else 'jsonl'}"
+
+
+def check_free(folder: Path, kinds: list[str], replace: bool) -> None:
+    there = [file_name(kind) for kind in kinds if os.path.lexists(folder / file_name(kind))]
     if there and not replace:
         raise CourseError(
             f"{folder} has {', '.join(there)} already. Write over it with --replace, or name another folder."
         )
-    ready: dict[str, str | list[dict]] = {}
-    for kind, paths in files.items():
-        if not paths:
-            continue
-        dropped: Counter[str] = Counter()
-        try:
-            found = (_text if kind == "pretrain" else _read_rows)(kind, [Path(p) for p in paths], dropped)
-        except CourseError as error:
-            raise CourseError(f"--{kind} {error}") from None
-        if isinstance(found, str):
-            ready["pretrain.txt"] = found
-            usable, least, what = len(found), LEAST_TEXT, "characters"
-            say(f"pretrain: {usable:,} characters; {dropped.total():,} rows dropped")
-        else:
-            ready[f"{kind}.jsonl"] = [row for row, _ in found]
-            usable, least, what = len(found), LEAST_ROWS, "rows"
-            cut = sum(shortened for _, shortened in found)
-            say(
-                f"{kind}: {usable:,} rows, {cut:,} of them without their leading turns; "
-                f"{dropped.total():,} bad rows dropped"
-            )
-        for reason, count in dropped.most_common(REASONS):
-            say(f"  {count:,} × {printable(reason)[:200]}")
-        if len(dropped) > REASONS:
-            say(f"  … and {len(dropped) - REASONS:,} other reasons")
-        if usable < least:
-            raise CourseError(
-                f"--{kind}: only {usable:,} usable {what}; at least {least:,} are needed. Nothing was "
-                "written."
-            )
-    if not ready:
-        raise CourseError(
-            "Name at least one file: --pretrain, --demonstrations, --comparisons or --prompts FILE."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ready.items():
-        if isinstance(content, str):
-            write_whole(folder / name, lambda file, text=content: file.write(text))
-        else:
-            write_jsonl(folder / name, content)
 
 
-def _rows(path: Path, dropped: Counter[str]) -> Iterator:
+def found_fields(files: list[Path]) -> str:
+    """What the first row of files has, for somebody who wonders why it is no known format."""
+    rows = [row for path in files for row in islice(read_rows(path, Counter()), 1) if isinstance(row, dict)]
+    if not rows:
+        return "They hold no JSON objects, a line each."
+    return (
+        f"The first row has the fields {', '.join(map(str, list(rows[0])[:12]))}. Say which is which: --map "
+        "prompt=FIELD,completion=FIELD or prompt=FIELD,chosen=FIELD,rejected=FIELD."
+    )
+
+
+def write_kind(
+    kind: str, paths: list[Path], target: Path, dropped: Counter[str], names: dict[str, str] | None
+) -> tuple[int, int]:
+    """Write what files hold of a kind: how many characters or rows, and how many lost their beginning."""
+    usable = cut = 0
+    with open(target, "w", encoding="utf-8", newline="") as file:
+        if kind == "pretrain":
+            for text in (text for path in paths for text in texts_of(path, dropped, names)):
+                usable += file.write(f"\n\n{text}" if usable else text)
+            return usable, 0
+        for path in paths:
+            for row, shortened in items_of(read_rows(path, dropped), FIELDS[file_name(kind)], dropped, names):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                usable, cut = usable + 1, cut + shortened
+    return usable, cut
+
+
+def read_rows(path: Path, dropped: Counter[str]) -> Iterator:
     """What a JSONL file holds, line by line; counts the lines that are no JSON."""
-    for line in filter(bytes.strip, lines_of(path)):
+    total = sum(1 for _ in lines_of(path))
+    lines = filter(bytes.strip, lines_of(path))
+    if total < LONG_FILE:
+        yield from parsed(lines, dropped)
+        return
+    with Progress(f"read {path.name}", total) as progress:
+        yield from progress.through(parsed(lines, dropped))
+
+
+def parsed(lines: Iterable[bytes], dropped: Counter[str]) -> Iterator:
+    for line in lines:
         if len(line) >= LONGEST:
             dropped[f"longer than {LONGEST / 2**20:.0f} MB"] += 1
             continue
@@ -159,51 +169,80 @@ def _rows(path: Path, dropped: Counter[str]) -> Iterator:
             dropped["not UTF-8 JSON"] += 1
 
 
-def _items(rows: Iterable, fields: tuple[str, ...], dropped: Counter[str]) -> Iterator[tuple[dict, bool]]:
-    """The good rows, with just `fields`, and whether their leading turns were dropped;
-    counts the bad ones.
-    """
+def items_of(
+    rows: Iterable, fields: tuple[str, ...], dropped: Counter[str], names: dict[str, str] | None = None
+) -> Iterator[tuple[dict, bool]]:
+    """The good rows, with just `fields`, and whether they lost their beginning; counts the bad ones."""
     for row in rows:
         try:
-            found = normal_rows(row)
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            found = normal_rows(row, names)
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             dropped[str(error)] += 1
             continue
+        several = len(found) > 1  # a tree: a message with a single reply prefers nothing
         for item in found:
+            wanted = fields_of(item, fields)
+            if several and any(field not in item for field in wanted):
+                continue
             messages, shortened = fit_prompt(item.get("prompt"))
-            item = {"prompt": messages, **{f: answer_text(item.get(f)) for f in fields[1:]}}
-            problem = "prompt empty or too long" if messages is None else row_problem(item, fields)
+            item = {"prompt": messages, **{f: plain(item.get(f)) for f in wanted[1:]}}
+            problem = "prompt empty, or no turns" if messages is None else row_problem(item, fields)
             if problem:
                 dropped[problem] += 1
             else:
                 yield item, shortened
 
 
-def _read_rows(kind: str, paths: list[Path], dropped: Counter[str]) -> list[tuple[dict, bool]]:
-    fields = FIELDS[f"{kind}.jsonl"]
-    return [item for path in paths for item in _items(_rows(path, dropped), fields, dropped)]
+def plain(value):
+    """An answer as text, and answers as texts; ranks as they are."""
+    if isinstance(value, list) and all(isinstance(v, int) for v in value):
+        return value
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return [answer_text(v) for v in value]
+    return answer_text(value)
 
 
-def _text(kind: str, paths: list[Path], dropped: Counter[str]) -> str:
-    return "\n\n".join(_text_of(path, dropped) for path in paths)
-
-
-def _text_of(path: Path, dropped: Counter[str]) -> str:
+def texts_of(path: Path, dropped: Counter[str], names: dict[str, str] | None = None) -> Iterator[str]:
     """Text to pretrain on: of a text file, of JSONL with a `text`, or of dialogues, a turn a line.
 
     What is held out of the dialogues for measuring stays out here too: a base model that knew which answers
     people chose would make the reward model look better than it is.
     """
-    if not path.name.removesuffix(".gz").endswith(".jsonl"):
-        return text_of(path)
-    texts = []
-    for row in _rows(path, dropped):
-        if isinstance(row, dict) and is_text(row.get("text")):
-            texts.append(row["text"])
+    if not path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
+        yield text_of(path)
+        return
+    for row in read_rows(path, dropped):
+        if isinstance(row, dict) and is_text(row.get("text")) and "role" not in row:
+            yield row["text"]
             continue
-        for item, _ in _items([row], ("prompt", "completion"), dropped):
+        for item, _ in items_of([row], ("prompt", "completion"), dropped, names):
             if split_of_prompt(item["prompt"]) == "train":
-                texts.append("\n".join([*(m["content"] for m in item["prompt"]), item["completion"]]))
+                yield "\n".join([*(m["content"] for m in item["prompt"]), item["completion"]])
             else:
                 dropped["held out for measuring"] += 1
-    return "\n\n".join(texts)
+
+
+def import_from_hub(folder: str | Path, name: str, split: str = "train", **options) -> None:
+    """Import a data set of the Hub, or a folder in its format, by name; see `import_data`."""
+    import datasets
+    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+
+    try:
+        found = datasets.load_dataset(name, split=split)
+    except (DatasetNotFoundError, DataFilesNotFoundError) as error:
+        raise CourseError(
+            f"There is no data set {name} on the Hub that can be read, or it is gated or private ({error}). "
+            "Check the name; accept its terms on its page, and log in with `hf auth login`."
+        ) from None
+    except ValueError as error:  # a split that is not there, or several configurations
+        raise CourseError(f"{name} cannot be read: {str(error).split(chr(10))[0][:300]}") from None
+    except (ConnectionError, OSError, RuntimeError) as error:
+        raise CourseError(
+            f"{name} could not be loaded ({type(error).__name__}). Where there is a network, run `hf download "
+            f"{name} --repo-type dataset --local-dir FOLDER`, copy that folder to this machine, and name its "
+            "files: rlhf data import DIR FILE."
+        ) from None
+    with TemporaryDirectory() as beside:
+        path = Path(beside) / f"{name.rpartition('/')[2]}.jsonl"
+        found.to_json(path, force_ascii=False)
+        import_data(folder, files=[path], **options)

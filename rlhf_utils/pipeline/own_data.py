@@ -1,7 +1,7 @@
 """Own data as a corpus and as rankings.
 
 A folder holds `pretrain.txt`: UTF-8 text; `demonstrations.jsonl`: `prompt`, `completion`;
-`comparisons.jsonl`: `prompt`, `chosen`, `rejected`; `prompts.jsonl`: `prompt`. A prompt is a text or a list
+`comparisons.jsonl`: `prompt`, `chosen`, `rejected`, or `prompt`, `answers`, `ranks` (1 is best); `prompts.jsonl`: `prompt`. A prompt is a text or a list
 of messages (`role`, `content`), as in TRL. `importing` makes such a folder, `data_rows` checks it.
 """
 
@@ -52,12 +52,14 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
 
 
 def write_own_rankings(profile: Profile, folder: Path) -> None:
-    """The rank stage for own data: human comparisons as rankings of two."""
+    """The rank stage for own data: human comparisons as rankings of two, rankings as they are."""
     rows = [
         {
             "messages": to_messages(r["prompt"]),
-            "answers": [answer_text(r["chosen"]), answer_text(r["rejected"])],
-            "ranks": [1, 2],
+            "answers": [text.strip() for text in r["answers"]]
+            if "answers" in r
+            else [answer_text(r["chosen"]), answer_text(r["rejected"])],
+            "ranks": r.get("ranks", [1, 2]),
             "labeler": "human",
         }
         for r in read_jsonl(Path(profile.data) / "comparisons.jsonl")

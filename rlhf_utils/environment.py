@@ -1,7 +1,8 @@
 """Where things lie, and what the environment asks for: the only module that reads it.
 
 `RLHF_PROFILE` chooses the profile, `RLHF_RUNS` moves `runs/`, `RLHF_DATA` names a folder of your own
-data, `RLHF_BASE` a pretrained GPT-2 of your own, `RLHF_LORA` the rank of adapters to train,
+data, `RLHF_BASE` a pretrained model of your own, `RLHF_FROM=sft` takes it for the SFT model, `RLHF_LORA`
+the rank of adapters to train,
 `RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores
 the models that come with the course, `RLHF_RANKINGS` is the URL of the database of rankings,
 `RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks; `RANK`, `WORLD_SIZE` and

@@ -45,7 +45,7 @@ class Profile:
     name: str
     seed: int = 0
     data: str = ""  # folder of one's own data; empty for the small world
-    base: str = ""  # folder or Hub name of a pretrained GPT-2 of one's own; empty trains one from nothing
+    base: str = ""  # folder or Hub name of a pretrained model; empty trains one from nothing
     # model
     layers: int = 4
     width: int = 128
@@ -213,8 +213,12 @@ def load_profile(
     guideline: str | None = None,
     base: str | Path | None = None,
     lora: int | None = None,
+    start: str | None = None,
 ) -> Profile:
-    """The profile that arguments or, where they are missing, the environment ask for."""
+    """The profile that arguments or, where they are missing, the environment ask for.
+
+    `start` "sft": the base follows instructions already, and nothing is fine-tuned on demonstrations.
+    """
     name = name or variable("RLHF_PROFILE", "laptop")
     if name not in PROFILES:
         raise CourseError(f"There is no profile {name!r}. Choose one of: {', '.join(PROFILES)}.")
@@ -234,6 +238,14 @@ def load_profile(
     if base:
         folder = place("The base", base)
         profile = replace(profile, base=str(folder if folder.is_dir() else base), **PRETRAINED_RATES)
+    start = start or variable("RLHF_FROM")
+    if start:
+        if start != "sft" or not profile.base:
+            raise CourseError(
+                "--from sft (RLHF_FROM) takes the base for the SFT model: name an instruction-tuned one with "
+                "--base. No other stage can be begun from."
+            )
+        profile = replace(profile, sft_epochs=0)
     lora = lora if lora is not None else whole_number("RLHF_LORA", "0")
     if lora:
         if not 1 <= lora <= 64:

@@ -12,13 +12,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_utils.environment import CourseError
+from rlhf_utils.language.base_checks import check_base
 from rlhf_utils.language.models import load_model, load_scorer, save_model, with_lora
 from rlhf_utils.language.packing import pack
-from rlhf_utils.language.pretrained import base_folder, base_tokenizer, check_base, write_base
+from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
 from rlhf_utils.language.sampling import generate
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores
 from rlhf_utils.language.tokenizer import SYSTEM, load_tokenizer, prompt_ids, question_in
-from rlhf_utils.profiles import PROFILES
+from rlhf_utils.pipeline.export import export_model
+from rlhf_utils.pipeline.stages import ensure
+from rlhf_utils.profiles import PROFILES, load_profile
 from rlhf_utils.training.beyond import RLOO
 from rlhf_utils.training.plan import check_shapes, parameters, plan
 from rlhf_utils.training.ppo import PPO
@@ -31,7 +34,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     "{% for message in messages %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}"
     "{% else %}{% set role = message['role'] %}{% endif %}"
     "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
@@ -321,3 +324,34 @@ def test_sizes_that_are_not_those_of_the_weights(tmp_path, change, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CourseError, match=message):
         check_base(folder, PROFILES["tiny"])
+
+
+# -- the whole course ----------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_every_stage_runs_from_an_instruction_tuned_model(tmp_path_factory):
+    """A Llama whose output is no word embedding, with its own chat form, taken for the SFT model."""
+    folder = model_folder(
+        tmp_path_factory.mktemp("chat") / "m",
+        "llama",
+        CHATML,
+        SPECIAL,
+        "<|endoftext|>",
+        tie_word_embeddings=False,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_RUNS", str(tmp_path_factory.mktemp("runs")))
+        profile = load_profile("tiny", 0, base=folder, start="sft", lora=4)
+        store = ensure(("evaluate", "rloo"), profile, say=lambda text: None)
+        exported = export_model(store, "ppo", tmp_path_factory.mktemp("out") / "mine")
+    before, sft = load_model(store.folder("pretrain")), store.model("sft")
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), sft.parameters()))
+    assert store.model("reward").config.likelihood == 0 and store.metrics("sft") == []
+    assert "begun from the pretrained m" in (exported / "README.md").read_text()
+    ours, theirs = store.model("ppo"), AutoModelForCausalLM.from_pretrained(exported)
+    assert torch.equal(ours.lm_head.weight, theirs.lm_head.weight)
+
+
+def test_only_a_base_can_be_taken_for_the_sft_model(monkeypatch):
+    monkeypatch.setenv("RLHF_FROM", "sft")
+    with pytest.raises(CourseError, match="name an instruction-tuned one with --base"):
+        load_profile("tiny")

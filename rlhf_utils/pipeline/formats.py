@@ -1,8 +1,8 @@
 """The formats in which people share demonstrations and preferences, each recognised by its fields.
 
     hh-rlhf             chosen, rejected: whole dialogues as one text
-    TRL                 prompt, completion · prompt, chosen, rejected · messages, as texts or lists of messages;
-                        chosen, rejected that begin alike (UltraFeedback, binarized) · prompt, completion, label
+    TRL                 prompt, completion · prompt, chosen, rejected · messages, as texts or as messages;
+                        chosen, rejected that begin alike (UltraFeedback, binarized); a label
     Alpaca              instruction, input, output, also with instances (self-instruct)
     Dolly               instruction, context, response
     UltraFeedback       instruction, completions with an overall_score: a ranking

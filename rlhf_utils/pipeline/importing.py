@@ -97,8 +97,8 @@ def import_data(
             made[kind] = target
         if not made:
             raise CourseError(
-                f"In {', '.join(f.name for f in files)} there are too few rows of a known format (32) and too "
-                f"little text (20,000 characters). {found_fields(files)}"
+                f"In {', '.join(f.name for f in files)} there are too few rows of a known format (32), and "
+                f"too little text (20,000 characters). {found_fields(files)}"
             )
         check_free(folder, list(made), replace)
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,9 +238,9 @@ def import_from_hub(folder: str | Path, name: str, split: str = "train", **optio
         raise CourseError(f"{name} cannot be read: {str(error).split(chr(10))[0][:300]}") from None
     except (ConnectionError, OSError, RuntimeError) as error:
         raise CourseError(
-            f"{name} could not be loaded ({type(error).__name__}). Where there is a network, run `hf download "
-            f"{name} --repo-type dataset --local-dir FOLDER`, copy that folder to this machine, and name its "
-            "files: rlhf data import DIR FILE."
+            f"{name} could not be loaded ({type(error).__name__}). Where there is a network, run `hf "
+            f"download {name} --repo-type dataset --local-dir FOLDER`, copy that folder to this machine, "
+            "and name its files: rlhf data import DIR FILE."
         ) from None
     with TemporaryDirectory() as beside:
         path = Path(beside) / f"{name.rpartition('/')[2]}.jsonl"

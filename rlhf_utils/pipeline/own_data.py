@@ -1,8 +1,9 @@
 """Own data as a corpus and as rankings.
 
 A folder holds `pretrain.txt`: UTF-8 text; `demonstrations.jsonl`: `prompt`, `completion`;
-`comparisons.jsonl`: `prompt`, `chosen`, `rejected`, or `prompt`, `answers`, `ranks` (1 is best); `prompts.jsonl`: `prompt`. A prompt is a text or a list
-of messages (`role`, `content`), as in TRL. `importing` makes such a folder, `data_rows` checks it.
+`comparisons.jsonl`: `prompt`, `chosen`, `rejected`, or `prompt`, `answers`, `ranks` (1 is best);
+`prompts.jsonl`: `prompt`. A prompt is a text or a list of messages (`role`, `content`), as in TRL.
+`importing` makes such a folder, `data_rows` checks it.
 """
 
 from pathlib import Path
@@ -51,9 +52,9 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
     write_jsonl(folder / "test.jsonl", held[: 2 * profile.test_prompts])
 
 
-def write_own_rankings(profile: Profile, folder: Path) -> None:
-    """The rank stage for own data: human comparisons as rankings of two, rankings as they are."""
-    rows = [
+def to_rankings(rows: list[dict]) -> list[dict]:
+    """Rows of `comparisons.jsonl` as rankings: `messages`, `answers` and their `ranks`."""
+    return [
         {
             "messages": to_messages(r["prompt"]),
             "answers": [text.strip() for text in r["answers"]]
@@ -62,8 +63,13 @@ def write_own_rankings(profile: Profile, folder: Path) -> None:
             "ranks": r.get("ranks", [1, 2]),
             "labeler": "human",
         }
-        for r in read_jsonl(Path(profile.data) / "comparisons.jsonl")
+        for r in rows
     ]
+
+
+def write_own_rankings(profile: Profile, folder: Path) -> None:
+    """The rank stage for own data: human comparisons as rankings of two, rankings as they are."""
+    rows = to_rankings(read_jsonl(Path(profile.data) / "comparisons.jsonl"))
     train = [r for r in rows if split_of_prompt(r["messages"]) == "train"]
     held = [r for r in rows if split_of_prompt(r["messages"]) == "test"]
     if not train or not held:

@@ -20,6 +20,7 @@ from rlhf_utils.artifacts.lineage import BEYOND, PARENTS, READS, descendants
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
+from rlhf_utils.language.models import load_model, save_model
 from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
 from rlhf_utils.language.tokenizer import save_tokenizer, train_tokenizer
 from rlhf_utils.pipeline.policies import make_beyond, make_ppo
@@ -130,6 +131,9 @@ def make_pretrain(profile: Profile, store: Store, folder) -> None:
 def make_sft(profile: Profile, store: Store, folder) -> None:
     from rlhf_utils.training.sft import fine_tune
 
+    if not profile.sft_epochs:  # a base that follows instructions is the SFT model
+        save_model(load_model(store.folder("pretrain")), folder, store.tokenizer())
+        return write_jsonl(folder / "metrics.jsonl", [])
     fine_tune(
         profile,
         store.tokenizer(),

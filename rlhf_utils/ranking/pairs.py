@@ -1,4 +1,4 @@
-"""Rankings as pairs, for libraries that know nothing else."""
+"""Rankings in the formats of libraries, most of which know pairs alone."""
 
 from collections.abc import Iterable
 from itertools import combinations
@@ -36,3 +36,25 @@ def to_dataset(rows: Iterable[dict]):
     from datasets import Dataset
 
     return Dataset.from_list(to_pairs(rows))
+
+
+def to_ultrafeedback(rows: Iterable[dict]) -> list[dict]:
+    """UltraFeedback's format: `instruction` and `completions` with an `overall_score`; ties stay ties."""
+    return [
+        {
+            "instruction": "\n\n".join(m["content"] for m in row["messages"]),
+            "completions": [
+                {"response": answer, "overall_score": float(max(row["ranks"]) + 1 - rank)}
+                for answer, rank in zip(row["answers"], row["ranks"])
+            ],
+        }
+        for row in rows
+    ]
+
+
+def to_openrlhf(rows: Iterable[dict]) -> list[dict]:
+    """OpenRLHF's format: `chosen` and `rejected` as whole conversations; ties are dropped."""
+    return [{key: [*pair["prompt"], *pair[key]] for key in ("chosen", "rejected")} for pair in to_pairs(rows)]
+
+
+FORMATS = {"trl": to_pairs, "ultrafeedback": to_ultrafeedback, "openrlhf": to_openrlhf}

@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.lineage import STAGES
 from rlhf_utils.environment import CourseError, gpu_fraction
+from rlhf_utils.language.base_checks import unmade
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.language.models import gpt2_config
 from rlhf_utils.language.packing import Packed
-from rlhf_utils.language.pretrained import planned_config, sized, unmade, weights_of_base
+from rlhf_utils.language.pretrained import planned_config, sized, weights_of_base
 from rlhf_utils.language.scoring import hidden_states, next_logits
 from rlhf_utils.profiles import Profile
 
@@ -35,7 +36,7 @@ PROMPT, ANSWER = 0.4, 0.5  # mean length as a share of the longest
 
 
 def parameters(profile: Profile) -> int:
-    """Weights of a GPT-2 of this size, whose input and output embeddings are one; or of the profile's base."""
+    """Weights of a GPT-2 of this size (input and output embeddings are one), or of the profile's base."""
     if profile.base:
         return weights_of_base(profile)
     d = profile.width

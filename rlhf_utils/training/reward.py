@@ -10,6 +10,7 @@ appendix C.2). Beyond the paper, since a model this small would otherwise reward
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -198,6 +199,9 @@ def train_reward(
         )
     torch.manual_seed(profile.seed)
     model = load_scorer(base).train()
+    if not getattr(model.config, "tie_word_embeddings", True):
+        # Without an output of its own a trunk predicts nothing: the scalar head is all, as in the paper.
+        profile = replace(profile, reward_lm=0.0, reward_likelihood=0.0)
     torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
     most = max(len(row["ranks"]) for row in encoded)

@@ -1,5 +1,6 @@
 """Checks of the exercises: each calls the reader's own function; see `checking`."""
 
+from rlhf_utils.course.checks.english import last_within, positions
 from rlhf_utils.course.checks.later import (
     divergence_of_best,
     dpo_loss,
@@ -103,5 +104,7 @@ __all__ = [
     "dpo_loss",
     "leave_one_out",
     "divergence_of_best",
+    "positions",
+    "last_within",
     "largest_microbatch",
 ]

@@ -1,0 +1,100 @@
+"""Out of the course: a model as a plain folder with a card, which transformers, TRL and others open."""
+
+import shutil
+from pathlib import Path
+
+from rlhf_utils.artifacts.lineage import PARENTS
+from rlhf_utils.artifacts.store import Store
+from rlhf_utils.environment import CourseError, place
+from rlhf_utils.language.models import save_model
+from rlhf_utils.profiles import BEYOND, MODELS, YOURS
+
+LANGUAGE_MODELS = ("pretrain", "sft", "ppo", "ppo_ptx", *BEYOND, YOURS.stage)
+SCORERS = ("reward", "taste_reward")
+LIMITS = (
+    "It was trained to learn from, and is no product: it states falsehoods with confidence, and what its "
+    "rankings did not ask for, safety above all, it was not taught."
+)
+
+
+def export_model(store: Store, stage: str, folder: str | Path) -> Path:
+    """Write a stage's model with its tokenizer and a card into a new folder; returns it."""
+    stage = MODELS[stage].stage if stage in MODELS else stage.replace("-", "_")
+    if stage not in (*LANGUAGE_MODELS, *SCORERS):
+        raise CourseError(
+            f"{stage!r:.40} is no model. Choose one of: {', '.join((*LANGUAGE_MODELS, *SCORERS))}."
+        )
+    target = place("The folder", folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CourseError(f"{target} is there already. Name a new folder.")
+    model, tokenizer = store.model(stage), store.tokenizer()
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_model(model, partial, tokenizer)
+    write_card(partial, target.name, stage in SCORERS, made_from(store, stage), figures_of(store, stage))
+    if target.is_dir():
+        target.rmdir()
+    partial.rename(target)
+    return target
+
+
+def made_from(store: Store, stage: str) -> list[str]:
+    """What a stage's model has learned from, in words."""
+    profile, lineage, queue = store.profile, set(), [stage]
+    while queue:
+        name = queue.pop()
+        lineage.add(name)
+        queue += PARENTS[name]
+    source = f"the data in {Path(profile.data).name}" if profile.data else "the course's small world"
+    begun = f"the pretrained {Path(profile.base).name}" if profile.base else f"documents of {source}"
+    said = [f"begun from {begun}" if profile.base else f"pretrained on {begun}"]
+    if "sft" in lineage:
+        said.append(f"fine-tuned on {len(store.prompts('demonstrations')):,} demonstrations")
+    if "reward" in lineage:
+        said.append(f"{len(store.rankings()):,} rankings of answers, through a reward model")
+    if stage.startswith(("ppo", "taste_ppo")) or stage in BEYOND:
+        said.append(
+            f"trained by {(MODELS | BEYOND | {YOURS.stage: YOURS})[stage].written}, seed {profile.seed}"
+        )
+    return said
+
+
+def figures_of(store: Store, stage: str) -> list[str]:
+    """What `evaluate` measured of a model, if it was run."""
+    if not store.find("evaluate"):
+        return []
+    gold = store.metrics("evaluate").get("gold", {})
+    names = [name for name, model in MODELS.items() if model.stage == stage and name in gold]
+    return [
+        f"{kind}: {value['total']:.3f} by the course's judge of 0 to 1"
+        for name in names
+        for kind, value in gold[name].items()
+        if isinstance(value, dict) and isinstance(value.get("total"), float)
+    ]
+
+
+def write_card(folder: Path, name: str, scores: bool, made: list[str], figures: list[str]) -> None:
+    """README.md as the Hub shows it: what it is, what it was trained on, figures, limits, how to open it."""
+    task = "classification" if scores else "generation"
+    lines = ["---", "library_name: transformers", f"pipeline_tag: text-{task}", "tags: [rlhf]", "---"]
+    lines += ["", f"# {name}", ""]
+    what = "A reward model: its score says how good an answer is." if scores else "A language model."
+    lines += [f"{what} Made with the course *Train Your Own ChatGPT*.", "", "## Trained on", ""]
+    lines += [f"- {part}" for part in made]
+    if figures:
+        lines += ["", "## Figures", "", *(f"- {figure}" for figure in figures)]
+    lines += ["", "## Limits", "", LIMITS, "", "## Use", "", "```python"]
+    if scores:
+        lines += [
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            'model = AutoModelForSequenceClassification.from_pretrained("FOLDER")',
+        ]
+    else:
+        lines += [
+            "from transformers import pipeline",
+            'speak = pipeline("text-generation", model="FOLDER")',
+            'speak([{"role": "user", "content": "What is the Moon?"}], max_new_tokens=40)',
+        ]
+    lines += ["```", ""]
+    (folder / "README.md").write_text("\n".join(lines), "utf-8")

@@ -37,7 +37,7 @@ bench: $(READY)
 	@$(BIN)/python tests/benchmarks/speed.py $(BENCH)
 
 # The newest torch, transformers, TRL and peft in the place of the pinned ones, and the tests that touch them:
-# nobody upstream tests GPT-2 with these trainers any more. In an environment of its own.
+# nobody upstream tests GPT-2 with these trainers any more, nor our own passes through others. Its own environment.
 DRIFT := .venv-drift
 drift:
 	@test -x $(DRIFT)/bin/python || $(PYTHON) -m venv $(DRIFT)
@@ -45,7 +45,7 @@ drift:
 	@$(DRIFT)/bin/python -m pip install -q -U --upgrade-strategy eager -e '.[test]'
 	@$(DRIFT)/bin/python -m pip list 2> /dev/null | grep -i -E '^(torch|transformers|trl|peft|accelerate|datasets|tokenizers) '
 	@OMP_NUM_THREADS=1 RLHF_REFERENCE=0 $(DRIFT)/bin/python -m pytest -q tests/test_beyond.py tests/test_models.py tests/test_ppo.py \
-	  tests/test_pretrained.py tests/test_pretraining.py tests/test_reward.py
+	  tests/test_architectures.py tests/test_pretrained.py tests/test_pretraining.py tests/test_reward.py
 
 $(READY): requirements.txt pyproject.toml
 	@echo "Setting up $(VENV) (a few minutes, once) …"

@@ -1,4 +1,4 @@
-"""JupyterHub for a class of this course; chapter 11 says what to do before. As root, on the class's server:
+"""JupyterHub for a class of this course; chapter 12 says what to do before. As root, on the class's server:
 
     jupyterhub -f data/class/jupyterhub_config.py
 

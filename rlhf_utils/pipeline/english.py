@@ -88,7 +88,7 @@ def load_english(base: str | Path, tiny: bool = False, **changes) -> Profile:
         "lora": 8,
         "episodes": 32,
         "group": 4,
-        "ppo_updates": 8,
+        "ppo_updates": 12,
         "ppo_rate": 5e-5,  # ten times as much for adapters
         "kl_coefficient": 0.1,
         "ppo_temperature": 0.7,
@@ -148,7 +148,7 @@ class English:
         lines = QUESTIONS.read_text("utf-8").split("\n")
         rows = [messages_of(line, f"english:{i}") for i, line in enumerate(lines) if line]
         chosen = [row for i, row in enumerate(rows) if (i % HELD_OUT == 0) == held_out]
-        return chosen[:8] if self.small else chosen
+        return chosen[:12] if self.small else chosen
 
     def facts(self) -> list[dict]:
         """Questions about countries, with their right `answers`: what may get lost."""
@@ -212,8 +212,11 @@ class English:
         head = fit_head(scaled, rankings, DECAY).to(seen.device) / deviation
         with torch.no_grad():
             model.score.weight.copy_(head[None])
-        scores = seen @ head
-        model.config.reward_mean, model.config.reward_std = float(scores.mean()), float(scores.std())
+        # The unit is the deviation among answers to one question: those are what RLOO compares.
+        by_question = (seen @ head).split([len(row["ranks"]) for row in rankings])
+        within = torch.cat([scores - scores.mean() for scores in by_question])
+        model.config.reward_mean = float(torch.cat(by_question).mean())
+        model.config.reward_std = max(float(within.square().mean().sqrt()), 1e-6)
         save_model(model, folder, tokenizer)
         write_jsonl(folder / "metrics.jsonl", [{"rankings": len(rankings), "held_out": held}])
 

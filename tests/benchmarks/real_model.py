@@ -2,8 +2,8 @@
 
     rlhf base smollm2 && python tests/benchmarks/real_model.py
 
-Every taste ranks thirty of sixty questions (four answers each), a head is fitted, RLOO trains eight updates at
-most; then the same again without a brake (β = 0, eighteen updates). With hh-rlhf (harmless-base, its test
+Every taste ranks thirty of sixty questions (four answers each), a head is fitted, RLOO trains for twelve
+updates at most; then the same again without a brake (β = 0, eighteen). With hh-rlhf (harmless-base, its test
 split) and OpenAssistant's trees beside the checkout in `shared/real`, a head is fitted to four fifths of
 each, prompts apart. All is kept in `runs/`; `data/reference/real.json` holds what the chapter shows.
 """

@@ -60,8 +60,6 @@ def test_from_rankings_to_a_policy_and_its_figures(english):
 def test_a_policy_that_did_not_move_has_no_kl(english):
     before = english.measured(english.folder("base"))
     assert max(map(abs, before["kl"])) < 1e-3
-    found = english.compare(english.folder("base"), SCRIPTED["few words"])
-    assert all(found[name]["difference"] == 0 for name in ("taste", "words", "facts"))
 
 
 def test_too_few_rankings_are_refused(english):

@@ -8,7 +8,7 @@ import pytest
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.tokenizer import prompt_ids, train_tokenizer
-from rlhf_utils.pipeline.data_rows import check_data, row_problem
+from rlhf_utils.pipeline.data_rows import check_data, row_problem, side_of, split_of_prompt
 from rlhf_utils.pipeline.formats import normal_rows
 from rlhf_utils.pipeline.importing import import_data, import_from_hub
 from rlhf_utils.pipeline.own_data import write_own_rankings
@@ -188,6 +188,42 @@ def test_rankings_stay_rankings_down_to_the_reward_model(tmp_path):
     write_own_rankings(own_data(PROFILES["tiny"], tmp_path / "new"), tmp_path)
     kept = read_jsonl(tmp_path / "rankings.jsonl") + read_jsonl(tmp_path / "heldout_prompts.jsonl")
     assert {(tuple(r["answers"]), tuple(r["ranks"])) for r in kept} == {(("a", "b", "c"), (2, 1, 2))}
+
+
+def test_openassistant_s_messages_grow_into_trees(tmp_path):
+    """On the Hub they come one a row, each with its parent."""
+    rows = []
+    for i in range(40):
+        rows.append({"message_id": f"q{i}", "parent_id": None, "role": "prompter", "text": f"Say {i}."})
+        for k, rank in enumerate((1.0, 0.0, 1.0)):
+            reply = {"message_id": f"a{i}{k}", "parent_id": f"q{i}", "role": "assistant"}
+            rows.append(reply | {"text": f"{i}, {k}.", "rank": rank, "message_tree_id": f"q{i}"})
+    import_data(tmp_path / "new", lambda text: None, files=[write(tmp_path / "a.jsonl", rows)])
+    found = read_jsonl(tmp_path / "new" / "comparisons.jsonl")
+    assert len(found) == 40 and found[0]["ranks"] == [2, 1, 2] and found[0]["answers"][1] == "0, 1."
+
+
+def test_a_prompt_beside_messages_is_their_beginning():
+    row = {"prompt": "Q", "prompt_id": "1", "messages": [*TURNS, said("good")]}
+    assert normal_rows(row) == [{"prompt": TURNS, "completion": "good"}]
+
+
+def test_what_is_held_out_is_in_no_text_to_pretrain_on(tmp_path):
+    """Alpaca's rows are once more in their `text`; and a long dialogue keeps its side when it is cut."""
+    rows = []
+    for i in range(200):
+        asked, answer = f"Say {i}.", f"Number {i}. " * 30
+        rows.append({"instruction": asked, "input": "", "output": answer, "text": f"{asked}\n{answer}"})
+    long = [user("x" * 1400 + str(i)) for i in range(60)]
+    rows += [{"messages": [turn, said("Yes."), user("And now?"), said("No " * 90)]} for turn in long]
+    source = write(tmp_path / "a.jsonl", rows)
+    import_data(tmp_path / "new", lambda text: None, pretrain=[source], demonstrations=[source])
+    lines = set((tmp_path / "new" / "pretrain.txt").read_text().split("\n"))
+    shown = read_jsonl(tmp_path / "new" / "demonstrations.jsonl")
+    held = [row["prompt"][0]["content"] for row in shown[:200] if side_of(row) == "test"]
+    assert held and not lines & set(held) and "Say 1." in lines | set(held)
+    assert len(shown[200]["prompt"]) == 1 < len(rows[200]["messages"])
+    assert [side_of(row) for row in shown[200:]] == [split_of_prompt([turn]) for turn in long]
 
 
 def test_other_names_of_fields_are_said_or_asked_for(tmp_path):

@@ -82,11 +82,13 @@ def test_names_that_are_gated_missing_or_out_of_reach_say_what_to_do(repositorie
 
 @pytest.mark.slow
 def test_a_download_that_broke_off_is_completed(repositories, tmp_path):
-    with hub(repositories, broken={"model.safetensors"}) as address:
+    asked: list[str] = []
+    with hub(repositories, broken={"model.safetensors"}, asked=asked) as address:
         said = run(BASE.format(name="me/tiny"), address, tmp_path)
         if "refused" in said:  # the library gave up: a second try goes on
             said = run(BASE.format(name="me/tiny"), address, tmp_path)
     assert "'model.safetensors'" in said
+    assert sum(path.startswith("GET") and path.endswith("model.safetensors") for path in asked) == 2
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ class Store:
             "seed": self.profile.seed,
             "data": self.profile.data,
             "base": self.profile.base,
+            "from": "sft" if self.profile.base and not self.profile.sft_epochs else "",
             "lora": self.profile.lora,
         }
         chosen = "".join(f" --{k} {v}" for k, v in options.items() if v)

@@ -120,6 +120,7 @@ def kernel_environment(profile: Profile):
         "RLHF_DATA": profile.data,
         "RLHF_BASE": profile.base,
         "RLHF_LORA": str(profile.lora),
+        "RLHF_FROM": "sft" if profile.base and not profile.sft_epochs else "",
     }
     if shutil.which("chromium") or shutil.which("google-chrome"):
         names["PLOTLY_RENDERER"] = "plotly_mimetype+svg"  # with a picture for viewers that run no scripts

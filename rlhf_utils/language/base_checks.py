@@ -112,8 +112,15 @@ def configuration(folder: Path, found: dict) -> PreTrainedConfig:
                 f"{folder}/config.json: `{names[size]}` is {str(value)[:40]}, not a whole number of 1 to "
                 f"{most:,}."
             )
+    turns = found.get("attention_types", [])  # GPT-Neo's: kinds of attention, and how often
+    often = [t[1] for t in turns if isinstance(t, list) and t[1:]] if isinstance(turns, list) else [None]
+    if any(n not in range(201) for n in often):
+        raise CourseError(f"{folder}/config.json: `attention_types` has more than 200 layers.")
     try:
         config = kind.from_dict(found)
+        for size, most in SIZES.items():  # once more: a file may call it by two names
+            if not 1 <= getattr(config, size) <= most:
+                raise ValueError(f"{size} is {getattr(config, size)}")
         shared = config.hidden_size % config.num_attention_heads == 0 or hasattr(config, "head_dim")
     except Exception as error:  # of many kinds, and all of them mean the same
         raise CourseError(

@@ -8,6 +8,7 @@ plain text. So nothing of it runs later, and what somebody says can never be tak
 """
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -40,7 +41,17 @@ class ChatForm:
             between = self.to_user if number % 2 else self.to_answer
             last = number + 1 == len(turns)
             found += [(turn.strip(), True), (self.asked if last else between, False)]
-        return found
+        return [(self.harmless(text) if said else text, said) for text, said in found]
+
+    def harmless(self, text: str) -> str:
+        """Somebody's text, in which nothing reads like a mark: "<|user|>" is "< |user|>".
+
+        Not all marks are special tokens, which `text_ids` takes apart by itself.
+        """
+        around = " ".join(asdict(self).values())
+        for mark in set(re.findall(r"[<\[‹«][^\s<\[‹«]+?[>\]›»]", around)):
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
 
     def template(self) -> str:
         """The same as a chat template, for everybody else's programs."""
@@ -145,6 +156,8 @@ def read_form(template: str, names: dict[str, str], special: list[str]) -> ChatF
     if single is None or parts is None or closed is None:
         return None
     before, to_answer, to_user, again, to_user_again, asked = parts
+    if not all((before, to_answer, to_user, asked)):
+        return None
     regular = (before, asked) == tuple(single) and (to_answer, to_user) == (again, to_user_again)
     ends = sorted(
         (closed[2].find(token), -len(token), token) for token in special if token and token in closed[2]

@@ -26,6 +26,7 @@ from transformers import (
 from rlhf_utils.environment import CourseError, place
 from rlhf_utils.language.base_checks import check_base, json_of, unmade
 from rlhf_utils.language.chat_form import read_form
+from rlhf_utils.language.device import device
 from rlhf_utils.language.models import read_model, save_model
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.scoring import answer_logprobs
@@ -165,7 +166,8 @@ def write_base(folder: Path, tokenizer, target: Path) -> None:
     for name, value in model.config.to_dict().items():
         if re.search("dropout|pdrop", name) and isinstance(value, float):
             setattr(model.config, name, 0.0)
-    check_reading(model, folder)
+    check_reading(model.to(device()), folder)
+    model.cpu()
     if model.get_input_embeddings().num_embeddings != len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.num_labels = 1

@@ -59,10 +59,9 @@ def next_logits(model, hidden: Tensor) -> Tensor:
     if is_gpt2(model):
         return hidden @ model.transformer.wte.weight.T.to(hidden.dtype)
     inner = bare(model)
-    output = inner.get_output_embeddings()
-    if output is None:
-        return hidden @ inner.get_input_embeddings().weight.T.to(hidden.dtype)
-    logits, most = output(hidden), getattr(inner.config, "final_logit_softcapping", None)
+    output, most = inner.get_output_embeddings(), getattr(inner.config, "final_logit_softcapping", None)
+    words = inner.get_input_embeddings().weight
+    logits = hidden @ words.T.to(hidden.dtype) if output is None else output(hidden)
     return most * torch.tanh(logits / most) if most else logits  # as Gemma does
 
 

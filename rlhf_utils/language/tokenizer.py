@@ -85,7 +85,8 @@ def question_in(tokenizer, ids: list[int]) -> str:
     """What the user asked last, in a prompt's ids, without the template's marks."""
     if form := form_of(tokenizer):
         text = tokenizer.decode(ids, skip_special_tokens=False).removesuffix(form.asked)
-        return text.removeprefix(form.before).rpartition(form.to_user)[2].rpartition(form.after_system)[2]
+        last = text.rpartition(form.to_user)[2].removeprefix(form.before)
+        return last.partition(form.after_system)[2] if last.startswith(form.system) and last != text else last
     text = tokenizer.decode(ids, skip_special_tokens=True)
     return text.rpartition("Question:")[2].rpartition("\nAnswer:")[0].strip() or text.strip()
 

@@ -156,3 +156,9 @@ def split_of_prompt(messages: list[dict]) -> str:
     """
     first = next((m for m in messages if m["role"] == "user"), messages[0])
     return "test" if zlib.crc32(first["content"].encode()) % 100 < 20 else "train"
+
+
+def side_of(row: dict) -> str:
+    """ "train" or "test" of a row with a `prompt`; what lost its beginning on import remembers its side."""
+    known = row.get("split") in ("train", "test")
+    return row["split"] if known else split_of_prompt(to_messages(row["prompt"]))

@@ -7,8 +7,8 @@ rankings on the model's own hidden states; RLOO with adapters does the rest.
     english = English(load_english(folder))
     rows = english.to_rank()                     # questions with four answers each, for a RankingSession
     english.reward("mine", rankings)             # a folder with the reward model
-    english.steer("mine", rankings)              # … and with the policy
-    english.compare("mine", SCRIPTED["short"])   # before and after, on questions that neither has seen
+    policy = english.steer("mine", rankings)     # … and with the policy
+    english.compare(policy, SCRIPTED["few words"])   # before and after, on questions that neither has seen
 
 Everything is kept in `runs/` by what it was made from, so that a second call is at once there.
 """
@@ -39,8 +39,8 @@ from rlhf_utils.language.sampling import Answer, sample
 from rlhf_utils.language.scoring import answer_logprobs, window_loss
 from rlhf_utils.language.tokenizer import load_tokenizer, prompt_ids, to_windows
 from rlhf_utils.pipeline.export import write_card
-from rlhf_utils.pipeline.heads import DECAY, held_out_accuracy, ranking_features
-from rlhf_utils.pipeline.taste import fit_head, ranks_by
+from rlhf_utils.pipeline.heads import held_out_accuracy, ranking_features, scaled_head
+from rlhf_utils.pipeline.taste import ranks_by
 from rlhf_utils.profiles import PROFILES, Profile
 from rlhf_utils.training.beyond import RLOO
 from rlhf_utils.training.ppo_run import train_ppo
@@ -55,6 +55,7 @@ KL_BUDGET = 2.5  # the update that finds so much goes further still
 # What a scripted reader values in an answer, more is better.
 SCRIPTED: dict[str, Callable[[str], float]] = {
     "few words": lambda answer: -len(answer.split()),
+    "many words": lambda answer: len(answer.split()),
     "speaks to you": lambda answer: spoken(answer, "you your yours yourself"),
     "speaks of itself": lambda answer: spoken(answer, "i me my mine myself"),
 }
@@ -112,26 +113,27 @@ class English:
     def __init__(self, profile: Profile, rankings: int = 60):
         self.profile, self.rankings = profile, rankings
         self.small = profile.ppo_updates < 4
-        self.root = runs_folder() / f"english-{digest(profile.base)}"
+        source = place("The base", profile.base)
+        files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(source.glob("*.*"))]
+        begun = runs_folder() / f"english-{digest([str(source), files])}"
+        self.base = begun / "base"
+        asked = [profile.prompt_tokens, profile.answer_tokens, profile.ppo_temperature, self.small]
+        # All that decides what is asked, and how: what is kept beneath differs in nothing else.
+        self.root = begun / digest([*asked, rankings, SYSTEM, FACTS, QUESTIONS.read_text("utf-8")])
         self.policies = {"sft": self.folder("base")}  # and "rloo", once there is one
 
     # -- where things are -----------------------------------------------------------------------------
     def kept(self, name: str, made_from, make: Callable[[Path], None]) -> Path:
         """A folder that `make` writes, once for everything that it is made from."""
-        target = self.root / f"{name}-{digest(made_from)}"
-        if not target.is_dir():
-            partial_folder = target.with_name(f"{target.name}.partial")
-            shutil.rmtree(partial_folder, ignore_errors=True)
-            partial_folder.mkdir(parents=True)
-            make(partial_folder)
-            partial_folder.rename(target)
-        return target
+        return written(self.root / f"{name}-{digest(made_from)}", make)
 
     def folder(self, name: str) -> Path:
         if name != "base":
             return self.policies[name]
-        source = base_folder(self.profile)
-        return self.kept("base", "", lambda f: write_base(source, base_tokenizer(source), f))
+        if not self.base.is_dir():
+            source = base_folder(self.profile)
+            written(self.base, lambda folder: write_base(source, base_tokenizer(source), folder))
+        return self.base
 
     def find(self, stage: str) -> Path | None:
         return self.policies.get(stage)
@@ -184,8 +186,7 @@ class English:
             ]
             write_jsonl(folder / "items.jsonl", made)
 
-        made_from = [self.rankings, answers, self.profile.answer_tokens]
-        return read_jsonl(self.kept("items", made_from, make) / "items.jsonl")
+        return read_jsonl(self.kept("items", answers, make) / "items.jsonl")
 
     def ranked_by(self, value: Callable[[str], float], count: int = 30) -> list[dict]:
         """The first items that somebody ranks who values this in an answer, and finds not all alike."""
@@ -206,10 +207,8 @@ class English:
         profile, tokenizer = self.profile, self.tokenizer()
         model, pad = load_scorer(self.folder("base")), tokenizer.pad_token_id
         seen = ranking_features(model, encode_rankings(profile, tokenizer, rankings), pad, profile)
-        mean, deviation = seen.mean(0), seen.std(0).clamp(min=1e-3)
-        scaled = ((seen - mean) / deviation).cpu()
-        held = held_out_accuracy(scaled, rankings)
-        head = fit_head(scaled, rankings, DECAY).to(seen.device) / deviation
+        held = held_out_accuracy(seen.cpu(), rankings)
+        head = scaled_head(seen.cpu(), rankings).to(seen.device)
         with torch.no_grad():
             model.score.weight.copy_(head[None])
         # The unit is the deviation among answers to one question: those are what RLOO compares.
@@ -268,8 +267,7 @@ class English:
             found |= {"kl": self.divergences(model, sampled), "prose": self.prose_loss(model)}
             (folder / "said.json").write_text(json.dumps(found), "utf-8")
 
-        made_from = [policy.name, self.profile.answer_tokens, FACTS, SYSTEM]
-        return json.loads((self.kept("said", made_from, make) / "said.json").read_text("utf-8"))
+        return json.loads((self.kept("said", policy.name, make) / "said.json").read_text("utf-8"))
 
     @torch.no_grad()
     def divergences(self, model, sampled: list[list[Answer]]) -> list[float]:
@@ -297,7 +295,7 @@ class English:
         answer, and the share of facts that are right. `kl` is how far the policy has gone; `prose` the loss.
         """
         said = before, after = self.measured(self.folder("base")), self.measured(policy)
-        kl = np.array(after["kl"])
+        kl = np.array(after["kl"]).reshape(-1, 2).mean(1)  # two samples of a question are no two questions
         found = {"kl": {"after": float(kl.mean()), **mean_difference(kl, np.zeros(len(kl)))}}
         for name, measure in (("taste", value), ("words", lambda text: len(text.split()))):
             means = [np.array([np.mean([measure(a) for a in own]) for own in m["sampled"]]) for m in said]
@@ -310,7 +308,10 @@ class English:
     def right(self, answers: Sequence[Sequence[str]]) -> np.ndarray:
         """1.0 for each question of fact whose answer names what is right."""
         return np.array(
-            [float(any(a in own[0] for a in row["answers"])) for row, own in zip(self.facts(), answers)]
+            [
+                float(any(re.search(rf"\b{re.escape(a)}\b", own[0]) for a in row["answers"]))
+                for row, own in zip(self.facts(), answers)
+            ]
         )
 
 
@@ -325,6 +326,17 @@ FACTS = {
     "language": "Which language do most people in {} speak?",
 }
 SETTINGS = ("episodes", "group", "ppo_", "kl_", "lora", "answer_tokens", "seed")  # that decide a policy
+
+
+def written(target: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, which `make` writes beside its place if it is not there."""
+    if not target.is_dir():
+        beside = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        make(beside)
+        beside.rename(target)
+    return target
 
 
 def digest(made_from) -> str:

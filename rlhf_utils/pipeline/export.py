@@ -49,10 +49,11 @@ def made_from(store: Store, stage: str) -> list[str]:
     source = f"the data in {Path(profile.data).name}" if profile.data else "the course's small world"
     begun = f"the pretrained {Path(profile.base).name}" if profile.base else f"documents of {source}"
     said = [f"begun from {begun}" if profile.base else f"pretrained on {begun}"]
-    if "sft" in lineage:
+    if "sft" in lineage and profile.sft_epochs:
         said.append(f"fine-tuned on {len(store.prompts('demonstrations')):,} demonstrations")
-    if "reward" in lineage:
-        said.append(f"{len(store.rankings()):,} rankings of answers, through a reward model")
+    if "rank" in lineage:
+        through = ", through a reward model" if "reward" in lineage else ""
+        said.append(f"{len(store.rankings()):,} rankings of answers{through}")
     if stage.startswith(("ppo", "taste_ppo")) or stage in BEYOND:
         said.append(
             f"trained by {(MODELS | BEYOND | {YOURS.stage: YOURS})[stage].written}, seed {profile.seed}"
@@ -79,7 +80,12 @@ def write_card(folder: Path, name: str, scores: bool, made: list[str], figures: 
     task = "classification" if scores else "generation"
     lines = ["---", "library_name: transformers", f"pipeline_tag: text-{task}", "tags: [rlhf]", "---"]
     lines += ["", f"# {name}", ""]
-    what = "A reward model: its score says how good an answer is." if scores else "A language model."
+    what = "A language model."
+    if scores:
+        what = (
+            "A reward model: the higher its score, the better an answer by its rankings. The course adds "
+            "`likelihood` (config.json) times the answer's log-probability, and a taste's second head."
+        )
     lines += [f"{what} Made with the course *Train Your Own ChatGPT*.", "", "## Trained on", ""]
     lines += [f"- {part}" for part in made]
     if figures:

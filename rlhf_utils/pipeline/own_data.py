@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_utils.artifacts.files import read_jsonl, text_of, write_jsonl
 from rlhf_utils.environment import CourseError
-from rlhf_utils.pipeline.data_rows import answer_text, check_data, split_of_prompt, to_messages
+from rlhf_utils.pipeline.data_rows import answer_text, check_data, side_of, to_messages
 from rlhf_utils.profiles import Profile
 
 
@@ -31,12 +31,13 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
     rows = [
         {"messages": to_messages(r["prompt"]), "completion": answer_text(r["completion"])}
         for r in read_jsonl(source / "demonstrations.jsonl")
+        if side_of(r) == "train"
     ]
-    rows = [r for r in rows if split_of_prompt(r["messages"]) == "train"]
     write_jsonl(folder / "demonstrations.jsonl", rows[: 2 * profile.demonstrations])
-    prompts = [{"messages": to_messages(r["prompt"])} for r in read_jsonl(source / "prompts.jsonl")]
+    prompts = read_jsonl(source / "prompts.jsonl")
     asked, held = (
-        [p for p in prompts if split_of_prompt(p["messages"]) == part] for part in ("train", "test")
+        [{"messages": to_messages(r["prompt"])} for r in prompts if side_of(r) == part]
+        for part in ("train", "test")
     )
     for name, part, share in (
         ("demonstrations", rows, "train"),
@@ -53,7 +54,7 @@ def write_own_corpus(profile: Profile, folder: Path) -> None:
 
 
 def to_rankings(rows: list[dict]) -> list[dict]:
-    """Rows of `comparisons.jsonl` as rankings: `messages`, `answers` and their `ranks`."""
+    """Rows of `comparisons.jsonl` as rankings: `messages`, `answers`, their `ranks` and `split`."""
     return [
         {
             "messages": to_messages(r["prompt"]),
@@ -62,6 +63,7 @@ def to_rankings(rows: list[dict]) -> list[dict]:
             else [answer_text(r["chosen"]), answer_text(r["rejected"])],
             "ranks": r.get("ranks", [1, 2]),
             "labeler": "human",
+            "split": side_of(r),
         }
         for r in rows
     ]
@@ -70,8 +72,8 @@ def to_rankings(rows: list[dict]) -> list[dict]:
 def write_own_rankings(profile: Profile, folder: Path) -> None:
     """The rank stage for own data: human comparisons as rankings of two, rankings as they are."""
     rows = to_rankings(read_jsonl(Path(profile.data) / "comparisons.jsonl"))
-    train = [r for r in rows if split_of_prompt(r["messages"]) == "train"]
-    held = [r for r in rows if split_of_prompt(r["messages"]) == "test"]
+    train = [r for r in rows if r["split"] == "train"]
+    held = [r for r in rows if r["split"] == "test"]
     if not train or not held:
         raise CourseError(
             f"{profile.data}/comparisons.jsonl: all rows share too few prompts to hold some out; add more."

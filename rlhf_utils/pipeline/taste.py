@@ -160,7 +160,7 @@ def train_taste(
     head = SHARPNESS * head / (seen @ head).std().clamp(min=1e-6)
     middle = float((seen @ head).mean())
     spread = float(torch.sigmoid(seen @ head - middle).std())
-    heads = torch.nn.Linear(model.config.hidden_size, 2, bias=False, device=seen.device)
+    heads = torch.nn.Linear(model.score.weight.shape[1], 2, bias=False, device=seen.device)
     with torch.no_grad():
         heads.weight.copy_(torch.stack([model.score.weight[0], head]))
     model.score, model.num_labels = heads, 2

@@ -118,7 +118,7 @@ class PPO:
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
         # the reward's head was trained on finished answers only, and misjudges beginnings.
         self.value = None if profile.one_trunk else load_scorer(reward)
-        self.head = torch.nn.Linear(self.reward.config.hidden_size, 1, bias=False, device=device())
+        self.head = torch.nn.Linear(self.reward.score.weight.shape[1], 1, bias=False, device=device())
         torch.nn.init.zeros_(self.head.weight)
         self.windows = windows  # of pretraining text, (windows, context); None is PPO without ptx
         self.policy_parameters = [p for p in self.policy.parameters() if p.requires_grad]

@@ -202,7 +202,7 @@ def train_reward(
     if not getattr(model.config, "tie_word_embeddings", True):
         # Without an output of its own a trunk predicts nothing: the scalar head is all, as in the paper.
         profile = replace(profile, reward_lm=0.0, reward_likelihood=0.0)
-    torch.nn.init.normal_(model.score.weight, std=1 / (model.config.hidden_size + 1) ** 0.5)
+    torch.nn.init.normal_(model.score.weight, std=1 / (model.score.weight.shape[1] + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
     most = max(len(row["ranks"]) for row in encoded)
     arguments = training_arguments(

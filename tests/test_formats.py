@@ -214,7 +214,7 @@ def test_what_is_held_out_is_in_no_text_to_pretrain_on(tmp_path):
     for i in range(200):
         asked, answer = f"Say {i}.", f"Number {i}. " * 30
         rows.append({"instruction": asked, "input": "", "output": answer, "text": f"{asked}\n{answer}"})
-    long = [user("x" * 1400 + str(i)) for i in range(60)]
+    long = [user("x" * 1495 + str(i)) for i in range(60)]
     rows += [{"messages": [turn, said("Yes."), user("And now?"), said("No " * 90)]} for turn in long]
     source = write(tmp_path / "a.jsonl", rows)
     import_data(tmp_path / "new", lambda text: None, pretrain=[source], demonstrations=[source])

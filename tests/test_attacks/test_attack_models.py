@@ -181,8 +181,8 @@ def test_what_is_wrong_with_a_base_is_said_before_anything_is_built(base, tmp_pa
     ],
     ids=["that never ends", "that climbs out", "that includes a file", "that raises"],
 )
-def test_a_template_of_its_own_is_never_asked(base, template):
-    """The course brings its own."""
+def test_a_template_that_does_harm_is_no_form_of_conversations(base, template):
+    """It is asked once, in a process of its own with ten seconds; then the course's own stands in."""
     (base / "chat_template.jinja").write_text(template)
     changed("tokenizer_config.json", chat_template=template)(base)
     tokenizer = base_tokenizer(base)

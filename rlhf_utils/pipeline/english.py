@@ -77,6 +77,7 @@ class OnePass(RLOO):
     def __init__(self, profile: Profile, *arguments, **named):
         super().__init__(profile, *arguments, **named)
         self.budget = KL_BUDGET if profile.kl_coefficient else math.inf
+        self.at_once = min(self.at_once, 8)  # answers; all of a minibatch would take two GB more
 
 
 def load_english(base: str | Path, tiny: bool = False, **changes) -> Profile:
@@ -112,7 +113,7 @@ class English:
 
     def __init__(self, profile: Profile, rankings: int = 60):
         self.profile, self.rankings = profile, rankings
-        self.small = profile.ppo_updates < 4
+        self.small = profile.answer_tokens < 24
         source = place("The base", profile.base)
         files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(source.glob("*.*"))]
         begun = runs_folder() / f"english-{digest([str(source), files])}"

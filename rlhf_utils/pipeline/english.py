@@ -77,7 +77,6 @@ class OnePass(RLOO):
     def __init__(self, profile: Profile, *arguments, **named):
         super().__init__(profile, *arguments, **named)
         self.budget = KL_BUDGET if profile.kl_coefficient else math.inf
-        self.at_once = min(self.at_once, 8)  # answers; all of a minibatch would take two GB more
 
 
 def load_english(base: str | Path, tiny: bool = False, **changes) -> Profile:

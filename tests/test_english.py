@@ -19,6 +19,8 @@ from rlhf_utils.pipeline.export import export_model
 from rlhf_utils.pipeline.formats import normal_rows
 from rlhf_utils.pipeline.from_gguf import make_base
 from rlhf_utils.pipeline.heads import held_out_accuracy
+from rlhf_utils.pipeline.stages import open_store
+from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.pairs import to_openrlhf, to_ultrafeedback
 
 
@@ -142,6 +144,15 @@ def test_a_card_says_what_a_model_was_made_from(tiny, tmp_path):
         export_model(tiny, "ppo", folder)
     with pytest.raises(CourseError, match="is no model"):
         export_model(tiny, "corpus", tmp_path / "other")
+
+
+def test_the_models_that_come_with_the_course_leave_it_too(tmp_path, monkeypatch):
+    """They have no corpus beside them."""
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("RLHF_REFERENCE", "1")
+    folder = export_model(open_store(load_profile("laptop", 0)), "ppo_ptx", tmp_path / "mine")
+    card = (folder / "README.md").read_text("utf-8")
+    assert "1,700 demonstrations" in card and "by the course's judge" in card
 
 
 def test_rankings_survive_other_libraries_formats():

@@ -50,10 +50,13 @@ def made_from(store: Store, stage: str) -> list[str]:
     begun = f"the pretrained {Path(profile.base).name}" if profile.base else f"documents of {source}"
     said = [f"begun from {begun}" if profile.base else f"pretrained on {begun}"]
     if "sft" in lineage and profile.sft_epochs:
-        said.append(f"fine-tuned on {len(store.prompts('demonstrations')):,} demonstrations")
+        # The models that come with the course have no corpus beside them.
+        shown = len(store.prompts("demonstrations")) if store.find("corpus") else profile.demonstrations
+        said.append(f"fine-tuned on {shown:,} demonstrations")
     if "rank" in lineage:
         through = ", through a reward model" if "reward" in lineage else ""
-        said.append(f"{len(store.rankings()):,} rankings of answers{through}")
+        ranked = len(store.rankings()) if store.find("rank") else profile.ranked_prompts
+        said.append(f"{ranked:,} rankings of answers{through}")
     if stage.startswith(("ppo", "taste_ppo")) or stage in BEYOND:
         said.append(
             f"trained by {(MODELS | BEYOND | {YOURS.stage: YOURS})[stage].written}, seed {profile.seed}"
@@ -68,10 +71,10 @@ def figures_of(store: Store, stage: str) -> list[str]:
     gold = store.metrics("evaluate").get("gold", {})
     names = [name for name, model in MODELS.items() if model.stage == stage and name in gold]
     return [
-        f"{kind}: {value['total']:.3f} by the course's judge of 0 to 1"
+        f"{said}: {gold[name][kind]['total']:.3f} by the course's judge of 0 to 1"
         for name in names
-        for kind, value in gold[name].items()
-        if isinstance(value, dict) and isinstance(value.get("total"), float)
+        for kind, said in (("greedy", "greedy"), ("t1", "at temperature 1"))
+        if kind in gold[name]
     ]
 
 

@@ -5,8 +5,9 @@ data, `RLHF_BASE` a pretrained model of your own, `RLHF_FROM=sft` takes it for t
 the rank of adapters to train,
 `RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores
 the models that come with the course, `RLHF_RANKINGS` is the URL of the database of rankings,
-`RLHF_GPU_FRACTION` this process's share of a GPU, `JUPYTERHUB_USER` who ranks; `RANK`, `WORLD_SIZE` and
-`LOCAL_RANK` are set by `accelerate launch`. All paths are found from the checkout, never from the working
+`RLHF_GPU_FRACTION` this process's share of a GPU, `RLHF_SHARE_OUT=1` has several processes share a model's
+weights out even where they would fit, `JUPYTERHUB_USER` who ranks; `RANK`, `WORLD_SIZE` and `LOCAL_RANK` are
+set by `torchrun`. All paths are found from the checkout, never from the working
 folder.
 """
 
@@ -69,14 +70,14 @@ def whole_number(name: str, default: str) -> int:
 
 
 def process() -> tuple[int, int]:
-    """This process's number and how many there are, as `accelerate launch` says."""
+    """This process's number and how many there are, as `torchrun` says."""
     number, count = whole_number("RANK", "0"), whole_number("WORLD_SIZE", "1")
     alone = [v for v in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not variable(v)] if count > 1 else []
     if number >= max(count, 1) or alone:
         raise CourseError(
             f"RANK is {number} and WORLD_SIZE {count}"
             + (f", but {', '.join(alone)} is not set" if alone else "")
-            + ". Unset both, or start several processes with: accelerate launch -m rlhf_utils.course.cli"
+            + ". Unset both, or start several processes: torchrun --nproc_per_node 2 -m rlhf_utils.course.cli"
         )
     return number, count
 
@@ -99,6 +100,11 @@ def gpu_fraction() -> float:
             f"{text!r}."
         )
     return share
+
+
+def share_out_always() -> bool:
+    """`RLHF_SHARE_OUT=1`: weights are shared out among processes even where they would fit."""
+    return variable("RLHF_SHARE_OUT", "0") != "0"
 
 
 def shared_runs() -> Path | None:

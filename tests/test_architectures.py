@@ -13,9 +13,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.base_checks import check_base
-from rlhf_utils.language.models import load_model, load_scorer, save_model, with_lora
+from rlhf_utils.language.models import load_model, load_policy, load_scorer, save_model, with_lora
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
+from rlhf_utils.language.recomputing import recompute
 from rlhf_utils.language.sampling import generate
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores
 from rlhf_utils.language.tokenizer import SYSTEM, load_tokenizer, prompt_ids, question_in
@@ -195,6 +196,41 @@ def test_the_first_update_starts_at_a_ratio_of_one_and_no_kl(made, kind, method,
         before = answer_logprobs(model, packed, ppo.pad)
     with torch.no_grad():
         assert (answer_logprobs(ppo.policy, packed, ppo.pad) - before).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_that_are_computed_anew_give_the_same_gradient(made, kind):
+    """From less that is kept; dropout stays off, and a pass without a gradient is as it was."""
+    folder, kept, found = made(kind), [], []
+
+    def keep(tensor):
+        kept[-1] += tensor.nbytes
+        return tensor
+
+    for anew in (False, True):
+        torch.manual_seed(2)  # of the adapters
+        policy, reference = load_policy(folder, lora=4)
+        recompute(policy, None, wanted=anew)
+        packed = pack(list(zip(PROMPTS, ANSWERS)), policy.config.pad_token_id)
+        modes = [part.training for part in policy.modules()]
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            logprobs = answer_logprobs(policy, packed, policy.config.pad_token_id)
+        logprobs.sum().backward()
+        assert modes == [part.training for part in policy.modules()]
+        gradients = [weight.grad for weight in policy.parameters() if weight.requires_grad]
+        with reference() as model, torch.no_grad():
+            before = answer_logprobs(model, packed, policy.config.pad_token_id)
+        found.append([logprobs.detach(), before, *gradients])
+    assert any(float(g.abs().max()) > 0 for g in found[0][2:])
+    for one, other in zip(*found):
+        assert torch.allclose(one, other, atol=1e-4, rtol=1e-4)
+    assert kept[1] < 0.8 * kept[0]
+
+
+def test_what_has_no_layers_to_compute_anew_is_refused():
+    with pytest.raises(CourseError, match="Memory is short, and Linear cannot compute"):
+        recompute(torch.nn.Linear(2, 2))
 
 
 def test_a_scalar_head_scores_the_last_token_as_transformers_does(made):

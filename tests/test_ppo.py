@@ -227,7 +227,7 @@ def test_microbatches_add_up_to_the_step_of_the_whole_minibatch(tiny, prompts, m
     """What a GPU reads in parts is the step that a CPU takes at once, but for rounding."""
     found = {}
     for at_once in (16, 3):
-        monkeypatch.setattr(ppo_module, "answers_at_once", lambda _, n=at_once: n)
+        monkeypatch.setattr(ppo_module, "room_of_ppo", lambda _, n=at_once: (n, False))
         profile = replace(tiny.profile, precision="fp32")
         ppo = PPO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"), tiny.windows())
         logged, answers = ppo.update(prompts, 1e-3)

@@ -1,4 +1,4 @@
-"""Several processes of one run, as `accelerate launch` starts them: who leads, and what they share.
+"""Several processes of one run, as `torchrun` starts them: who leads, and what they share.
 
 The processes train together, each on its part of every batch, and hold the same weights. What is not
 training is done by the leading process while the others wait. With one process nothing here does anything.

@@ -267,7 +267,7 @@ def main(words: list[str] | None = None) -> int:
         "class": classroom,
     }
     try:
-        if process()[0] > 0:  # with `accelerate launch`, one process speaks for all
+        if process()[0] > 0:  # with `torchrun`, one process speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")
         # A shell may have switched it off for what runs in the background.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,22 +7,24 @@ from transformers import AttentionInterface, PreTrainedModel
 from rlhf_utils.language.device import computing_dtype
 from rlhf_utils.language.models import bare, is_gpt2, plain_attention, token_cross_entropy, trunk_of
 from rlhf_utils.language.packing import Packed
+from rlhf_utils.language.recomputing import by_layers, recomputing
 
 
 def hidden_states(model, packed: Packed, memory: list[Tensor] | None = None) -> Tensor:
     """Last hidden states of the trunk where they are read, (read, width).
 
     Of GPT-2, its own pass below; any other architecture of transformers takes positions and a mask of who
-    sees whom (lines, 1, width, width) itself, and gives no `memory`.
+    sees whom (lines, 1, width, width) itself, and gives no `memory`. So does GPT-2 where memory is short.
     """
-    if is_gpt2(model):
+    if is_gpt2(model) and (memory is not None or not by_layers(model)):
         return gpt2_hidden_states(model, packed, memory)
-    found = trunk_of(model)(
-        input_ids=packed.ids,
-        position_ids=packed.positions,
-        attention_mask=packed.attention_bias.to(computing_dtype()),
-        use_cache=False,
-    )
+    with recomputing(model):
+        found = trunk_of(model)(
+            input_ids=packed.ids,
+            position_ids=packed.positions,
+            attention_mask=packed.attention_bias.to(computing_dtype()),
+            use_cache=False,
+        )
     return found.last_hidden_state.flatten(0, 1).index_select(0, packed.read_positions)
 
 
@@ -82,7 +84,8 @@ def answer_logprobs(
 
 def window_loss(model, ids: Tensor) -> Tensor:
     """Mean cross-entropy in nats of the next token over windows of text, (windows, context): one number."""
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    with recomputing(model):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     return token_cross_entropy(logits, ids[:, 1:]).mean()
 
 

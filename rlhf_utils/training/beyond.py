@@ -339,7 +339,6 @@ def train_dpo(
             learning_rate=profile.dpo_rate,
             max_length=profile.context,
             beta=profile.dpo_beta,
-            gradient_checkpointing=False,
         )
     )
     trainer = DPOTrainer(

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.lineage import STAGES
-from rlhf_utils.environment import CourseError, gpu_fraction
+from rlhf_utils.environment import CourseError, gpu_fraction, share_out_always
 from rlhf_utils.language.base_checks import unmade
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.language.models import gpt2_config
@@ -29,6 +29,9 @@ from rlhf_utils.profiles import Profile
 # Bytes a parameter: float32 weight, gradient and Adam's two moments; the weight alone.
 TRAINED, FROZEN = 16, 4
 ACTIVATIONS = 34  # bytes a token, layer and unit of width, kept for the backward pass in bfloat16
+INPUT = 4  # of these, what goes into a layer, in float32
+SHARED_OUT = ("sft", "reward")  # stages whose weights several processes can share
+FEW = 4  # sequences: where fewer fit, activations are computed anew
 LOGITS = 10  # bytes a token and entry of the vocabulary: bfloat16 and float32, and the gradient
 SHARE = 0.85  # of the free memory that is planned with
 EFFICIENCY = 0.35  # of the machine's matrix rate that training reaches, as `make bench` finds about
@@ -43,12 +46,24 @@ def parameters(profile: Profile) -> int:
     return (profile.vocabulary + profile.context) * d + profile.layers * (12 * d * d + 13 * d) + 2 * d
 
 
-def row_bytes(profile: Profile, tokens: int) -> int:
-    """Memory of what the backward pass needs of a sequence of so many tokens."""
-    return tokens * (
-        ACTIVATIONS * profile.width * profile.layers * (1 if use_bf16(profile) else 2)
-        + LOGITS * profile.vocabulary
-    )
+def weight_bytes(profile: Profile, weights: int, shared_out: bool = False) -> int:
+    """Memory of all models together, which take so many bytes a parameter: in this process."""
+    everything = weights * parameters(profile)
+    if not shared_out:
+        return everything
+    # Embeddings and the layer in work are whole, and so are their gradients.
+    layered = sized(profile)
+    whole = 2 * layered.vocabulary * layered.width + 12 * layered.width**2
+    return everything // processes.COUNT + 2 * FROZEN * whole
+
+
+def row_bytes(profile: Profile, tokens: int, recompute: bool = False) -> int:
+    """Memory of what the backward pass needs of a sequence of so many tokens; with `recompute`, all that goes
+    into a layer, and the rest of one layer at a time.
+    """
+    layer = ACTIVATIONS * profile.width * (1 if use_bf16(profile) else 2)
+    kept = INPUT * profile.width * profile.layers + layer if recompute else layer * profile.layers
+    return tokens * (kept + LOGITS * profile.vocabulary)
 
 
 def free_bytes() -> int:
@@ -58,27 +73,60 @@ def free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
-def fitting(profile: Profile, tokens: int, free: int | None = None, weights: int = TRAINED) -> int:
-    """How many sequences of so many tokens fit into memory at once; CourseError if not even one does.
+@dataclass(frozen=True)
+class Room:
+    """How a step fits into memory: so many sequences at once, whether their activations are computed anew in
+    the backward pass, and whether the weights are shared out among processes.
+    """
 
-    `weights` are the bytes a parameter that all models together take.
+    at_once: int
+    recompute: bool = False
+    shared_out: bool = False
+
+    def __str__(self) -> str:
+        names = ("gradient checkpointing", self.recompute), ("FSDP", self.shared_out)
+        return ", ".join(name for name, used in names if used)
+
+
+def room(
+    profile: Profile,
+    rows: int,
+    tokens: int,
+    free: int | None = None,
+    weights: int = TRAINED,
+    alone: bool = True,
+) -> Room:
+    """The first way, the cheapest first, in which a step on `rows` sequences of so many tokens fits into
+    memory, a divisor of them at once; CourseError if there is none.
+
+    `weights` are the bytes a parameter that all models together take; not `alone`, processes may share them.
     """
     free = free_bytes() if free is None else free
-    taken, each = weights * parameters(profile), row_bytes(sized(profile), tokens)
-    found = int((SHARE * free - taken) // each)
-    if found < 1:
-        needed = (taken + each) / SHARE
-        raise CourseError(
-            f"Training this model takes {needed / 2**30:.1f} GB at least, and {free / 2**30:.1f} GB are "
-            "free. Close what else uses the memory, or choose a smaller profile."
-        )
-    return found
+    ways = [(False, False), (False, True)]  # shared out, computed anew
+    if processes.COUNT > 1 and not alone:
+        ways = ways * (not share_out_always()) + [(True, False), (True, True)]
+    for shared_out, recompute in ways:
+        taken, each = weight_bytes(profile, weights, shared_out), row_bytes(sized(profile), tokens, recompute)
+        fit = int((SHARE * free - taken) // each)
+        if fit >= (1 if recompute else min(FEW, rows)):
+            most = min(fit, FEW) if recompute else fit
+            at_once = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
+            return Room(at_once, recompute, shared_out)
+    needed = (taken + each) / SHARE
+    raise CourseError(
+        f"Training this model takes {needed / 2**30:.1f} GB at least, and {free / 2**30:.1f} GB are "
+        "free. Close what else uses the memory, or choose a smaller profile."
+    )
 
 
-def microbatch(profile: Profile, rows: int, tokens: int, free: int | None = None) -> int:
-    """How many of `rows` sequences are read at once for a step: the largest divisor of `rows` that fits."""
-    at_once = fitting(profile, tokens, free)
-    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= at_once)
+def room_here(profile: Profile, rows: int, tokens: int, **how) -> Room:
+    """The same for all processes, which step together. The models of the small world fit any laptop."""
+    if device().type == "cpu" and not profile.base and not share_out_always():
+        return Room(rows)
+    found = processes.gathered([room(profile, rows, tokens, **how)])
+    return Room(
+        min(r.at_once for r in found), any(r.recompute for r in found), any(r.shared_out for r in found)
+    )
 
 
 def weights_of_ppo(profile: Profile) -> int:
@@ -87,12 +135,13 @@ def weights_of_ppo(profile: Profile) -> int:
     return policy + (0 if profile.one_trunk else TRAINED) + FROZEN
 
 
-def answers_at_once(profile: Profile) -> int:
-    """How many answers PPO reads at once: all on a CPU; on a GPU what fits before its models are loaded."""
-    if device().type == "cpu":
-        return profile.episodes
+def room_of_ppo(profile: Profile) -> tuple[int, bool]:
+    """How many answers PPO reads at once, and whether it computes activations anew: before its models are
+    loaded.
+    """
     longest = profile.prompt_tokens + profile.answer_tokens
-    return min(processes.gathered([fitting(profile, longest, weights=weights_of_ppo(profile))]))
+    found = room_here(profile, profile.episodes, longest, weights=weights_of_ppo(profile))
+    return found.at_once, found.recompute
 
 
 def matrix_rate(profile: Profile, size: int = 2048) -> float:
@@ -131,10 +180,11 @@ def work_of(profile: Profile) -> dict[str, Work]:
     ranked = p.nine_answers * 9 + (p.ranked_prompts - p.nine_answers) * 4
     written = p.ppo_updates * p.episodes * sequence
     windows = p.ppo_updates * p.ppo_epochs * p.minibatches * p.ptx_windows * context
+    of_sft = FROZEN if p.lora else TRAINED
     ppo = Work(written, 5, 2 * p.ppo_epochs, p.episodes // p.minibatches, longest, weights_of_ppo(p))
     pretrain = Work(p.pretrain_steps * p.pretrain_batch * context, 0, 1, p.pretrain_batch, context)
     return ({} if p.base else {"pretrain": pretrain}) | {
-        "sft": Work(p.demonstrations * sequence * p.sft_epochs, 0, 1, p.sft_batch, context),
+        "sft": Work(p.demonstrations * sequence * p.sft_epochs, 0, 1, p.sft_batch, context, of_sft),
         "rank": Work(ranked * sequence, 1, 0, weights=FROZEN),
         "reward": Work(ranked * sequence * p.reward_epochs, 0, 1, p.reward_batch, nine),
         "ppo": ppo,
@@ -152,18 +202,19 @@ def plan(
     `rate`: operations a second of a plain matrix product; `free`: bytes of memory.
     """
     works = {stage: work for stage, work in work_of(profile).items() if stage in stages}
-    profile = sized(profile)
-    count, made = parameters(profile), []
+    made = []
     for stage, work in works.items():
-        at_once = 0
-        if stage.startswith("ppo"):
-            at_once = min(fitting(profile, work.length, free, work.weights), work.rows)
-        elif work.rows:
-            at_once = microbatch(profile, work.rows, work.length, free)
-        memory = work.weights * count + at_once * row_bytes(profile, work.length)
-        minutes = work.tokens * count * (2 * work.forward + 6 * work.both) / (rate * EFFICIENCY) / 60
-        made.append((stage, work.tokens / 1e6, at_once or "", memory / 2**30, minutes))
-    names = ["stage", "million tokens", "microbatch", "GB", "minutes"]
+        found = Room(0)
+        if work.rows:
+            alone = stage not in SHARED_OUT
+            found = room(profile, work.rows, work.length, free, work.weights, alone)
+        each = row_bytes(sized(profile), work.length, found.recompute)
+        memory = weight_bytes(profile, work.weights, found.shared_out) + found.at_once * each
+        both = 6 + 2 * found.recompute
+        operations = work.tokens * parameters(profile) * (2 * work.forward + both * work.both)
+        minutes = operations / (rate * EFFICIENCY) / 60
+        made.append((stage, work.tokens / 1e6, found.at_once or "", str(found), memory / 2**30, minutes))
+    names = ["stage", "million tokens", "microbatch", "by", "GB", "minutes"]
     return pd.DataFrame(made, columns=names).set_index("stage")
 
 

@@ -27,12 +27,13 @@ from rlhf_utils.artifacts import processes
 from rlhf_utils.language.device import autocast, device
 from rlhf_utils.language.models import LORA_RATE, load_policy, load_scorer, trunk_of
 from rlhf_utils.language.packing import Packed, by_length, pack
+from rlhf_utils.language.recomputing import recompute
 from rlhf_utils.language.sampling import Answers, generate
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores, hidden_states, window_loss
 from rlhf_utils.language.tokenizer import same_tokenizer
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.masked import masked_mean, whiten
-from rlhf_utils.training.plan import answers_at_once
+from rlhf_utils.training.plan import room_of_ppo
 from rlhf_utils.training.ppo_log import Diverged, StepLog, gradient_norm, summary
 from rlhf_utils.training.reward import normalised
 
@@ -59,8 +60,7 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
 
 def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al., 2016) over valid tokens, (batch, time)."""
-    advantages = torch.zeros_like(rewards)
-    running = torch.zeros(len(rewards), device=rewards.device)
+    advantages, running = torch.zeros_like(rewards), rewards.new_zeros(len(rewards))
     for t in reversed(range(rewards.shape[1])):
         following = values[:, t + 1] * mask[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
         surprise = rewards[:, t] + GAMMA * following - values[:, t]
@@ -112,12 +112,13 @@ class PPO:
     ):
         self.profile, self.pad, self.end = profile, tokenizer.pad_token_id, tokenizer.eos_token_id
         same_tokenizer(tokenizer, sft, reward)
-        self.at_once = answers_at_once(profile)
+        self.at_once, saves_memory = room_of_ppo(profile)
         self.policy, self.reference = load_policy(sft, profile.lora)
         self.reward = load_scorer(reward).requires_grad_(False)
         # The value model starts from the reward model, but expects 0, the mean reward of demonstrations:
         # the reward's head was trained on finished answers only, and misjudges beginnings.
         self.value = None if profile.one_trunk else load_scorer(reward)
+        recompute(self.policy, self.value, wanted=saves_memory)
         self.head = torch.nn.Linear(self.reward.score.weight.shape[1], 1, bias=False, device=device())
         torch.nn.init.zeros_(self.head.weight)
         self.windows = windows  # of pretraining text, (windows, context); None is PPO without ptx
@@ -177,9 +178,8 @@ class PPO:
         # The sampler's own probabilities differ by rounding from those of a pass over the whole sequence, and
         # the ratio must be 1 before the first step: so the old ones come from a pass.
         logprobs, values = self.logprobs_and_values(packed)
-        with autocast(self.profile):
-            with self.reference() as model:
-                reference = answer_logprobs(model, packed, self.pad, self.profile.ppo_temperature)
+        with autocast(self.profile), self.reference() as model:
+            reference = answer_logprobs(model, packed, self.pad, self.profile.ppo_temperature)
             raw = answer_scores(self.reward, packed)
         ended = torch.tensor([answers.ended[i] for i in numbers], device=raw.device)
         scores = normalised(self.reward, raw, ended, packed.mask.sum(1))

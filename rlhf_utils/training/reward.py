@@ -27,10 +27,13 @@ from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_scorer, save_model, token_cross_entropy, trunk_of
 from rlhf_utils.language.packing import pack
+from rlhf_utils.language.recomputing import recompute
 from rlhf_utils.language.scoring import answer_scores, next_logits
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
 from rlhf_utils.look import Table
 from rlhf_utils.profiles import Profile
+from rlhf_utils.training.plan import Room, room_here
+from rlhf_utils.training.sharding import put_together, share_out
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
 
 # Reward, in standard deviations, of an answer that never ends, or ends before its first word.
@@ -96,6 +99,10 @@ class RankingModel(torch.nn.Module):
         super().__init__()
         self.scorer, self.pad, self.lm, self.tie_threshold = scorer, pad, lm, tie_threshold
 
+    def activation_checkpointing_enable(self, **_) -> None:
+        """What a Trainer asks for where memory is short."""
+        recompute(self.scorer)
+
     def forward(
         self, rows: list[dict], windows: Tensor | None = None, all_windows: int = 0
     ) -> dict[str, Tensor]:
@@ -126,9 +133,13 @@ class RankingTrainer(WholeBatches, Trainer):
         windows: np.ndarray,
         profile: Profile,
         tie_threshold: float = 0.0,
+        shared_out: bool = False,
         **kwargs,
     ):
-        super().__init__(RankingModel(model, pad, profile.reward_lm, tie_threshold), *args, **kwargs)
+        whole = RankingModel(model, pad, profile.reward_lm, tie_threshold)
+        if shared_out:
+            share_out(whole, model)
+        super().__init__(whole, *args, **kwargs)
         self.windows, self.profile, self.draw = windows, profile, np.random.default_rng(profile.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -188,8 +199,7 @@ def train_reward(
 ) -> None:
     """Train a reward model and write it, with the scale of its rewards, into `folder`.
 
-    A ranking may have a `weight` beside the others'; for `tie_threshold` see `ranking_loss`. The
-    trainer's own files go into `resume`; its progress is shown in `live`.
+    A ranking may have a `weight`; `tie_threshold` is `ranking_loss`'s. Progress is shown in `live`.
     """
     encoded = encode_rankings(profile, tokenizer, rankings)
     if not any(len(set(row["ranks"])) > 1 or (tie_threshold and len(row["ranks"]) > 1) for row in encoded):
@@ -198,18 +208,18 @@ def train_reward(
             "alone, teach nothing."
         )
     torch.manual_seed(profile.seed)
+    room = room_of_reward(profile, encoded)
     model = load_scorer(base).train()
     if not getattr(model.config, "tie_word_embeddings", True):
         # Without an output of its own a trunk predicts nothing: the scalar head is all, as in the paper.
         profile = replace(profile, reward_lm=0.0, reward_likelihood=0.0)
     torch.nn.init.normal_(model.score.weight, std=1 / (model.score.weight.shape[1] + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
-    most = max(len(row["ranks"]) for row in encoded)
     arguments = training_arguments(
         profile,
         resume,
         rows=profile.reward_batch,
-        tokens=profile.prompt_tokens + most * profile.answer_tokens,
+        room=room,
         num_train_epochs=profile.reward_epochs,
         learning_rate=profile.reward_rate,
         remove_unused_columns=False,
@@ -226,12 +236,21 @@ def train_reward(
         windows=windows,
         profile=profile,
         tie_threshold=tie_threshold,
+        shared_out=room.shared_out,
     )
     shown = partial(scores_now, model, tokenizer, profile, validation[:2])
-    rows = run_trainer(trainer, "reward", live, answers=shown if validation else None)
+    rows = run_trainer(trainer, "reward", live, answers=None if room.shared_out or not validation else shown)
+    model = put_together(model, load_scorer(base)) if room.shared_out else model
     set_scale(profile, tokenizer, model.eval(), demonstrations, validation)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)
+
+
+def room_of_reward(profile: Profile, encoded: list[dict]) -> Room:
+    """How a step on the longest rankings fits into memory."""
+    rows = processes.per_process(profile.reward_batch, "The batch")
+    most = max(len(row["ranks"]) for row in encoded)
+    return room_here(profile, rows, profile.prompt_tokens + most * profile.answer_tokens, alone=False)
 
 
 def scores_now(model, tokenizer, profile: Profile, rankings: list[dict]) -> Table:

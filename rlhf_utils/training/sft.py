@@ -14,11 +14,14 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.language.models import LORA_RATE, load_model, save_model, with_lora
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
 from rlhf_utils.profiles import Profile
+from rlhf_utils.training.plan import FROZEN, TRAINED, room_here
 from rlhf_utils.training.samples import Samples
+from rlhf_utils.training.sharding import put_together, share_out
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
 
 
@@ -59,6 +62,10 @@ def fine_tune(
     model answers to the prompts `asked`.
     """
     torch.manual_seed(profile.seed)
+    # Adapters are small: with them, each process keeps the whole model.
+    weights = FROZEN if profile.lora else TRAINED
+    at_once = processes.per_process(profile.sft_batch, "The batch")
+    room = room_here(profile, at_once, profile.context, weights=weights, alone=bool(profile.lora))
     model = load_model(base)
     if profile.lora:
         model = with_lora(model, profile.lora)
@@ -67,6 +74,7 @@ def fine_tune(
             profile,
             resume,
             rows=profile.sft_batch,
+            room=room,
             num_train_epochs=profile.sft_epochs,
             learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1),
             max_length=profile.context,
@@ -81,10 +89,14 @@ def fine_tune(
         for row in asked
     }
     heads = ("prompt", "the base model said", "it says now")
-    answers = Samples(profile, tokenizer, prompts, model, heads=heads) if prompts else None
+    shown = prompts and not room.shared_out
+    answers = Samples(profile, tokenizer, prompts, model, heads=heads) if shown else None
+    if room.shared_out:
+        share_out(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
         rows = run_trainer(trainer, "sft", live, answers=answers)
+    model = put_together(model, load_model(base)) if room.shared_out else model
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

@@ -14,25 +14,30 @@ from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.look import NAMES, Table
 from rlhf_utils.profiles import Profile
-from rlhf_utils.training.plan import microbatch
+from rlhf_utils.training.plan import Room, room_here
 
 disable_progress_bar()  # of the maps and filters that trainers run over their rows
 
 
-def training_arguments(profile: Profile, folder: Path, rows: int = 0, tokens: int = 0, **more) -> dict:
+def training_arguments(
+    profile: Profile, folder: Path, rows: int = 0, room: Room | None = None, **more
+) -> dict:
     """What every Trainer of the course has in common.
 
-    On a GPU, `rows` sequences a step, of `tokens` or the whole context each, are split into microbatches that
-    fit its free memory.
+    `rows` sequences a step, of the whole context each, are split into microbatches that fit the free memory:
+    as `room` says if it is known.
     """
     if processes.COUNT > 1 and device().type == "cpu":
         more["ddp_backend"] = "gloo"
     if rows:
         rows = processes.per_process(rows, "The batch")
-        at_once = rows
-        if device().type == "cuda":  # the same for all processes, which step together
-            at_once = min(processes.gathered([microbatch(profile, rows, tokens or profile.context)]))
-        more |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": rows // at_once}
+        room = room or room_here(profile, rows, profile.context)
+        more |= {
+            "per_device_train_batch_size": room.at_once,
+            "gradient_accumulation_steps": rows // room.at_once,
+            "activation_checkpointing": room.recompute,
+            "activation_checkpointing_kwargs": {"use_reentrant": False},
+        }
     return (
         dict(
             output_dir=str(folder),

@@ -6,8 +6,8 @@ the rank of adapters to train,
 `RLHF_SEED` the seed, `RLHF_SHARED` a `runs/` to read from beneath your own, `RLHF_REFERENCE=0` ignores
 the models that come with the course, `RLHF_RANKINGS` is the URL of the database of rankings,
 `RLHF_GPU_FRACTION` this process's share of a GPU, `RLHF_SHARE_OUT=1` has several processes share a model's
-weights out even where they would fit, `JUPYTERHUB_USER` who ranks; `RANK`, `WORLD_SIZE` and `LOCAL_RANK` are
-set by `torchrun`. All paths are found from the checkout, never from the working
+weights out even where they would fit, `JUPYTERHUB_USER` who ranks; `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and
+`LOCAL_WORLD_SIZE` are set by `torchrun`. All paths are found from the checkout, never from the working
 folder.
 """
 
@@ -85,6 +85,11 @@ def process() -> tuple[int, int]:
 def local_process() -> int:
     """This process's number among those on this machine."""
     return whole_number("LOCAL_RANK", "0")
+
+
+def local_processes() -> int:
+    """How many processes there are on this machine."""
+    return max(whole_number("LOCAL_WORLD_SIZE", str(process()[1])), 1)
 
 
 def gpu_fraction() -> float:

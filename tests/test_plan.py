@@ -98,7 +98,7 @@ def test_what_is_short_of_memory_first_computes_anew_and_then_shares_out(monkeyp
     monkeypatch.setattr(processes, "COUNT", 4)
     with pytest.raises(CourseError, match="GB at least"):  # stages that cannot share
         way(1.2)
-    found = [way(gigabytes, alone=False) for gigabytes in (0.75, 1.2, 1.8, 80)]
+    found = [way(gigabytes, alone=False) for gigabytes in (0.75, 1.2, 2.1, 80)]
     assert found == ["gradient checkpointing, FSDP", "FSDP", "gradient checkpointing", ""]
     monkeypatch.setenv("RLHF_SHARE_OUT", "1")
     assert way(80, alone=False) == "FSDP"

@@ -18,7 +18,7 @@ from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError, share_out_always
 from rlhf_utils.profiles import load_profile
-from rlhf_utils.training.plan import SHARED_OUT
+from rlhf_utils.training.plan import SHARED_OUT, Room
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # torchrun
 TRAINERS = ("pretrain", "sft", "reward", "ppo_ptx")
@@ -67,6 +67,9 @@ def train_all(folder: Path) -> None:
     arguments = pretraining.training_arguments
     for module in (pretraining, sft, reward):
         module.training_arguments = lambda *a, **k: arguments(*a, **k) | {"logging_steps": 1}
+    if share_out_always():  # also where all ways to save memory come together
+        sft.room_here = lambda *a, **k: Room(2, True, True)
+        reward.room_here = lambda _, rows, *a, **k: Room(rows, True, True)
     for module in (sft, reward):
         module.put_together = counted(module.put_together, folder / module.__name__.split(".")[-1])
     store = Store(load_profile("tiny", 0))

@@ -93,6 +93,8 @@ def give_back_memory() -> None:
     some gigabytes.
     """
     gc.collect()  # a Trainer and its parts refer to each other
+    if device().type == "cuda":
+        torch.cuda.empty_cache()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # a C library other than glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -206,9 +206,9 @@ def trunk_of(model: nn.Module) -> PreTrainedModel:
     return bare(model).base_model
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """A language model of any architecture."""
-    return read_model(AutoModelForCausalLM, folder).to(device()).eval()
+def load_model(folder: Path, place: torch.device | None = None) -> PreTrainedModel:
+    """A language model of any architecture, on the device or in another `place`."""
+    return read_model(AutoModelForCausalLM, folder).to(place or device()).eval()
 
 
 def load_gpt2(folder: Path) -> GPT2LMHeadModel:
@@ -216,14 +216,15 @@ def load_gpt2(folder: Path) -> GPT2LMHeadModel:
     return read_model(GPT2LMHeadModel, folder).to(device()).eval()
 
 
-def load_scorer(folder: Path) -> PreTrainedModel:
-    """A reward model, or a policy's trunk with a new scalar head.
+def load_scorer(folder: Path, place: torch.device | None = None) -> PreTrainedModel:
+    """A reward model, or a policy's trunk with a new scalar head, on the device or in another `place`.
 
     A reward model with somebody's taste has two heads.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     heads = 2 if hasattr(config, "taste") else 1
-    return read_model(AutoModelForSequenceClassification, folder, num_labels=heads).to(device()).eval()
+    model = read_model(AutoModelForSequenceClassification, folder, num_labels=heads)
+    return model.to(place or device()).eval()
 
 
 def token_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def make_beyond(profile: Profile, store: Store, folder, stage: str) -> None:
     if profile.lora and stage == "dpo":
         raise CourseError(f"{stage} trains all weights here. Leave --lora away.")
     if processes.COUNT > 1:
-        raise CourseError(f"{stage} trains in one process. Start it without accelerate.")
+        raise CourseError(f"{stage} trains in one process. Start it without torchrun.")
     tokenizer, sft = store.tokenizer(), store.folder("sft")
     if stage == "dpo":
         resume = store.resume_folder(stage)

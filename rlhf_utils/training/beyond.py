@@ -37,6 +37,7 @@ from rlhf_utils.language.sampling import Answers, sample
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.masked import whiten
+from rlhf_utils.training.plan import FROZEN, TRAINED, room_here
 from rlhf_utils.training.ppo import CLIP, LONGEST_GRADIENT, PPO, Rollout, policy_loss, token_rewards
 from rlhf_utils.training.ppo_log import Diverged, gradient_norm
 from rlhf_utils.training.reward import NO_ANSWER, rewards
@@ -335,15 +336,14 @@ def train_dpo(
             profile,
             resume,
             rows=profile.dpo_batch,
+            room=room_here(profile, profile.dpo_batch, 2 * profile.context, weights=TRAINED + FROZEN),
             num_train_epochs=1,
             learning_rate=profile.dpo_rate,
             max_length=profile.context,
             beta=profile.dpo_beta,
         )
     )
-    trainer = DPOTrainer(
-        model.train(), reference, args=arguments, train_dataset=data, processing_class=tokenizer
-    )
-    rows = run_trainer(trainer, "dpo", live)
+    dpo = DPOTrainer(model.train(), reference, args=arguments, train_dataset=data, processing_class=tokenizer)
+    rows = run_trainer(dpo, "dpo", live)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.lineage import STAGES
-from rlhf_utils.environment import CourseError, gpu_fraction, share_out_always
+from rlhf_utils.environment import CourseError, gpu_fraction, local_processes, share_out_always
 from rlhf_utils.language.base_checks import unmade
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.language.models import gpt2_config
@@ -48,13 +48,16 @@ def parameters(profile: Profile) -> int:
 
 def weight_bytes(profile: Profile, weights: int, shared_out: bool = False) -> int:
     """Memory of all models together, which take so many bytes a parameter: in this process."""
-    everything = weights * parameters(profile)
+    count, layered = parameters(profile), sized(profile)
     if not shared_out:
-        return everything
-    # Embeddings and the layer in work are whole, and so are their gradients.
-    layered = sized(profile)
+        # Several processes have a copy of the gradients, in which they are summed.
+        copies = FROZEN * (weights // TRAINED) if processes.COUNT > 1 else 0
+        return (weights + copies) * count
+    # Embeddings and the layer in work are whole, and so are their gradients; of the other layers, autograd
+    # keeps what autocast made of their weights.
     whole = 2 * layered.vocabulary * layered.width + 12 * layered.width**2
-    return everything // processes.COUNT + 2 * FROZEN * whole
+    rounded = 2 * count if use_bf16(profile) else 0
+    return weights * count // processes.COUNT + 2 * FROZEN * whole + rounded
 
 
 def row_bytes(profile: Profile, tokens: int, recompute: bool = False) -> int:
@@ -67,10 +70,13 @@ def row_bytes(profile: Profile, tokens: int, recompute: bool = False) -> int:
 
 
 def free_bytes() -> int:
+    """For this process: what others on the same device may take is not counted."""
     if device().type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps of an earlier stage is free
         free, total = torch.cuda.mem_get_info()
-        return min(free, int(gpu_fraction() * total))
-    return psutil.virtual_memory().available
+        sharers = -(-local_processes() // torch.cuda.device_count())
+        return min(free, int(gpu_fraction() * total)) // sharers
+    return psutil.virtual_memory().available // local_processes()
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,11 @@ class Room:
     at_once: int
     recompute: bool = False
     shared_out: bool = False
+
+    @property
+    def place(self) -> torch.device:
+        """Where a model is read to: what is shared out never is on one card as a whole."""
+        return torch.device("cpu") if self.shared_out else device()
 
     def __str__(self) -> str:
         names = ("gradient checkpointing", self.recompute), ("FSDP", self.shared_out)
@@ -123,7 +134,14 @@ def room_here(profile: Profile, rows: int, tokens: int, **how) -> Room:
     """The same for all processes, which step together. The models of the small world fit any laptop."""
     if device().type == "cpu" and not profile.base and not share_out_always():
         return Room(rows)
-    found = processes.gathered([room(profile, rows, tokens, **how)])
+    processes.wait()  # nobody has loaded anything yet
+    try:
+        own = room(profile, rows, tokens, **how)
+    except CourseError as error:  # the others learn of it before they wait for this process
+        own = str(error)
+    found = processes.gathered([own])
+    if refused := [said for said in found if isinstance(said, str)]:
+        raise CourseError(refused[0])
     return Room(
         min(r.at_once for r in found), any(r.recompute for r in found), any(r.shared_out for r in found)
     )
@@ -207,12 +225,13 @@ def plan(
         found = Room(0)
         if work.rows:
             alone = stage not in SHARED_OUT
-            found = room(profile, work.rows, work.length, free, work.weights, alone)
+            own = max(work.rows // processes.COUNT, 1)
+            found = room(profile, own, work.length, free, work.weights, alone)
         each = row_bytes(sized(profile), work.length, found.recompute)
         memory = weight_bytes(profile, work.weights, found.shared_out) + found.at_once * each
         both = 6 + 2 * found.recompute
         operations = work.tokens * parameters(profile) * (2 * work.forward + both * work.both)
-        minutes = operations / (rate * EFFICIENCY) / 60
+        minutes = operations / (rate * EFFICIENCY) / 60 / processes.COUNT
         made.append((stage, work.tokens / 1e6, found.at_once or "", str(found), memory / 2**30, minutes))
     names = ["stage", "million tokens", "microbatch", "by", "GB", "minutes"]
     return pd.DataFrame(made, columns=names).set_index("stage")

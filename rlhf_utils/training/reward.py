@@ -24,7 +24,7 @@ from transformers import Trainer, TrainingArguments
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.environment import CourseError
-from rlhf_utils.language.device import autocast
+from rlhf_utils.language.device import autocast, device
 from rlhf_utils.language.models import load_scorer, save_model, token_cross_entropy, trunk_of
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.recomputing import recompute
@@ -114,10 +114,12 @@ class RankingModel(torch.nn.Module):
         total = weights.sum()
         processes.add_up(total)
         loss = processes.COUNT * (losses * weights).sum() / total.clamp(min=1e-6)
-        if windows is not None and len(windows):  # of many processes, some may have no window
+        if windows is not None:
+            share = processes.COUNT * len(windows) / all_windows
+            if not len(windows):  # of many processes some may have none: the same passes, without weight
+                windows = windows.new_zeros(1, windows.shape[1])
             trunk = trunk_of(self.scorer)(input_ids=windows, use_cache=False)
             logits = next_logits(self.scorer, trunk.last_hidden_state[:, :-1])
-            share = processes.COUNT * len(windows) / all_windows
             loss = loss + self.lm * share * token_cross_entropy(logits, windows[:, 1:]).mean()
         return {"loss": loss}
 
@@ -208,13 +210,31 @@ def train_reward(
             "alone, teach nothing."
         )
     torch.manual_seed(profile.seed)
-    room = room_of_reward(profile, encoded)
-    model = load_scorer(base).train()
+    rows = processes.per_process(profile.reward_batch, "The batch")
+    longest = profile.prompt_tokens + max(len(row["ranks"]) for row in encoded) * profile.answer_tokens
+    room = room_here(profile, rows, longest, alone=False)
+    model = load_scorer(base, room.place).train()
     if not getattr(model.config, "tie_word_embeddings", True):
         # Without an output of its own a trunk predicts nothing: the scalar head is all, as in the paper.
         profile = replace(profile, reward_lm=0.0, reward_likelihood=0.0)
     torch.nn.init.normal_(model.score.weight, std=1 / (model.score.weight.shape[1] + 1) ** 0.5)
     model.config.likelihood = profile.reward_likelihood
+    shown = None if room.shared_out else partial(scores_now, model, tokenizer, profile, validation[:2])
+    trainer = ranking_trainer(
+        profile, tokenizer.pad_token_id, model, encoded, windows, resume, room, tie_threshold
+    )
+    rows = run_trainer(trainer, "reward", live, answers=shown if validation else None)
+    del trainer
+    model = put_together(model, load_scorer(base, room.place)) if room.shared_out else model
+    processes.give_back_memory()  # and only then onto the card, where parts of it have been
+    set_scale(profile, tokenizer, model.to(device()).eval(), demonstrations, validation)
+    save_model(model, folder, tokenizer)
+    write_jsonl(folder / "metrics.jsonl", rows)
+
+
+def ranking_trainer(
+    profile: Profile, pad: int, model, encoded: list[dict], windows, resume: Path, room: Room, tie: float
+) -> RankingTrainer:
     arguments = training_arguments(
         profile,
         resume,
@@ -227,30 +247,17 @@ def train_reward(
         train_sampling_strategy="group_by_length",
         length_column_name="length",
     )
-    trainer = RankingTrainer(
+    return RankingTrainer(
         model,
         TrainingArguments(**arguments),
         train_dataset=Dataset.from_list(encoded),
         data_collator=lambda rows: {"rows": rows},
-        pad=tokenizer.pad_token_id,
+        pad=pad,
         windows=windows,
         profile=profile,
-        tie_threshold=tie_threshold,
+        tie_threshold=tie,
         shared_out=room.shared_out,
     )
-    shown = partial(scores_now, model, tokenizer, profile, validation[:2])
-    rows = run_trainer(trainer, "reward", live, answers=None if room.shared_out or not validation else shown)
-    model = put_together(model, load_scorer(base)) if room.shared_out else model
-    set_scale(profile, tokenizer, model.eval(), demonstrations, validation)
-    save_model(model, folder, tokenizer)
-    write_jsonl(folder / "metrics.jsonl", rows)
-
-
-def room_of_reward(profile: Profile, encoded: list[dict]) -> Room:
-    """How a step on the longest rankings fits into memory."""
-    rows = processes.per_process(profile.reward_batch, "The batch")
-    most = max(len(row["ranks"]) for row in encoded)
-    return room_here(profile, rows, profile.prompt_tokens + most * profile.answer_tokens, alone=False)
 
 
 def scores_now(model, tokenizer, profile: Profile, rankings: list[dict]) -> Table:

@@ -64,9 +64,9 @@ def fine_tune(
     torch.manual_seed(profile.seed)
     # Adapters are small: with them, each process keeps the whole model.
     weights = FROZEN if profile.lora else TRAINED
-    at_once = processes.per_process(profile.sft_batch, "The batch")
-    room = room_here(profile, at_once, profile.context, weights=weights, alone=bool(profile.lora))
-    model = load_model(base)
+    own = processes.per_process(profile.sft_batch, "The batch")
+    room = room_here(profile, own, profile.context, weights=weights, alone=bool(profile.lora))
+    model = load_model(base, room.place)
     if profile.lora:
         model = with_lora(model, profile.lora)
     arguments = SFTConfig(
@@ -97,6 +97,6 @@ def fine_tune(
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         trainer = GroupedSFTTrainer(model.train(), arguments, train_dataset=data, processing_class=tokenizer)
         rows = run_trainer(trainer, "sft", live, answers=answers)
-    model = put_together(model, load_model(base)) if room.shared_out else model
+    model = put_together(model, load_model(base, room.place)) if room.shared_out else model
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

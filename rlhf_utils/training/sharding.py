@@ -1,7 +1,8 @@
 """Weights that processes share (FSDP, Zhao et al., 2023), for a base whose training fits no single card.
 
 Each process keeps its part of every weight, of its gradient and of Adam's moments: with N processes, an N-th.
-A layer is whole only while it is computed. The passes and the loss are those of a single process.
+A layer is whole only while it is computed (of its weights in bfloat16, autograd keeps a copy). The passes and
+the loss are those of a single process.
 """
 
 import torch
@@ -40,7 +41,6 @@ def put_together(shared: nn.Module, fresh: PreTrainedModel) -> PreTrainedModel:
     """The weights of all processes, in a fresh model of the same kind, in each of them."""
     fresh.config = shared.config
     weights = dict(fresh.named_parameters())
-    for name, weight in shared.named_parameters():
-        full = weight.full_tensor() if isinstance(weight, DTensor) else weight
-        weights[name].copy_(full)
+    for name, weight in shared.named_parameters():  # one at a time: whole, they may not fit a card
+        weights[name].copy_(weight.full_tensor() if isinstance(weight, DTensor) else weight)
     return fresh

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from datasets.utils.logging import disable_progress_bar
@@ -71,6 +72,12 @@ class WholeBatches:
         sampler = super()._get_train_sampler(*arguments)
         sampler.batch_size *= processes.COUNT
         return sampler
+
+    def _defer_fsdp_gradient_reduction(self):
+        """Where weights are shared out, gradients are summed after each microbatch: to wait for the last one
+        would take as much memory as sharing saves.
+        """
+        return nullcontext()
 
 
 def logged(step: int, logs: dict) -> dict[str, float]:

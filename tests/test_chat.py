@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from rlhf_utils.course.chat import Chat
-from rlhf_utils.course.chat_widget import Conversation, PlainChat, show_chat
+from rlhf_utils.course.chat_widget import Conversation, PlainChat, labels_for, show_chat
 from rlhf_utils.course.room import ChatRoom
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.sampling import generate, nucleus, stream
+from rlhf_utils.pipeline.english import English
 from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.pipeline.taste import EXAMPLE, example_store
 from rlhf_utils.profiles import PROFILES
@@ -254,6 +255,12 @@ def test_the_plain_form_escapes_and_clears(store):
     form.press(clear=True)
     assert not form.room.turns
     assert "nobody is not there" in show_chat(store, ("sft", "nobody"), plain=True).said.value
+
+
+def test_a_model_of_real_language_is_not_asked_about_the_small_world(room):
+    assert "countries" in labels_for(room, "en")["empty"]
+    room.hint = English.hint
+    assert labels_for(room, "en")["empty"] == "Nothing said yet. Ask about everyday things."
 
 
 def test_labels_in_both_languages_have_the_same_names():

@@ -26,6 +26,12 @@ FOLDER = Path(__file__).parent
 EVERY = 0.04  # seconds between two pieces that are sent: faster than anybody reads
 
 
+def labels_for(room: ChatRoom, language: str) -> dict[str, str]:
+    """The chat's words; chapter 11's model knows more than the small world's things to ask about."""
+    labels = labels_of(language, "chat")
+    return labels | {"empty": labels[room.hint]}
+
+
 class ChatWidget(anywidget.AnyWidget):
     """One question, an answer by each model beside the others. `ChatWidget(room)` shows it."""
 
@@ -44,7 +50,7 @@ class ChatWidget(anywidget.AnyWidget):
     ):
         self.room, self.rank, self.lock, self.thread = room, rank, Lock(), None
         self.sent = 0  # a number on all that is sent: what equals the last is not sent otherwise
-        super().__init__(labels=labels_of(language, "chat"))
+        super().__init__(labels=labels_for(room, language))
         self.show()
         self.on_msg(lambda _, content, buffers: self.receive(content))
 
@@ -160,7 +166,7 @@ class PlainChat(ipywidgets.VBox):
     """The same room with a line to write in: needs nothing but ipywidgets."""
 
     def __init__(self, room: ChatRoom, language: str = "en"):
-        self.room, self.labels = room, labels_of(language, "chat")
+        self.room, self.labels = room, labels_for(room, language)
         self.text = ipywidgets.Text(placeholder=self.labels["question"], layout={"width": "70%"})
         self.button = ipywidgets.Button(description=self.labels["ask"], button_style="primary")
         self.again = ipywidgets.Button(description=self.labels["clear"])

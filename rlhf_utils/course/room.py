@@ -54,7 +54,7 @@ class ChatRoom:
         if not self.chats:
             raise CourseError("\n".join(self.missing.values()) or "A chat needs a model.")
         self.temperature, self.top_p = temperature, top_p
-        self.rankings = rankings
+        self.rankings, self.hint = rankings, getattr(store, "hint", "empty")
         self.turns: list[Turn] = []
         self.busy = self.stopped = False
 

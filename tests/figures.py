@@ -492,11 +492,98 @@ def ways() -> str:
     return svg(900, 226, told, *parts)
 
 
+# -- chapter 11 ---------------------------------------------------------------------------------------------
+def questions() -> str:
+    """Which questions are ranked, which train, and which only measure."""
+    parts = [
+        box(10, 80, 150, 70, "160 questions", "of everyday life"),
+        arrow(160, 100, 60, -40),
+        arrow(160, 130, 60, 40),
+        box(224, 26, 170, 60, "120 to train on", "the policy answers them", fill=GREEN),
+        box(224, 146, 170, 60, "40 held out", "measured alone", fill=YELLOW),
+        arrow(394, 56, 50, 0, "half"),
+        box(448, 26, 150, 60, "60 to rank", "four answers each", fill=BLUE),
+        arrow(598, 56, 50, 0, "half"),
+        box(652, 26, 150, 60, "30 rankings", "fit the head", fill=PINK),
+        box(448, 146, 150, 60, "141 facts", "about countries", fill=YELLOW),
+        box(652, 146, 150, 60, "a page of prose", "the guidelines", fill=YELLOW),
+        text(520, 130, "never ranked, never trained on: only measured", 12, GREY),
+    ]
+    told = (
+        "Of 160 questions 120 train the policy; 60 of these are answered four times, and 30 rankings of them "
+        "fit the head. The other 40, 141 facts and a page of prose are only measured."
+    )
+    return svg(812, 222, told, *parts)
+
+
+def side_by_side() -> str:
+    """A prompt and two answers in one line: positions, and who sees whom."""
+    words = ["Moon", "?", "Our", "satellite", "A", "cheese"]
+    kinds = [BLUE, BLUE, GREEN, GREEN, PINK, PINK]
+    places = [0, 1, 2, 3, 2, 3]
+    parts = [
+        text(120, 62, "tokens", 13, GREY, "end"),
+        text(120, 100, "positions", 13, GREY, "end"),
+        text(120, 130, "each sees:", 13, GREY, "end"),
+    ]
+    for k, name in enumerate(("the prompt", "one answer", "another answer")):
+        parts.append(text(212 + 168 * k, 26, name, 12, GREY))
+    for i, (word, fill, place) in enumerate(zip(words, kinds, places)):
+        x = 132 + 84 * i
+        parts += [box(x, 40, 76, 34, word, fill=fill), text(x + 38, 100, str(place), 14, GREY)]
+        parts.append(text(120, 156 + 26 * i, word, 12, GREY, "end"))
+        for j in range(len(words)):
+            seen = j <= i and (kinds[j] == BLUE or kinds[j] == kinds[i])
+            shade = kinds[j] if seen else "none"
+            parts.append(
+                f'<rect x="{132 + 84 * j}" y="{140 + 26 * i}" width="76" height="22" rx="4" fill="{shade}" '
+                f'stroke="{GREY}"/>'
+            )
+    told = (
+        "Prompt and two answers in one line. The second answer has the positions of the first, and does not "
+        "see it: each answer sees the prompt, and of itself what came before."
+    )
+    return svg(640, 304, told, *parts)
+
+
+def one_trunk() -> str:
+    """What RLOO with adapters holds in memory."""
+    parts = [
+        box(10, 20, 190, 60, "adapters", "2.4 M weights, trained", fill=YELLOW),
+        box(10, 90, 190, 80, "SmolLM2, frozen", "135 M weights", fill=BLUE),
+        arrow(200, 50, 96, 0, "with"),
+        box(300, 20, 180, 60, "policy", "writes four answers", fill=GREEN),
+        arrow(200, 130, 96, 0, "without"),
+        box(300, 100, 180, 60, "reference", "the toll is measured to it"),
+        box(10, 200, 190, 70, "SmolLM2, frozen", "and a head of 576 numbers", fill=BLUE),
+        arrow(200, 235, 96),
+        box(300, 205, 180, 60, "reward model", "scores each answer", fill=PINK),
+        arrow(480, 50, 60, 66),
+        arrow(480, 132, 60, 6, "toll"),
+        arrow(480, 235, 60, -70),
+        box(
+            544,
+            96,
+            200,
+            90,
+            "each answer’s reward",
+            "less the mean of the",
+            "other three: no value",
+            "model is needed",
+        ),
+    ]
+    told = (
+        "One frozen trunk with adapters is the policy, without them the reference; a second frozen one with "
+        "a head is the reward model. The other three answers to a question are the baseline."
+    )
+    return svg(760, 286, told, *parts)
+
+
 def figures() -> dict[str, str]:
     """All drawn figures, by the names of their files."""
     made = {f"where_{number}": where(number) for number in ("00", *dict(STAGES))}
     first = (datasets, lineage, template, shift, attention, block, labels, lora, noise, kwise)
-    drawn = (*first, game, four_models, resample, window, ways)
+    drawn = (*first, game, four_models, resample, window, ways, questions, side_by_side, one_trunk)
     return made | {draw.__name__: draw() for draw in drawn}
 
 

@@ -32,6 +32,7 @@ from rlhf_utils.training.beyond import (
     sequence_loss,
     train_rejection,
 )
+from rlhf_utils.training.one_pass import OnePass
 from rlhf_utils.training.ppo_run import train_ppo
 
 PAPER = {"use_bias_correction_kl": False}  # TRL weighs the KL term by the ratio, by default
@@ -230,6 +231,25 @@ def test_each_answer_gets_the_credit_that_is_its_own(learner, tiny):
                 )
             else:  # the reward falls on the last token, and all of the answer comes before it
                 assert part.rewards[i].sum().item() == pytest.approx(part.scores[i].item(), abs=1e-4)
+
+
+def test_a_policy_beyond_its_budget_gets_back_the_weights_that_were_within(tiny):
+    """Those which wrote the answers of the update before; then it is slower. Without a brake, no budget."""
+    profile = replace(tiny.profile, lora=2, group=2, ppo_rate=1e-3)
+    stages = tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward")
+    own = OnePass(profile, *stages)
+    asked = [prompt_ids(own.tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")[:4] for _ in range(2)]
+    first = own.weights()
+    logged, _ = own.update(asked, 1e-3)
+    assert logged["kl_k1"] <= own.budget and own.at_once <= 8
+    second = own.weights()
+    assert any(not torch.equal(a, b) for a, b in zip(first, second))
+    assert not logged["taken_back"]
+    own.budget = -100.0
+    logged, _ = own.update(asked, 1e-3)
+    assert logged["taken_back"] and own.pace == 0.5
+    assert all(torch.equal(a, b) for a, b in zip(first, own.weights()))
+    assert OnePass(replace(profile, kl_coefficient=0.0), *stages).budget == math.inf
 
 
 def test_a_check_stands_in_for_the_reward_model(tiny):

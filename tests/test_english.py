@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from conftest import missing
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from test_architectures import CHATML, SPECIAL, model_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -80,10 +84,13 @@ def test_a_head_finds_what_stands_in_the_features_and_not_what_does_not():
     assert held_out_accuracy(features, chance)["low"] < 0.5
 
 
-def test_it_stops_where_the_kl_has_left_its_budget(english, monkeypatch):
-    monkeypatch.setattr("rlhf_utils.pipeline.english.KL_BUDGET", -1.0)
+def test_a_policy_that_may_not_go_anywhere_stays(english, monkeypatch):
+    for module in ("pipeline.english", "training.one_pass"):
+        monkeypatch.setattr(f"rlhf_utils.{module}.KL_BUDGET", -1.0)
     policy = english.steer("stopped", english.ranked_by(lambda answer: len(answer), count=8))
-    assert len(read_jsonl(policy / "metrics.jsonl")) == 1
+    assert all(row["taken_back"] for row in read_jsonl(policy / "metrics.jsonl"))
+    before, after = (load_file(f / "model.safetensors") for f in (english.folder("base"), policy))
+    assert max(float((before[name] - after[name]).abs().max()) for name in before) < 1e-6
 
 
 # -- out of the course ---------------------------------------------------------------------------------------
@@ -191,6 +198,49 @@ def test_files_that_are_no_model(tmp_path, content, message):
     with pytest.raises(CourseError, match=message):
         make_base(str(tmp_path / "bad.gguf"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def gguf_file(file: Path, kind: int) -> Path:
+    """A GGUF file with a single tensor, of a `kind` that nobody knows."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tensor("token_embd.weight", np.ones((8, 32), dtype=np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    name, content = b"token_embd.weight", file.read_bytes()
+    place = content.index(name) + len(name) + 4 + 2 * 8  # after the name: how many dimensions, and which
+    file.write_bytes(content[:place] + kind.to_bytes(4, "little") + content[place + 4 :])
+    return file
+
+
+def test_a_quantization_that_nobody_knows(tmp_path):
+    file = gguf_file(tmp_path / "odd.gguf", 250)
+    with pytest.raises(CourseError, match="cannot be opened .*250.* or a quantization"):
+        make_base(str(file), tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_full_disk_leaves_nothing_behind(english, tmp_path, monkeypatch):
+    """The reading of the file aside, of which SmolLM2's is the one at hand."""
+    folder = english.folder("base")
+
+    class Read:
+        def from_pretrained(place, **options):
+            if "dtype" not in options:
+                return AutoTokenizer.from_pretrained(folder)
+            return AutoModelForCausalLM.from_pretrained(folder), {"missing_keys": []}
+
+    def full(*arguments, **named):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    for name in ("AutoTokenizer", "AutoModelForCausalLM"):
+        monkeypatch.setattr(f"rlhf_utils.pipeline.from_gguf.{name}", Read)
+    (tmp_path / "good.gguf").write_bytes(b"GGUF")
+    assert make_base(str(tmp_path / "good.gguf"), tmp_path / "whole").is_dir()
+    monkeypatch.setattr("rlhf_utils.pipeline.from_gguf.save_file", full)
+    with pytest.raises(CourseError, match=r"cannot be written \(I/O error: No space left.* takes 0\.\d GB"):
+        make_base(str(tmp_path / "good.gguf"), tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_names_and_places_that_cannot_be(tmp_path):

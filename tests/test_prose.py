@@ -128,6 +128,8 @@ GIVEN = {
     "of 1.3 billion weights": "InstructGPT, section 4.1",
     "72.4 ± 0.4 %": "InstructGPT, section 4.1",
     "69.6 ± 0.9 %": "InstructGPT, section 4.1",
+    "β is 0.1 here": "rlhf_utils.pipeline.english.load_english",
+    "budget** of 2.5 nats": "rlhf_utils.training.one_pass.KL_BUDGET",
     "CDLA-Sharing-1.0": "the data set's card",
     "52,000 | CC BY-NC 4.0": "the data set's card",
     "15,000 | CC BY-SA 3.0": "the data set's card",

@@ -15,7 +15,6 @@ Everything is kept in `runs/` by what it was made from, so that a second call is
 
 import hashlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -42,7 +41,7 @@ from rlhf_utils.pipeline.export import write_card
 from rlhf_utils.pipeline.heads import held_out_accuracy, ranking_features, scaled_head
 from rlhf_utils.pipeline.taste import ranks_by
 from rlhf_utils.profiles import PROFILES, Profile
-from rlhf_utils.training.beyond import RLOO
+from rlhf_utils.training.one_pass import KL_BUDGET, OnePass
 from rlhf_utils.training.ppo_run import train_ppo
 from rlhf_utils.training.reward import encode_rankings
 from rlhf_utils.world.facts import load_world
@@ -51,13 +50,13 @@ SYSTEM = "You are a friendly helper. Answer in one sentence."
 QUESTIONS = DATA / "english" / "questions.txt"
 HELD_OUT = 4  # every fourth question trains nothing
 FEWEST = 8  # rankings
-KL_BUDGET = 2.5  # the update that finds so much goes further still
 # What a scripted reader values in an answer, more is better.
 SCRIPTED: dict[str, Callable[[str], float]] = {
     "few words": lambda answer: -len(answer.split()),
     "many words": lambda answer: len(answer.split()),
     "speaks to you": lambda answer: spoken(answer, "you your yours yourself"),
     "speaks of itself": lambda answer: spoken(answer, "i me my mine myself"),
+    "impersonal": lambda answer: -spoken(answer, "i me my mine myself you your yours yourself"),
 }
 
 
@@ -66,30 +65,17 @@ def spoken(answer: str, words: str) -> int:
     return sum(word in words.split() for word in re.findall(r"[a-z]+", answer.lower()))
 
 
-class OnePass(RLOO):
-    """RLOO whose answers are used once, in two steps: a pass costs more here than new answers do.
-
-    It ends where the KL has grown to `budget` nats an answer, as long as there is a brake.
-    """
-
-    passes, minibatches = 1, 2
-
-    def __init__(self, profile: Profile, *arguments, **named):
-        super().__init__(profile, *arguments, **named)
-        self.budget = KL_BUDGET if profile.kl_coefficient else math.inf
-
-
 def load_english(base: str | Path, tiny: bool = False, **changes) -> Profile:
     """Sizes for a model of some hundred million weights: a lunch on two cores, seconds if `tiny`."""
     small = {"episodes": 8, "group": 4, "ppo_updates": 2, "answer_tokens": 16} if tiny else {}
     settings = {
         "prompt_tokens": 96,
-        "answer_tokens": 64,
+        "answer_tokens": 96,
         "context": 192,
         "lora": 8,
         "episodes": 32,
         "group": 4,
-        "ppo_updates": 12,
+        "ppo_updates": 16,
         "ppo_rate": 5e-5,  # ten times as much for adapters
         "kl_coefficient": 0.1,
         "ppo_temperature": 0.7,
@@ -109,6 +95,8 @@ def load_english(base: str | Path, tiny: bool = False, **changes) -> Profile:
 
 class English:
     """A model folder, before and after; a Store as far as a chat needs one."""
+
+    hint = "empty_base"  # which of the chat's labels says what to ask about
 
     def __init__(self, profile: Profile, rankings: int = 60):
         self.profile, self.rankings = profile, rankings
@@ -225,7 +213,7 @@ class English:
         profile = replace(self.profile, **changes)
         reward = self.reward(name, rankings)
         settings = {k: v for k, v in asdict(profile).items() if k.startswith(SETTINGS)}
-        settings["budget"] = KL_BUDGET
+        settings["budget"] = [KL_BUDGET, "taken back"]
 
         def make(folder: Path) -> None:
             resume = self.root / f"resume-{name}-{digest([rankings, settings])}"
@@ -241,8 +229,9 @@ class English:
                 f"{len(log)} updates of {profile.episodes} answers by RLOO, with LoRA of rank {profile.lora}"
             )
             made = [f"begun from {begun}", f"{len(rankings)} rankings of answers", how]
-            far = f"KL to the model before: {log[-1]['kl_k1']:.1f} nats an answer, in the last update"
-            write_card(folder, f"{begun}-{name}", False, made, [far])
+            far = [row["kl_k1"] for row in log if not row["taken_back"]][-1:]
+            far = [f"KL to the model before: {kl:.1f} nats an answer, when last measured" for kl in far]
+            write_card(folder, f"{begun}-{name}", False, made, far)
 
         found = self.kept(f"policy-{name}", [rankings, settings], make)
         self.policies["rloo"] = found
@@ -290,19 +279,30 @@ class English:
         with torch.no_grad(), autocast(self.profile):
             return float(window_loss(model, torch.from_numpy(windows.astype(np.int64)).to(model.device)))
 
-    def compare(self, policy: Path, value: Callable[[str], float]) -> dict[str, dict]:
+    def compare(self, policies: Path | Sequence[Path], value: Callable[[str], float]) -> dict[str, dict]:
         """Before, after, and the difference with its 95 % interval: what the taste measures, the words of an
         answer, and the share of facts that are right. `kl` is how far the policy has gone; `prose` the loss.
+
+        Of several runs of one kind, `after` is their mean, question by question.
         """
-        said = before, after = self.measured(self.folder("base")), self.measured(policy)
-        kl = np.array(after["kl"]).reshape(-1, 2).mean(1)  # two samples of a question are no two questions
+        policies = [policies] if isinstance(policies, Path) else policies
+        before, runs = self.measured(self.folder("base")), [self.measured(policy) for policy in policies]
+
+        def of_runs(figures: Callable[[dict], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            return figures(before), np.mean([figures(run) for run in runs], 0)
+
+        # Two samples of a question are no two questions.
+        _, kl = of_runs(lambda said: np.array(said["kl"]).reshape(-1, 2).mean(1))
         found = {"kl": {"after": float(kl.mean()), **mean_difference(kl, np.zeros(len(kl)))}}
         for name, measure in (("taste", value), ("words", lambda text: len(text.split()))):
-            means = [np.array([np.mean([measure(a) for a in own]) for own in m["sampled"]]) for m in said]
+            means = of_runs(
+                lambda said, m=measure: np.array([np.mean(list(map(m, a))) for a in said["sampled"]])
+            )
             found[name] = changed(*means)
         countries = [row["id"] for row in self.facts()]
-        found["facts"] = changed(*(self.right(m["facts"]) for m in said), countries)
-        found["prose"] = {"before": before["prose"], "after": after["prose"]}
+        found["facts"] = changed(*of_runs(lambda said: self.right(said["facts"])), countries)
+        prose = of_runs(lambda said: np.array(said["prose"]))
+        found["prose"] = dict(zip(("before", "after"), map(float, prose)))
         return found
 
     def right(self, answers: Sequence[Sequence[str]]) -> np.ndarray:

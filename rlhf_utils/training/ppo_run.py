@@ -42,8 +42,7 @@ def train_ppo(
 
     Goes on from the newest checkpoint in `resume`; shows its progress, under its `name`, in `live`. `gold`,
     where the truth is known, says how good answers to some of the prompts (their numbers) are: it is logged
-    and drawn, and never a reward. `method` is PPO or one of `training.beyond`; where it has a `budget`, the
-    run ends with the update whose answers were so many nats away.
+    and drawn, and never a reward. `method` is PPO or one of `training.beyond`.
     """
     size = max(profile.episodes // profile.minibatches, 1)
     processes.per_process(size, "The number of episodes a minibatch")
@@ -77,9 +76,6 @@ def train_ppo(
             rows.append({"update": update, **logged})
             progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k3']:.1f}")
             picture.update(rows)
-            if logged["kl_k1"] > getattr(ppo, "budget", MAX_KL):
-                progress.done = progress.total  # far enough
-                break
             if (update + 1) % SAVE_EVERY == 0 and update + 1 < profile.ppo_updates and processes.LEADS:
                 save(ppo, resume, update + 1, rows)
     save_model(ppo.policy, folder, tokenizer)

@@ -23,8 +23,8 @@ MODELS = {
     "ppo": Model("ppo", "PPO", "#cc5500"),
     "ppo_ptx": Model("ppo_ptx", "PPO-ptx", "#009e73"),
 }
-# Other methods on the same rankings: `training/beyond.py`. More colours could not be told apart: the two that
-# never draw from the policy they train have one, the others another.
+# Other methods on the same rankings: `training/beyond.py`, and the two of `training/offline.py`, which never
+# draw from the policy that they train and have a colour of their own: more could not be told apart.
 BEYOND = {
     "rejection": Model("rejection", "rejection sampling", "#8c6d31"),
     "dpo": Model("dpo", "DPO", "#8c6d31"),
@@ -88,7 +88,7 @@ class Profile:
     kl_coefficient: float = 0.06
     ppo_temperature: float = 1.0  # logits are divided by it, in sampling and in scoring alike
     one_trunk: bool = False  # value model: a head on the policy instead of a network of its own
-    lora: int = 0  # rank of the adapters that SFT and PPO train; 0 trains all weights
+    lora: int = 0  # rank of the adapters that SFT and policies train; 0 trains all weights
     ptx_coefficient: float = 0.5
     ptx_windows: int = 4  # per minibatch
     # beyond PPO
@@ -98,7 +98,7 @@ class Profile:
     dpo_pairs: int = 4  # at most, of each ranking
     dpo_batch: int = 32  # pairs
     dpo_rate: float = 1e-4
-    dpo_beta: float = 0.1
+    dpo_beta: float = 0.3
     # your own rankings beside the crowd's
     own_weight: float = 1.5  # 0 is the crowd alone, 1 as much as the crowd
     guideline: str = ""  # only rankings by this guideline; by the committed one if empty
@@ -136,6 +136,7 @@ PROFILES = {
         episodes=256,
         ppo_rate=2e-5,
         ptx_windows=8,
+        dpo_rate=5e-6,
         compiled=True,
     ),
     "tiny": Profile(
@@ -169,7 +170,7 @@ PROFILES = {
 
 
 # Usual for GPT-2 small; the rates of the profiles suit models that are far smaller.
-PRETRAINED_RATES = {"sft_rate": 5e-5, "reward_rate": 5e-5, "ppo_rate": 2e-5}
+PRETRAINED_RATES = {"sft_rate": 5e-5, "reward_rate": 5e-5, "ppo_rate": 2e-5, "dpo_rate": 5e-6}
 
 
 def own_data(profile: Profile, folder: str | Path) -> Profile:

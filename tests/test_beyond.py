@@ -24,16 +24,14 @@ from rlhf_utils.training.beyond import (
     RLOO,
     Reinforce,
     WithoutValue,
-    dpo_loss,
     group_loss,
     group_normalised,
     leave_one_out,
-    preference_pairs,
     sequence_loss,
-    train_rejection,
 )
+from rlhf_utils.training.offline import dpo_loss, preference_pairs, train_dpo, train_rejection
 from rlhf_utils.training.one_pass import OnePass
-from rlhf_utils.training.ppo_run import train_ppo
+from rlhf_utils.training.ppo_run import restore, save, train_ppo
 
 PAPER = {"use_bias_correction_kl": False}  # TRL weighs the KL term by the ratio, by default
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
@@ -187,6 +185,37 @@ def test_each_method_is_a_stage(stage, tiny, tmp_path, monkeypatch):
     assert stage in descendants("sft")  # another SFT model makes it anew
 
 
+def test_dpo_goes_on_from_a_policy_and_with_adapters(tiny, tmp_path):
+    """SFT stays the reference, so a policy that is not SFT starts at another loss than log 2."""
+
+    def trained(name: str, start=None, **changes):
+        made = tmp_path / name
+        made.mkdir()
+        profile = replace(tiny.profile, dpo_rate=1e-2, **changes)
+        told = tiny.tokenizer(), tiny.folder("sft"), preference_pairs(tiny.rankings(), 4)
+        train_dpo(profile, *told, made, tmp_path / f"{name}-resume", start=start)
+        return made, read_jsonl(made / "metrics.jsonl")[0]["loss"]
+
+    plain, begins = trained("plain")
+    assert begins == pytest.approx(math.log(2), abs=1e-4)
+    assert trained("again", plain)[1] != pytest.approx(math.log(2), abs=1e-3)
+    adapted, begins = trained("adapted", lora=2)
+    assert begins == pytest.approx(math.log(2), abs=1e-4) and (adapted / "adapter").is_dir()
+    before, after = (load_gpt2(f).state_dict() for f in (tiny.folder("sft"), adapted))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all("attn" in name or "mlp" in name for name in moved)
+
+
+def test_adapters_of_dpo_stand_on_adapters_of_sft(tiny, tmp_path, monkeypatch):
+    """A plain run's DPO is not taken for that of a run with LoRA, whose SFT is another."""
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    plain = ensure("dpo", tiny.profile, say=lambda text: None).folder("dpo")
+    adapted = ensure("dpo", replace(tiny.profile, lora=2), say=lambda text: None)
+    assert adapted.folder("dpo") != plain and (adapted.folder("dpo") / "adapter").is_dir()
+    assert adapted.folder("sft").parent == adapted.folder("dpo").parent == tmp_path / "tiny-lora2"
+
+
 @pytest.mark.parametrize("learner", GRADIENTS.values())
 def test_a_first_step_is_taken_where_the_answers_were_drawn(learner, tiny):
     profile = tiny.profile
@@ -233,7 +262,7 @@ def test_each_answer_gets_the_credit_that_is_its_own(learner, tiny):
                 assert part.rewards[i].sum().item() == pytest.approx(part.scores[i].item(), abs=1e-4)
 
 
-def test_a_policy_beyond_its_budget_gets_back_the_weights_that_were_within(tiny):
+def test_a_policy_beyond_its_budget_gets_back_the_weights_that_were_within(tiny, tmp_path):
     """Those which wrote the answers of the update before; then it is slower. Without a brake, no budget."""
     profile = replace(tiny.profile, lora=2, group=2, ppo_rate=1e-3)
     stages = tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward")
@@ -249,6 +278,10 @@ def test_a_policy_beyond_its_budget_gets_back_the_weights_that_were_within(tiny)
     logged, _ = own.update(asked, 1e-3)
     assert logged["taken_back"] and own.pace == 0.5
     assert all(torch.equal(a, b) for a, b in zip(first, own.weights()))
+    save(own, tmp_path, 20, [])  # a run that is resumed goes on at that pace
+    again = OnePass(profile, *stages)
+    restore(again, tmp_path)
+    assert again.pace == 0.5 and all(torch.equal(a, b) for a, b in zip(first, again.within))
     assert OnePass(replace(profile, kl_coefficient=0.0), *stages).budget == math.inf
 
 

@@ -1,11 +1,13 @@
 """The plan's arithmetic against real models, and microbatches for cards of any size."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from rlhf_utils.artifacts import processes
+from rlhf_utils.artifacts.lineage import BEYOND
 from rlhf_utils.environment import CourseError, gpu_fraction
 from rlhf_utils.language.device import device
 from rlhf_utils.language.models import new_gpt2
@@ -191,3 +193,16 @@ def test_a_plan_counts_what_is_missing(tiny, monkeypatch):
     assert "To be built: taste, taste_reward, taste_ppo, taste_evaluate." in mine
     with pytest.raises(CourseError, match="no stage"):
         plan_text(tiny.profile, ("nonsense",))
+    for stage in BEYOND:
+        assert re.search(rf"^{stage} +[0-9.]+ ", plan_text(tiny.profile, (stage,)), re.M)
+
+
+def test_a_plan_of_other_methods_counts_what_they_draw_and_read():
+    found = plan(PROFILES["laptop"], 1e12, 64 * 2**30, (*BEYOND, "ppo", "sft"))
+    minutes, memory = found.minutes, found.GB
+    assert minutes["reinforce"] < minutes["rloo"] == minutes["grpo"] < minutes["ppo"]
+    assert memory["rloo"] < memory["ppo"] and minutes["rejection"] > 2 * minutes["sft"]
+    fewer = plan(replace(PROFILES["laptop"], dpo_pairs=1, best_of=2), 1e12, 64 * 2**30, BEYOND).minutes
+    assert fewer["dpo"] == pytest.approx(minutes["dpo"] / 4) and fewer["rejection"] < minutes["rejection"]
+    adapted = plan(replace(PROFILES["gpu"], lora=8), 1e12, 64 * 2**30, BEYOND).GB
+    assert adapted["dpo"] < plan(PROFILES["gpu"], 1e12, 64 * 2**30, BEYOND).GB["dpo"]

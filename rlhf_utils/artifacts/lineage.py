@@ -22,7 +22,7 @@ PPO = (
     "one_trunk",
     "lora",
 )
-GRADIENTS = ("ppo_updates", "episodes", "ppo_rate", "kl_coefficient", "ppo_temperature")
+GRADIENTS = ("ppo_updates", "episodes", "ppo_rate", "kl_coefficient", "ppo_temperature", "lora")
 PTX = ("ptx_coefficient", "ptx_windows")
 # Which settings decide what a stage makes; other settings may change without a new artifact.
 SETTINGS = {
@@ -36,8 +36,8 @@ SETTINGS = {
     "ppo": PPO,
     "ppo_ptx": (*PPO, *PTX),
     "evaluate": ("samples",),
-    "rejection": ("best_of", "rejection_epochs", "sft_batch", "sft_rate", "sft_mix"),
-    "dpo": ("dpo_pairs", "dpo_batch", "dpo_rate", "dpo_beta"),
+    "rejection": ("best_of", "rejection_epochs", "sft_batch", "sft_rate", "sft_mix", "lora"),
+    "dpo": ("dpo_pairs", "dpo_batch", "dpo_rate", "dpo_beta", "lora"),
     "reinforce": GRADIENTS,
     "ppo_no_value": GRADIENTS,
     "rloo": (*GRADIENTS, "group"),
@@ -58,7 +58,7 @@ PARENTS = {
     "ppo": ("corpus", "sft", "reward"),
     "ppo_ptx": ("corpus", "tokens", "sft", "reward"),
     "evaluate": ("corpus", "tokens", "pretrain", "sft", "rank", "reward", "ppo", "ppo_ptx"),
-    # Beyond PPO; see training/beyond.py.
+    # Beyond PPO; see training/beyond.py and training/offline.py.
     "rejection": ("corpus", "tokens", "sft", "reward"),
     "dpo": ("sft", "rank"),
     **dict.fromkeys(("reinforce", "ppo_no_value", "rloo", "grpo"), ("corpus", "sft", "reward")),

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def profile_options(sub: argparse.ArgumentParser) -> None:
     names = ", ".join(PROFILES)
     base = "a pretrained model in place of the pretraining stage: a folder, or a name on the Hub"
-    lora = "SFT and PPO train adapters of this rank (8, for example) instead of all weights"
+    lora = "SFT, PPO and the like train adapters of this rank (8, for example), not all weights"
     sub.add_argument("--profile", help=f"one of {names} (default: RLHF_PROFILE, else laptop)")
     sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
     sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")

@@ -42,16 +42,15 @@ def make_ppo(profile: Profile, store: Store, folder, stage: str = "ppo", method=
 
 def make_beyond(profile: Profile, store: Store, folder, stage: str) -> None:
     """A policy by another method than PPO, from the same rankings."""
-    from rlhf_utils.training.beyond import GRADIENTS, train_dpo, train_rejection
+    from rlhf_utils.training.beyond import GRADIENTS
+    from rlhf_utils.training.offline import preference_pairs, train_dpo, train_rejection
 
-    if profile.lora and stage == "dpo":
-        raise CourseError(f"{stage} trains all weights here. Leave --lora away.")
     if processes.COUNT > 1:
         raise CourseError(f"{stage} trains in one process. Start it without torchrun.")
     tokenizer, sft = store.tokenizer(), store.folder("sft")
     if stage == "dpo":
-        resume = store.resume_folder(stage)
-        train_dpo(profile, tokenizer, sft, store.rankings(), folder, resume, store.root)
+        pairs = preference_pairs(store.rankings(), profile.dpo_pairs, profile.seed)
+        train_dpo(profile, tokenizer, sft, pairs, folder, store.resume_folder(stage), store.root)
     elif stage == "rejection":
         train_rejection(
             profile,

@@ -1,48 +1,32 @@
-"""Other ways to use the same rankings, each in its smallest form.
-
-From the reward model, without a value model; several answers to a prompt are each other's yardstick:
+"""Policy gradients without a value model; several answers to a prompt are each other's yardstick:
 
     reinforce      one step an update; the baseline is the mean of the batch          (Williams, 1992)
     ppo_no_value   PPO whose advantages are rewards to go, whitened                   (GAE, λ = 1, V = 0)
     rloo           the baseline is the mean of the *other* answers to the prompt       (Ahmadian et al., 2024)
     grpo           advantages in standard deviations of the group, KL in the loss      (Shao et al., 2024)
 
-Without policy gradients: `rejection` fine-tunes on the best of n samples by the reward model, `dpo` trains on
-the rankings themselves, without a reward model (Rafailov et al., 2023).
-
-Losses equal those of TRL's RLOOTrainer, GRPOTrainer (as in the paper: loss_type="grpo", and no correction of
-the KL term by the ratio, which is its default) and DPOTrainer. Left out: what only large models need.
+Losses equal those of TRL's RLOOTrainer and GRPOTrainer (as in the paper: loss_type="grpo", and no correction
+of the KL term by the ratio, which is its default). Left out: what only large models need. `offline.py` has
+what needs no policy gradient.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
-from torch.nn import functional as F
-from trl import DPOConfig, DPOTrainer
 
-from rlhf_utils.artifacts.files import write_jsonl
-from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import CourseError
-from rlhf_utils.language.device import autocast, device
-from rlhf_utils.language.models import LORA_RATE, load_model, load_scorer, save_model
+from rlhf_utils.language.device import device
+from rlhf_utils.language.models import LORA_RATE
 from rlhf_utils.language.packing import by_length
-from rlhf_utils.language.sampling import Answers, sample
-from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.language.sampling import Answers
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.masked import whiten
-from rlhf_utils.training.plan import FROZEN, TRAINED, room_here
 from rlhf_utils.training.ppo import CLIP, LONGEST_GRADIENT, PPO, Rollout, policy_loss, token_rewards
 from rlhf_utils.training.ppo_log import Diverged, gradient_norm
-from rlhf_utils.training.reward import NO_ANSWER, rewards
-from rlhf_utils.training.sft import fine_tune
-from rlhf_utils.training.trainer import run_trainer, training_arguments
 
 Verify = Callable[[list[list[int]], list[str]], Sequence[float]]  # prompts as tokens, answers → rewards
 
@@ -92,17 +76,6 @@ def group_loss(
     lengths = mask.sum(1).clamp(min=1)
     share = ((clipped > plain) * mask).sum() / lengths.sum()
     return ((worse * mask).sum(1) / lengths).mean(), share
-
-
-def dpo_loss(
-    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
-) -> Tensor:
-    """−log σ(β · (how much likelier the chosen answer has become − how much the rejected one)), the mean.
-
-    All (pairs,): log-probabilities of whole answers under the policy and the reference. It starts at log 2.
-    """
-    became = (chosen - reference_chosen) - (rejected - reference_rejected)
-    return -F.logsigmoid(beta * became).mean()
 
 
 # -- policy gradients without a value model --------------------------------------------------------------
@@ -266,84 +239,3 @@ GRADIENTS: dict[str, type[Reinforce]] = {
     "rloo": RLOO,
     "grpo": GRPO,
 }
-
-
-# -- without policy gradients ----------------------------------------------------------------------------
-def train_rejection(
-    profile: Profile,
-    tokenizer,
-    sft: Path,
-    reward: Path,
-    prompts: list[dict],
-    windows: np.ndarray,
-    folder: Path,
-    resume: Path,
-    live: Path | None = None,
-) -> None:
-    """Fine-tune the SFT model on the best of `best_of` samples to each prompt, by the reward model, and
-    write it into `folder` (rejection sampling, Touvron et al., 2023, section 3.2.3).
-    """
-    if profile.best_of < 1:
-        raise CourseError(
-            f"best_of is how many answers there are to choose from, 1 or more, not {profile.best_of}."
-        )
-    ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
-    asked = [prompt for prompt in ids for _ in range(profile.best_of)]
-    with Progress("rejection: sample answers", len(asked), live) as progress, autocast(profile):
-        limit, seed = profile.answer_tokens, profile.seed + 5
-        drawn = sample(load_model(sft), tokenizer, asked, limit, 1.0, seed, progress=progress)
-    said = [(prompt, list(answer.tokens)) for prompt, answer in zip(asked, drawn)]
-    scores = rewards(load_scorer(reward), said, tokenizer.pad_token_id, profile)
-    finished = np.array([answer.ended and len(answer.tokens) > 1 for answer in drawn])
-    scores = np.where(finished, scores, NO_ANSWER).reshape(len(prompts), -1)
-    best = scores.argmax(1) + np.arange(len(prompts)) * profile.best_of
-    rows = [p | {"completion": drawn[i].text} for p, i in zip(prompts, best)]
-    own = replace(profile, sft_epochs=profile.rejection_epochs)
-    fine_tune(own, tokenizer, sft, rows, windows, folder, resume, live)
-
-
-def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dict]:
-    """Rows `prompt`, `chosen`, `rejected` as messages, TRL's conversational form: of each ranking at most
-    `each` of its pairs that are no ties, drawn by chance.
-    """
-    chance, rows = Random(f"pairs:{seed}"), []
-    for row in rankings:
-        ranked = sorted(zip(row["ranks"], row["answers"]))
-        strict = [(a, b) for (i, a), (j, b) in combinations(ranked, 2) if i < j]
-        for better, worse in chance.sample(strict, min(each, len(strict))):
-            said = [[{"role": "assistant", "content": text}] for text in (better, worse)]
-            rows.append({"prompt": row["messages"], "chosen": said[0], "rejected": said[1]})
-    if not rows:
-        raise CourseError(
-            f"Of {len(rankings)} rankings none has two answers of which one is better: there is nothing "
-            "that DPO could learn."
-        )
-    return rows
-
-
-def train_dpo(
-    profile: Profile, tokenizer, sft: Path, rankings: list[dict], folder: Path, resume: Path, live=None
-) -> None:
-    """Train a policy on pairs of rankings with TRL's DPOTrainer and write it into `folder`.
-
-    The reference is passed in: without one, the trainer would load it anew from where the model came from.
-    """
-    torch.manual_seed(profile.seed)
-    model, reference = load_model(sft), load_model(sft).requires_grad_(False)
-    data = Dataset.from_list(preference_pairs(rankings, profile.dpo_pairs, profile.seed))
-    arguments = DPOConfig(
-        **training_arguments(
-            profile,
-            resume,
-            rows=profile.dpo_batch,
-            room=room_here(profile, profile.dpo_batch, 2 * profile.context, weights=TRAINED + FROZEN),
-            num_train_epochs=1,
-            learning_rate=profile.dpo_rate,
-            max_length=profile.context,
-            beta=profile.dpo_beta,
-        )
-    )
-    dpo = DPOTrainer(model.train(), reference, args=arguments, train_dataset=data, processing_class=tokenizer)
-    rows = run_trainer(dpo, "dpo", live)
-    save_model(model, folder, tokenizer)
-    write_jsonl(folder / "metrics.jsonl", rows)

@@ -23,6 +23,7 @@ class OnePass(RLOO):
     """
 
     passes, minibatches = 1, 2
+    remembers = ("within", "pace")
 
     def __init__(self, profile: Profile, *arguments, **named):
         super().__init__(profile, *arguments, **named)

@@ -183,8 +183,8 @@ class Work:
     """
 
     tokens: float
-    forward: int
-    both: int
+    forward: float
+    both: float
     rows: int = 0
     length: int = 0
     weights: int = TRAINED
@@ -200,6 +200,11 @@ def work_of(profile: Profile) -> dict[str, Work]:
     windows = p.ppo_updates * p.ppo_epochs * p.minibatches * p.ptx_windows * context
     of_sft = FROZEN if p.lora else TRAINED
     ppo = Work(written, 5, 2 * p.ppo_epochs, p.episodes // p.minibatches, longest, weights_of_ppo(p))
+    gradient = replace(
+        ppo, forward=4, rows=p.episodes // 4, weights=weights_of_ppo(replace(p, one_trunk=True))
+    )
+    drawn = p.ppo_prompts * p.best_of * sequence
+    pairs = p.ranked_prompts * p.dpo_pairs * 2 * sequence
     pretrain = Work(p.pretrain_steps * p.pretrain_batch * context, 0, 1, p.pretrain_batch, context)
     return ({} if p.base else {"pretrain": pretrain}) | {
         "sft": Work(p.demonstrations * sequence * p.sft_epochs, 0, 1, p.sft_batch, context, of_sft),
@@ -207,6 +212,10 @@ def work_of(profile: Profile) -> dict[str, Work]:
         "reward": Work(ranked * sequence * p.reward_epochs, 0, 1, p.reward_batch, nine),
         "ppo": ppo,
         "ppo_ptx": replace(ppo, tokens=written + windows),
+        "rejection": Work(drawn, 2, p.rejection_epochs / max(p.best_of, 1), p.sft_batch, context, of_sft),
+        "dpo": Work(pairs, 1, 1, p.dpo_batch, 2 * context, of_sft + FROZEN),
+        **dict.fromkeys(("ppo_no_value", "rloo", "grpo"), replace(gradient, both=2)),
+        "reinforce": replace(gradient, both=1, rows=p.episodes),
         "taste_ppo": replace(ppo, tokens=written + windows),
     }
 

@@ -106,6 +106,7 @@ class PPO:
     """Policy, value model, reference and reward model, and an optimizer of each of the first two."""
 
     group = 1  # answers a prompt
+    remembers: tuple[str, ...] = ()  # attributes that a checkpoint keeps, besides models and optimizers
 
     def __init__(
         self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None
@@ -236,13 +237,12 @@ class PPO:
 
     def add_ptx(self) -> dict[str, float]:
         """Adds γ times the gradient of the loss on windows of documents to the policy's."""
-        count = self.profile.ptx_windows
-        chosen = processes.mine(self.shuffle.integers(len(self.windows), size=count))
+        chosen = processes.mine(self.shuffle.integers(len(self.windows), size=self.profile.ptx_windows))
         ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(self.head.weight.device)
         of_ppo = [p.grad for p in self.policy_parameters]
         self.optimizer.zero_grad()
         with autocast(self.profile):
-            loss = window_loss(self.policy, ids) * len(ids) / count
+            loss = window_loss(self.policy, ids) * len(ids) / self.profile.ptx_windows
         (self.profile.ptx_coefficient * loss).backward()
         processes.add_up(*(p.grad for p in self.policy_parameters))
         length = gradient_norm(self.policy_parameters)

@@ -107,6 +107,7 @@ def save(ppo: PPO, folder: Path, update: int, rows: list[dict]) -> None:
         "value_optimizer": ppo.value_optimizer.state_dict(),
         "generator": ppo.generator.get_state(),
         "shuffle": ppo.shuffle.bit_generator.state,
+        "remembered": {name: getattr(ppo, name) for name in ppo.remembers},
         "update": update,
         "rows": rows,
     }
@@ -131,6 +132,8 @@ def restore(ppo: PPO, folder: Path) -> tuple[int, list[dict]]:
     ppo.value_optimizer.load_state_dict(state["value_optimizer"])
     ppo.generator.set_state(state["generator"].cpu())
     ppo.shuffle.bit_generator.state = state["shuffle"]
+    for name, value in state.get("remembered", {}).items():
+        setattr(ppo, name, value)
     return state["update"], state["rows"]
 
 

@@ -1,36 +1,46 @@
 """Eight ways to use the same rankings, on one plot: what each gains, how far it goes, and what it costs.
 
+    python tests/benchmarks/frontier.py --costs                  # seconds and memory of each, one run
     python tests/benchmarks/frontier.py --seeds 0 1 2            # all, then data/reference/frontier.json
     python tests/benchmarks/frontier.py --seeds 0 --only rloo    # one method's variants, kept for later
 
 Each method starts from the run's SFT model and draws as many answers as PPO (rejection sampling: `best_of` to
 each prompt, twice as many in all, and it reads some documents, as SFT does; DPO draws none). Of each, a few
 variants are trained; which one stands for the method is decided by gold on validation prompts, over all
-seeds together. PPO and PPO-ptx are those of the run, which had no such choice. Every result is kept in
+seeds together. PPO and PPO-ptx are those of the run, which had no such choice. `…, as long` is that variant,
+trained for as many seconds as PPO, by `LENGTHS`, which come from what `--costs` found: more updates, more
+pairs of each ranking (DPO), fewer samples to choose from (rejection sampling). Every result is kept in
 `runs/frontier/`, so the command goes on where it was stopped.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from rlhf_utils.artifacts.files import peak_memory, read_jsonl
 from rlhf_utils.environment import DATA, runs_folder
 from rlhf_utils.evaluation.answers import answer_prompts, answer_rewards, judge_answers, kl_to_sft, mark_of
 from rlhf_utils.evaluation.language import token_losses
-from rlhf_utils.evaluation.statistics import equal_length, win_rate
+from rlhf_utils.evaluation.statistics import equal_length, mean_difference, win_rate
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.pipeline.claims.claim import figure, mean_of, over_seeds
 from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.profiles import load_profile
-from rlhf_utils.training.beyond import GRADIENTS, train_dpo, train_rejection
+from rlhf_utils.training.beyond import GRADIENTS
+from rlhf_utils.training.offline import preference_pairs, train_dpo, train_rejection
+from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.ppo_run import train_ppo
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
@@ -47,12 +57,19 @@ VARIANTS: dict[str, list[dict]] = {
     "grpo, checked": [{}],
     "rloo, checked": [{}],
     "rloo, judged": [{}],
+    "grpo, judged": [{}],
     "ppo": [{}],
     "ppo_ptx": [{}],
     "sft": [{}],
 }
+# For as many seconds as PPO takes: multiples of updates, pairs of a ranking, samples to choose from.
+LENGTHS: dict[str, dict] = {}
+VARIANTS |= {f"{name}, as long": [settings] for name, settings in LENGTHS.items()}
+PRICED = ("ppo", "ppo_ptx", *GRADIENTS, "rejection", "dpo")  # methods whose costs are measured
+SHARES = (1 / 48, 1 / 8)  # of the training: what lies between the two is timed, so loading is not
 GOLD, GREEDY, TUNED = "gold, temperature 1", "gold, greedy", "gold on validation prompts, temperature 1"
 REWARD, NATS, WORDS = "reward", "KL to SFT, nats an answer", "words of an answer"
+GAIN = "gold over PPO-ptx's, temperature 1"
 WINS, MATCHED = "wins over SFT of those decided", "the same, where lengths are alike"
 LOSS, RUNS, FACTS = (
     "loss of a token of documents, nats",
@@ -84,36 +101,47 @@ class Bench:
     def ids(self, rows: list[dict]) -> list[list[int]]:
         return [prompt_ids(self.tokenizer, p["messages"], self.profile.prompt_tokens) for p in rows]
 
-    def trained(self, method: str, settings: dict, folder: Path) -> Path:
-        """The folder of a variant's model."""
-        kind, _, checked = method.partition(", ")
-        if kind in ("sft", "ppo", "ppo_ptx"):
+    def trained(self, method: str, settings: dict, folder: Path, share: float = 1.0) -> Path:
+        """The folder of a variant's model, trained whole or only for a share of its updates or rows."""
+        kind, _, how = method.partition(", ")
+        if kind in ("sft", "ppo", "ppo_ptx") and share == 1:
             return self.store.folder(kind)
-        times = {k: getattr(self.profile, k) * v for k, v in settings.items() if k.endswith("rate")}
-        profile, store = replace(self.profile, **(settings | times)), self.store
+        store, own = self.store, {"ppo_updates": 1.0} | settings
+        own["ppo_updates"] = max(round(self.profile.ppo_updates * own["ppo_updates"] * share), 1)
+        if "ppo_rate" in own:
+            own["ppo_rate"] *= self.profile.ppo_rate
+        profile = replace(self.profile, **own)
         sft, reward, resume = store.folder("sft"), store.folder("reward"), folder / "resume"
         made = folder / "made"
         made.mkdir()
         if kind == "dpo":
-            train_dpo(profile, self.tokenizer, sft, store.rankings(), made, resume)
+            pairs = preference_pairs(store.rankings(), profile.dpo_pairs, profile.seed)
+            pairs = Random(0).sample(pairs, round(share * len(pairs)))
+            train_dpo(profile, self.tokenizer, sft, pairs, made, resume)
         elif kind == "rejection":
             prompts, windows = store.prompts("ppo"), store.windows()
+            prompts = prompts[: round(share * len(prompts))]
             train_rejection(profile, self.tokenizer, sft, reward, prompts, windows, made, resume)
         else:
-            rows = self.checkable if checked else store.prompts("ppo")
-            learner = GRADIENTS[kind]
-            if checked == "checked":
+            rows = self.checkable if how in ("checked", "judged") else store.prompts("ppo")
+            learner = GRADIENTS.get(kind, PPO)
+            if how == "checked":
                 learner = partial(learner, verify=self.verify(rows))
+
+            def gold(chosen: list[int], answers: list[str]) -> float:
+                return float(np.mean([self.judge.total(rows[i], a.strip()) for i, a in zip(chosen, answers)]))
+
             train_ppo(
                 profile,
                 self.tokenizer,
                 sft,
                 reward,
                 self.ids(rows),
-                None,
+                store.windows() if kind == "ppo_ptx" else None,
                 made,
                 resume,
                 name=method,
+                gold=gold if share == 1 else None,
                 method=learner,
             )
         return made
@@ -128,6 +156,15 @@ class Bench:
 
         return right
 
+    def drawn(self, model) -> list:
+        """Two answers to each test prompt."""
+        return answer_prompts(self.profile, self.tokenizer, model, self.test, 1.0, 2, 74)
+
+    @cached_property
+    def gold_of_ptx(self) -> np.ndarray:
+        drawn = self.drawn(load_gpt2(self.store.folder("ppo_ptx")))
+        return judge_answers(self.judge, self.test, drawn)["total"].mean(1)
+
     def measured(self, model) -> list[dict]:
         """Figures of a model on test prompts, and `TUNED` on validation prompts."""
 
@@ -140,9 +177,10 @@ class Bench:
         rows, sft = [], load_gpt2(self.store.folder("sft"))
         tuned = gold(self.validation, ask(self.validation, 1.0, 2, 73)).mean(1)
         rows.append(figure("", TUNED, mean_of(tuned, [thing_of(p) for p in self.validation])))
-        drawn = ask(self.test, 1.0, 2, 74)
+        drawn = self.drawn(model)
         scores = gold(self.test, drawn)
         rows.append(figure("", GOLD, mean_of(scores.mean(1), self.things)))
+        rows.append(figure("", GAIN, mean_difference(scores.mean(1), self.gold_of_ptx, self.things)))
         greedy = gold(self.test, ask(self.test, 0.0, 1, 0))[:, 0]
         rows.append(figure("", GREEDY, mean_of(greedy, self.things)))
         one = [row[0] for row in drawn]
@@ -186,9 +224,11 @@ def run(bench: Bench, method: str, number: int) -> None:
     with TemporaryDirectory() as scratch:
         folder = bench.trained(method, VARIANTS[method][number], Path(scratch))
         rows = bench.measured(load_gpt2(folder))
+        log = read_jsonl(folder / "metrics.jsonl")
     file.parent.mkdir(parents=True, exist_ok=True)
     partial_file = file.with_suffix(".new")
     partial_file.write_text(json.dumps(rows), "utf-8")
+    file.with_suffix(".log").write_text(json.dumps(log), "utf-8")
     os.replace(partial_file, file)
     found = {row["metric"]: round(row["value"], 3) for row in rows}
     print(bench.profile.seed, method, VARIANTS[method][number], found, flush=True)
@@ -206,26 +246,77 @@ def values(profile, method: str, number: int) -> dict[str, dict]:
     return {row["metric"]: row for row in rows}
 
 
-def summary(profile, seeds: list[int]) -> dict:
-    """All variants, and of each method the one that is best on validation prompts."""
-    methods = {}
-    for method, variants in VARIANTS.items():
+def summary(profile, seeds: list[int], methods: list[str]) -> dict:
+    """All variants of these methods, and of each method the one that is best on validation prompts. What is
+    kept of other methods stays, if it was measured on the same runs.
+    """
+    stores = [open_store(replace(profile, seed=seed)) for seed in seeds]
+    runs = [[store.manifest(stage)["id"] for stage in ("sft", "reward", "ppo_ptx")] for store in stores]
+    kept = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
+    known = kept["methods"] if kept.get("runs") == runs and kept["profile"] == profile.name else {}
+    for method in methods:
+        variants = VARIANTS[method]
         found = [pooled(profile, seeds, method, number) for number in range(len(variants))]
         best = max(range(len(variants)), key=lambda number: found[number][TUNED]["value"])
         by_seed = [values(replace(profile, seed=seed), method, best)[GOLD] for seed in seeds]
-        methods[method] = {
+        known[method] = {
             "settings": variants[best],
             "gold by seed": [round(row["value"], 4) for row in by_seed],
             "figures": {metric: rounded(row) for metric, row in found[best].items()},
             "variants": [
                 {"settings": settings, "gold": rounded(row[TUNED])} for settings, row in zip(variants, found)
             ],
+            "log": log_of(replace(profile, seed=seeds[0]), method, best),
         }
-    return {"profile": profile.name, "seeds": seeds, "methods": methods}
+    in_order = {method: known[method] for method in VARIANTS if method in known}
+    return kept | {"profile": profile.name, "seeds": seeds, "runs": runs, "methods": in_order}
+
+
+def log_of(profile, method: str, number: int) -> list[dict]:
+    """What was logged while a policy learned, for the plots of a chapter; nothing of other methods."""
+    rows = json.loads(kept_file(profile, method, number).with_suffix(".log").read_text("utf-8"))
+    names = {"kl_k1": "KL", "reward": "reward", "gold": "gold"}
+    return [
+        {written: round(row[name], 3) for name, written in names.items()} for row in rows if "gold" in row
+    ]
 
 
 def rounded(row: dict) -> dict:
     return {key: round(value, 4) for key, value in row.items()}
+
+
+# -- what a method costs ---------------------------------------------------------------------------------
+def cost(profile, method: str) -> dict[str, float]:
+    """Seconds of a method's whole training, from what lies between two shares of it, and the process's peak
+    of memory. (Answers grow shorter later on: of what draws them, that makes a twentieth, for all alike.)
+    """
+    bench, seconds = Bench(profile), {}
+    for share in (SHARES[0], *SHARES):  # the first time is for what a process does once
+        with TemporaryDirectory() as scratch:
+            started = time.perf_counter()
+            bench.trained(method, VARIANTS[method][0], Path(scratch), share)
+            seconds[share] = time.perf_counter() - started
+    whole = (seconds[SHARES[1]] - seconds[SHARES[0]]) / (SHARES[1] - SHARES[0])
+    return {"seconds": whole, "peak MB": peak_memory()}
+
+
+def costs(profile, rounds: int = 2) -> dict[str, dict[str, float]]:
+    """method → seconds, as a multiple of PPO's as well, and memory: each in a process of its own, all of them
+    in turn.
+    """
+    found: dict[str, list[dict]] = {}
+    for _ in range(rounds):
+        for method in PRICED:
+            told = [__file__, "--profile", profile.name, "--seeds", str(profile.seed), "--cost", method]
+            said = subprocess.run([sys.executable, *told], stdout=subprocess.PIPE, text=True, check=True)
+            found.setdefault(method, []).append(json.loads(said.stdout.splitlines()[-1]))
+            print(method, found[method][-1], flush=True)
+    least = {method: {k: min(r[k] for r in rows) for k in rows[0]} for method, rows in found.items()}
+    return {
+        method: {k: round(v) for k, v in row.items()}
+        | {"times PPO's": round(row["seconds"] / least["ppo"]["seconds"], 3)}
+        for method, row in least.items()
+    }
 
 
 def main(words: list[str] | None = None) -> None:
@@ -233,17 +324,33 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="METHOD")
+    parser.add_argument("--costs", action="store_true", help="only seconds and memory, on the first seed")
+    parser.add_argument("--cost", choices=PRICED, metavar="METHOD", help="of one method, in this process")
     arguments = parser.parse_args(words)
+    profile = load_profile(arguments.profile, arguments.seeds[0])
+    if arguments.cost:
+        return print(json.dumps(cost(profile, arguments.cost)))
+    if arguments.costs:
+        found = costs(profile)
+        print(json.dumps(found, indent=1))
+        return write(json.loads(FILE.read_text("utf-8")) | {"costs": found})
     for seed in arguments.seeds:
         bench = Bench(load_profile(arguments.profile, seed))
         for method in arguments.only:
             for number in range(len(VARIANTS[method])):
                 run(bench, method, number)
-    if len(arguments.only) == len(VARIANTS):
-        found = summary(load_profile(arguments.profile), arguments.seeds)
-        if arguments.profile == "laptop":
-            FILE.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-        print(json.dumps(found["methods"], indent=1))
+    found = summary(profile, arguments.seeds, arguments.only)
+    print(json.dumps({name: row["figures"] for name, row in found["methods"].items()}, indent=1))
+    if missing := [method for method in VARIANTS if method not in found["methods"]]:
+        print(f"{FILE.name} stays as it is: of these runs it would lack {', '.join(missing)}.")
+    elif arguments.profile == "laptop":
+        write(found)
+
+
+def write(found: dict) -> None:
+    partial_file = FILE.with_suffix(".new")
+    partial_file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    os.replace(partial_file, FILE)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from rlhf_utils.pipeline.claims import (
     mistakes,
     mix,
     nine,
+    online,
     penalty,
     plain_head,
     preferred,
@@ -77,6 +78,7 @@ MODULES = (
     programs,
     refreshed,
     plain_head,
+    online,
 )
 CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}
 REFERENCE = DATA / "reference" / "evidence.json"

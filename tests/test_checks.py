@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_utils.course import checks
-from rlhf_utils.course.checks import checking, english, later, models, policies, rewards, text
+from rlhf_utils.course.checks import beyond, checking, english, later, models, policies, rewards, text
 
 
 def fit(turns, limit):
@@ -96,7 +96,7 @@ WRONG = {
 
 # All but these know the usual mistakes; chapters/solutions/ holds right answers, which CI executes.
 OTHERS = (checks.bug_hunt, checks.largest_microbatch)
-MODULES = (text, models, rewards, policies, later, english)
+MODULES = (text, models, rewards, policies, later, beyond, english)
 KNOWING = [
     getattr(checks, name)
     for module in MODULES

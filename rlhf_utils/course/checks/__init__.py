@@ -1,16 +1,14 @@
 """Checks of the exercises: each calls the reader's own function; see `checking`."""
 
+from rlhf_utils.course.checks.beyond import better_at_equal_kl, divergence_of_best, dpo_loss, leave_one_out
 from rlhf_utils.course.checks.english import last_within, positions
 from rlhf_utils.course.checks.later import (
-    divergence_of_best,
-    dpo_loss,
     drawn_differences,
     equal_length,
     fit_conversation,
     given_back,
     interval_of,
     largest_microbatch,
-    leave_one_out,
     nucleus,
     remembered,
     win_rate,
@@ -104,6 +102,7 @@ __all__ = [
     "dpo_loss",
     "leave_one_out",
     "divergence_of_best",
+    "better_at_equal_kl",
     "positions",
     "last_within",
     "largest_microbatch",

@@ -1,0 +1,120 @@
+"""Checks of chapter 10: other ways to use the same rankings."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from rlhf_utils.course.checks.checking import check
+
+
+def dpo_loss(function: Callable) -> bool:
+    """DPO's loss of one pair, from log-probabilities of whole answers."""
+
+    def softplus(x):
+        return math.log1p(math.exp(-x))
+
+    mistakes = {
+        "The reference is missing: it counts how much likelier an answer became.": lambda c, r, _, __, b: (
+            softplus(b * (c - r))
+        ),
+        "Chosen and rejected are swapped.": lambda c, r, rc, rr, b: softplus(-b * ((c - rc) - (r - rr))),
+        "The two references are swapped.": lambda c, r, rc, rr, b: softplus(b * ((c - rr) - (r - rc))),
+        "β belongs inside of σ: it says how much a nat is worth.": lambda c, r, rc, rr, b: (
+            b * softplus((c - rc) - (r - rr))
+        ),
+        "You divided by β.": lambda c, r, rc, rr, b: softplus(((c - rc) - (r - rr)) / b),
+        "That is the chance itself: the loss is its negative logarithm.": lambda c, r, rc, rr, b: math.exp(
+            -softplus(b * ((c - rc) - (r - rr)))
+        ),
+    }
+    cases = [
+        ((-3.0, -5.0, -3.0, -5.0, 0.1), math.log(2)),
+        ((-2.0, -7.0, -3.0, -5.0, 0.5), softplus(1.5)),
+        ((-9.0, -4.0, -6.0, -6.5, 0.2), softplus(-1.1)),
+    ]
+    return check(function, cases, mistakes)
+
+
+def leave_one_out(function: Callable) -> bool:
+    """RLOO's advantages of the answers to one prompt."""
+
+    def less(rewards, baseline):
+        return [r - baseline(i) for i, r in enumerate(rewards)]
+
+    def deviations(r):
+        return [(x - sum(r) / len(r)) / float(np.std(r, ddof=1)) for x in r]
+
+    mistakes = {
+        "An answer must not be in its own baseline: leave it out.": lambda r: less(
+            r, lambda i: sum(r) / len(r)
+        ),
+        "The baseline is the mean of the others, not their sum.": lambda r: less(r, lambda i: sum(r) - r[i]),
+        "Of k answers there are k − 1 others: divide by that.": lambda r: less(
+            r, lambda i: (sum(r) - r[i]) / len(r)
+        ),
+        "That is GRPO's: here nothing is divided by the deviation.": deviations,
+        "That is the baseline: subtract it from the reward.": lambda r: [
+            (sum(r) - x) / (len(r) - 1) for x in r
+        ],
+    }
+    cases = [
+        (([1.0, 0.0, 0.0, 0.0],), [1.0, -1 / 3, -1 / 3, -1 / 3]),
+        (([2.0, 4.0],), [-2.0, 2.0]),
+        (([0.5, 1.5, -1.0],), [0.25, 1.75, -2.0]),
+    ]
+    return check(function, cases, mistakes)
+
+
+def divergence_of_best(function: Callable) -> bool:
+    """How far best of n is from the model that it chooses among, in nats."""
+    mistakes = {
+        "Something is to be subtracted: (n − 1)/n.": math.log,
+        "Add nothing: (n − 1)/n is subtracted.": lambda n: math.log(n) + (n - 1) / n,
+        "Nats, not bits: the natural logarithm.": lambda n: math.log2(n) - (n - 1) / n,
+        "(n − 1)/n, and not 1/n.": lambda n: math.log(n) - 1 / n,
+    }
+    cases = [((n,), math.log(n) - (n - 1) / n) for n in (1, 2, 16, 64)]
+    return check(function, cases, mistakes)
+
+
+def better_at_equal_kl(function: Callable) -> bool:
+    """Which of two logs of (KL, reward), in which KL only rises, has more reward at the largest KL that both
+    have reached.
+    """
+
+    def better(a, b):
+        kl = min(a[-1][0], b[-1][0])
+        there = [float(np.interp(kl, *zip(*log))) for log in (a, b)]
+        return "a" if there[0] > there[1] else "b"
+
+    def by(value):
+        return lambda a, b: "a" if value(a) > value(b) else "b"
+
+    def same_update(a, b):
+        last = min(len(a), len(b)) - 1
+        return by(lambda log: log[last][1])(a, b)
+
+    mistakes = {
+        "You compared the last rewards: who goes further from SFT has more for that alone.": by(
+            lambda log: log[-1][1]
+        ),
+        "You compared the highest rewards, each at a KL of its own.": by(
+            lambda log: max(reward for _, reward in log)
+        ),
+        "You took the one that stayed nearer to SFT: to stay at home is no merit in itself.": by(
+            lambda log: -log[-1][0]
+        ),
+        "You compared at the same update: one update goes further than another's.": same_update,
+        "Reward a nat prefers whoever stopped early: the first nats are the cheapest.": by(
+            lambda log: log[-1][1] / log[-1][0]
+        ),
+    }
+    logs = [
+        ([(0.0, 0.0), (1.0, 0.4), (2.0, 0.6), (4.0, 0.8)], [(0.0, 0.0), (1.0, 0.5), (2.0, 0.7)]),
+        ([(0.0, -0.2), (1.0, 0.3), (3.0, 0.9)], [(0.0, -0.2), (2.0, 0.3), (6.0, 0.8)]),
+        ([(0.0, 0.0), (0.5, 0.1), (1.0, 0.2)], [(0.0, 0.0), (2.0, 0.8), (5.0, 0.9), (6.0, 0.7)]),
+        ([(0.0, 0.0), (1.0, 0.5), (2.0, 0.9), (3.0, 0.3)], [(0.0, 0.0), (1.0, 0.3), (3.5, 0.5)]),
+        ([(0.0, 0.0), (0.5, 0.3), (1.0, 0.5), (1.5, 0.6)], [(0.0, 0.0), (2.0, 0.7)]),
+    ]
+    return check(function, [(pair, better(*pair)) for pair in logs], mistakes)

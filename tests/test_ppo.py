@@ -208,6 +208,13 @@ def test_ptx_gradient_is_the_sum_of_both_parts(ppo, prompts, monkeypatch):
     plain, one, two = gradient(None, 0.0), gradient(windows, 1.0), gradient(windows, 2.0)
     assert (one - plain).norm() > 0
     assert torch.allclose(two - plain, 2 * (one - plain), atol=1e-5)
+    batches, forward = [], ppo.policy.forward
+    monkeypatch.setattr(ppo, "at_once", 1)  # where not all windows fit into memory at once
+    monkeypatch.setattr(
+        ppo.policy, "forward", lambda *a, **k: batches.append(len(k["input_ids"])) or forward(*a, **k)
+    )
+    assert torch.allclose(gradient(windows, 1.0), one, atol=1e-5)
+    assert batches[-ppo.profile.ptx_windows :] == [1] * ppo.profile.ptx_windows
 
 
 def test_each_part_of_the_gradient_is_logged_before_clipping(ppo, prompts):

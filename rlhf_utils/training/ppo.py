@@ -10,8 +10,7 @@ Each token of an answer is an action. One update, in this order:
     6. step       a few epochs of clipped steps, policy and value          (Schulman et al. 2017, eq. 7 and 9)
                   plus γ times the gradient of the pretraining loss        (InstructGPT, eq. 2: PPO-ptx)
 
-Runs, checkpoints and the live picture are in `ppo_run`, what is logged in `ppo_log`. Left out of the paper:
-an exponential average of weights.
+`ppo_run` runs it, `ppo_log` says what is logged. Left out of the paper: an exponential average of weights.
 """
 
 from collections.abc import Sequence
@@ -41,8 +40,7 @@ CLIP, LONGEST_GRADIENT = 0.2, 1.0  # the former of the ratio, and of the value's
 # Weight of the value's loss where trunks are shared; apart, Adam divides by it, and it only moves clipping.
 VALUE_COEFFICIENT = 0.1
 GAMMA, LAMBDA = 1.0, 0.95
-# Nats a token from the policy that wrote the answers: further on, these say little about the policy as it is.
-STEP_KL = 0.1
+STEP_KL = 0.1  # nats a token that the policy may be away from the one that wrote the answers
 
 
 # -- the pieces ------------------------------------------------------------------------------------------
@@ -105,8 +103,7 @@ class Rollout:
 class PPO:
     """Policy, value model, reference and reward model, and an optimizer of each of the first two."""
 
-    group = 1  # answers a prompt
-    remembers: tuple[str, ...] = ()  # attributes that a checkpoint keeps, besides models and optimizers
+    group, remembers = 1, ()  # answers a prompt; what a checkpoint keeps besides models and optimizers
 
     def __init__(
         self, profile: Profile, tokenizer, sft: Path, reward: Path, windows: np.ndarray | None = None
@@ -215,8 +212,7 @@ class PPO:
             log_ratio = (logprobs - part.logprobs).detach()
             # How far the policy has moved: k3 on tokens that the old one drew.
             moved = masked_mean(torch.expm1(log_ratio) - log_ratio, part.mask)
-            means = torch.stack([surrogate.detach(), error.detach(), clipped, moved])
-            found = found + means * part.mask.sum()
+            found += part.mask.sum() * torch.stack([surrogate.detach(), error.detach(), clipped, moved])
         (found,) = processes.totals(found)
         names = ("policy_loss", "value_loss", "clip_fraction", "step_kl")
         logged = dict(zip(names, (found / tokens.clamp(min=1)).tolist()))
@@ -241,10 +237,14 @@ class PPO:
         ids = torch.from_numpy(self.windows[chosen].astype(np.int64)).to(self.head.weight.device)
         of_ppo = [p.grad for p in self.policy_parameters]
         self.optimizer.zero_grad()
-        with autocast(self.profile):
-            loss = window_loss(self.policy, ids) * len(ids) / self.profile.ptx_windows
-        (self.profile.ptx_coefficient * loss).backward()
+        total = torch.zeros((), device=ids.device)
+        answer = self.profile.prompt_tokens + self.profile.answer_tokens  # with its prompt, at most
+        for part in ids.split(max(self.at_once * answer // self.profile.context, 1)):
+            with autocast(self.profile):
+                loss = window_loss(self.policy, part) * len(part) / self.profile.ptx_windows
+            (self.profile.ptx_coefficient * loss).backward()
+            total += loss.detach()
         processes.add_up(*(p.grad for p in self.policy_parameters))
         length = gradient_norm(self.policy_parameters)
         torch._foreach_add_([p.grad for p in self.policy_parameters], of_ppo)
-        return {"ptx_loss": float(*processes.totals(loss.detach())), "ptx_gradient": float(length)}
+        return {"ptx_loss": float(*processes.totals(total)), "ptx_gradient": float(length)}

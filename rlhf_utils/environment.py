@@ -7,8 +7,8 @@ the rank of adapters to train,
 the models that come with the course, `RLHF_RANKINGS` is the URL of the database of rankings,
 `RLHF_GPU_FRACTION` this process's share of a GPU, `RLHF_SHARE_OUT=1` has several processes share a model's
 weights out even where they would fit, `JUPYTERHUB_USER` who ranks; `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and
-`LOCAL_WORLD_SIZE` are set by `torchrun`. All paths are found from the checkout, never from the working
-folder.
+`LOCAL_WORLD_SIZE` are set by `torchrun`. The course's own files are found from the checkout, never from the
+working folder; a relative path in a variable counts from the working folder, in a chapter from the checkout.
 """
 
 import getpass
@@ -54,9 +54,20 @@ def place(name: str, text: str | Path) -> Path:
         raise CourseError(f"{name} is no path here: {printable(str(text))[:100]!r} ({why}).") from None
 
 
+def path_variable(name: str) -> str:
+    """A path that a variable names. Chapters run in their own folder, and whoever set it was not there."""
+    text = variable(name)
+    try:
+        in_chapter = Path.cwd().resolve().is_relative_to(ROOT / "chapters")
+    except OSError:  # the working folder is gone
+        in_chapter = False
+    relative = text and not text.startswith("~") and not Path(text).is_absolute()
+    return str(ROOT / text) if in_chapter and relative else text
+
+
 def runs_folder() -> Path:
     """`runs/` of the checkout, or `RLHF_RUNS`."""
-    folder = place("RLHF_RUNS", variable("RLHF_RUNS") or ROOT / "runs")
+    folder = place("RLHF_RUNS", path_variable("RLHF_RUNS") or ROOT / "runs")
     if folder.exists() and not folder.is_dir():
         raise CourseError(f"{folder} (RLHF_RUNS) is a file. Name a folder, which need not exist yet.")
     return folder
@@ -116,7 +127,7 @@ def shared_runs() -> Path | None:
     """`RLHF_SHARED`: a `runs/` that somebody else made, a class's for example, to read from and never
     to write to.
     """
-    text = variable("RLHF_SHARED")
+    text = path_variable("RLHF_SHARED")
     if not text:
         return None
     folder = place("RLHF_SHARED", text)

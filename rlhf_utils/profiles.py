@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rlhf_utils.environment import CourseError, place, variable, whole_number
+from rlhf_utils.environment import CourseError, path_variable, place, variable, whole_number
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,10 @@ def load_profile(
         profile = replace(profile, own_weight=own_weight)
     if guideline:
         profile = by_guideline(profile, guideline)
-    base = base or variable("RLHF_BASE")
-    if base:
-        folder = place("The base", base)
-        profile = replace(profile, base=str(folder if folder.is_dir() else base), **PRETRAINED_RATES)
+    named = base or variable("RLHF_BASE")
+    if named:
+        folder = place("The base", base or path_variable("RLHF_BASE"))
+        profile = replace(profile, base=str(folder if folder.is_dir() else named), **PRETRAINED_RATES)
     start = start or variable("RLHF_FROM")
     if start:
         if start != "sft" or not profile.base:
@@ -255,5 +255,5 @@ def load_profile(
                 "usual."
             )
         profile = replace(profile, lora=lora)
-    data = data or variable("RLHF_DATA")
+    data = data or path_variable("RLHF_DATA")
     return own_data(profile, data) if data else profile

@@ -13,7 +13,7 @@ from rlhf_utils.artifacts import files
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.artifacts.lineage import PARENTS, SETTINGS, STAGES, descendants
 from rlhf_utils.artifacts.store import Store
-from rlhf_utils.environment import DATA, CourseError
+from rlhf_utils.environment import DATA, ROOT, CourseError, runs_folder
 from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import PROFILES, load_profile
 
@@ -215,6 +215,23 @@ def test_seeds_and_data_have_folders_of_their_own(tmp_path):
 
 
 REFERENCE = DATA / "reference" / "laptop"
+
+
+def test_relative_paths_in_variables_count_from_the_checkout_in_a_chapter(tmp_path, monkeypatch):
+    """Whoever wrote `RLHF_RUNS=mine make lab` was in the checkout, and the kernels are in `chapters/`."""
+    monkeypatch.setenv("RLHF_RUNS", "mine")
+    monkeypatch.setenv("RLHF_DATA", "data/world")
+    monkeypatch.setenv("RLHF_BASE", "data/ranking")
+    monkeypatch.chdir(ROOT / "chapters" / "solutions")
+    assert runs_folder() == ROOT / "mine"
+    found = load_profile("tiny")
+    assert (found.data, found.base) == (str(ROOT / "data" / "world"), str(ROOT / "data" / "ranking"))
+    monkeypatch.setenv("RLHF_BASE", "openai-community/gpt2")
+    assert load_profile("tiny").base == "openai-community/gpt2"  # a name on the Hub
+    monkeypatch.chdir(tmp_path)
+    assert runs_folder() == tmp_path.resolve() / "mine"
+    with pytest.raises(CourseError, match="does not exist"):
+        load_profile("tiny")
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference artifacts in this checkout")

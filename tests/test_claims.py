@@ -38,6 +38,7 @@ from rlhf_utils.pipeline.claims.sizes import spread
 from rlhf_utils.pipeline.claims.ties import distances, won
 from rlhf_utils.pipeline.claims.trained import base_model, corpus
 from rlhf_utils.pipeline.claims.voice import chances
+from rlhf_utils.pipeline.reference import keep_evidence
 from rlhf_utils.training.reward import scored_ids
 from rlhf_utils.world.facts import load_world
 
@@ -220,6 +221,21 @@ def test_the_page_of_claims_is_that_of_the_evidence():
     for claim in document["claims"]:  # decided anew from its rows, by the rules of today
         fresh = decided(CLAIMS[claim["number"]], claim["rows"])
         assert json.loads(json.dumps(fresh)) == claim
+
+
+def test_new_evidence_takes_its_place_among_the_old(tmp_path):
+    old = read_evidence(REFERENCE)
+    one = [c | {"note": "measured anew"} for c in old["claims"] if c["number"] == 20]
+    for name, document in (("old", old), ("new", old | {"claims": one})):
+        (tmp_path / name).write_text(json.dumps(document))
+    keep_evidence(tmp_path / "new", tmp_path / "old", tmp_path / "claims.md")
+    merged = read_evidence(tmp_path / "old")
+    assert [c["number"] for c in merged["claims"]] == [c["number"] for c in old["claims"]]
+    assert [c["number"] for c in merged["claims"] if c["note"] == "measured anew"] == [20]
+    assert (tmp_path / "claims.md").read_text("utf-8") == page(merged)
+    (tmp_path / "new").write_text(json.dumps(old | {"seeds": [0]}))
+    with pytest.raises(CourseError, match=r"rlhf evidence --seeds 3"):
+        keep_evidence(tmp_path / "new", tmp_path / "old", tmp_path / "claims.md")
 
 
 def test_rouge_l_and_pairs_by_hand():

@@ -160,6 +160,9 @@ def test_the_models_that_come_with_the_course_leave_it_too(tmp_path, monkeypatch
     folder = export_model(open_store(load_profile("laptop", 0)), "ppo_ptx", tmp_path / "mine")
     card = (folder / "README.md").read_text("utf-8")
     assert "1,700 demonstrations" in card and "by the course's judge" in card
+    # The example reader's, by the name that `rlhf chat` has for it.
+    yours = export_model(open_store(load_profile("laptop", 0)), "taste", tmp_path / "yours")
+    assert (yours / "model.safetensors").is_file() and "trained by yours" in (yours / "README.md").read_text()
 
 
 def test_rankings_survive_other_libraries_formats():

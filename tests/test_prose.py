@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rlhf_utils.environment import DATA, ROOT
+from rlhf_utils.pipeline.data_rows import LEAST_TEXT
 from rlhf_utils.profiles import PROFILES
 
 LAPTOP = PROFILES["laptop"]
@@ -75,6 +76,10 @@ MEASURED: dict[str, Callable[[], str]] = {
     "uses β = {}": lambda: f"{LAPTOP.kl_coefficient}",
     "mean token loss times {}": lambda: f"{LAPTOP.ptx_coefficient}",
     "and its weight {}": lambda: f"{LAPTOP.ptx_coefficient}",
+    "({} characters or more)": lambda: f"{LEAST_TEXT:,}",
+    "{} demonstrations, 4,400": lambda: f"{2 * LAPTOP.demonstrations:,}",
+    "{} rankings and 3,100": lambda: f"{LAPTOP.ranked_prompts:,}",
+    "rankings and {} prompts": lambda: f"{LAPTOP.ppo_prompts:,}",
 }
 # Of papers and programs, and numbers that are no measurement; who says so.
 GIVEN = {

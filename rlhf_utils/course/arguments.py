@@ -41,8 +41,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("name", metavar="smollm2|FILE.gguf", help=source)
     made.add_argument("folder", metavar="DIR", nargs="?", help="where to (default: in runs/)")
     export = command("export", "Write a model as a plain folder with a card, for other programs.")
-    which = f"{', '.join((*MODELS, *BEYOND))}, reward, taste_ppo or taste_reward"
+    which = f"{', '.join((*MODELS, *BEYOND))}, reward, taste (yours) or taste_reward"
     export.add_argument("stage", metavar="MODEL", help=which)
+    export.add_argument("--guideline", metavar="NAME", help="your model by this guideline's rankings")
     export.add_argument("folder", metavar="DIR", help="a new folder")
     class_options(command("class", "Set up and watch a class that ranks into one PostgreSQL database."))
     return main

@@ -53,9 +53,8 @@ def sampled_items(arguments) -> list[dict]:
     from rlhf_utils.pipeline.rank import items_to_rank
     from rlhf_utils.pipeline.stages import ensure
 
-    profile = load_profile(
-        arguments.profile, arguments.seed, arguments.data, base=arguments.base, lora=arguments.lora
-    )
+    options = {name: getattr(arguments, name) for name in ("base", "lora", "start")}
+    profile = load_profile(arguments.profile, arguments.seed, arguments.data, **options)
     store = ensure(("corpus", "tokenizer", "sft"), profile)
     return items_to_rank(profile, store, store.prompts("ppo")[: arguments.prompts])
 

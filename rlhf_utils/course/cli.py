@@ -220,8 +220,9 @@ def export(arguments) -> None:
 
     folder = export_model(open_store(profile_of(arguments)), arguments.stage, arguments.folder)
     print(
-        f"Written to {folder}. Talk to it: transformers chat {folder}. For llama.cpp: python "
-        f"convert_hf_to_gguf.py {folder} --outfile model.gguf, in a clone of llama.cpp."
+        f"Written to {folder}. To talk to it with transformers[serving]: transformers serve {folder}, and in "
+        f"another terminal transformers chat {folder}. For llama.cpp: python convert_hf_to_gguf.py {folder} "
+        "--outfile model.gguf, in a clone of llama.cpp."
     )
 
 

@@ -19,7 +19,8 @@ LIMITS = (
 
 def export_model(store: Store, stage: str, folder: str | Path) -> Path:
     """Write a stage's model with its tokenizer and a card into a new folder; returns it."""
-    stage = MODELS[stage].stage if stage in MODELS else stage.replace("-", "_")
+    known = MODELS | {"taste": YOURS}  # as `rlhf chat` calls them
+    stage = known[stage].stage if stage in known else stage.replace("-", "_")
     if stage not in (*LANGUAGE_MODELS, *SCORERS):
         raise CourseError(
             f"{stage!r:.40} is no model. Choose one of: {', '.join((*LANGUAGE_MODELS, *SCORERS))}."

@@ -1,10 +1,11 @@
 """Make `data/reference/<profile>/` from a finished run: `python -m rlhf_utils.pipeline.reference`.
 
-With `evidence` it keeps what `rlhf evidence` measured as `data/reference/evidence.json`, and writes
-`docs/claims.md` of it. `example` makes the example reader: forty rankings by one rule,
-`data/ranking/example.jsonl`, and the model of that taste. Both stand where a reader has not ranked anything,
-and are named so. Weights are rounded to bfloat16 and what chapters do not need is left out, so that all of it
-stays below 17 MB. Identities are those of the run, so that the artifacts still fit together.
+With `evidence` it puts what `rlhf evidence` measured into `data/reference/evidence.json`, and writes
+`docs/claims.md` of it; claims that were not measured again stay. `example` makes the example reader: forty
+rankings by one rule, `data/ranking/example.jsonl`, and the model of that taste. Both stand where a reader has
+not ranked anything, and are named so. Weights are rounded to bfloat16 and what chapters do not need is left
+out, so that all of it stays below 17 MB. Identities are those of the run, so that the artifacts still fit
+together.
 """
 
 import gzip
@@ -13,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
@@ -21,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from rlhf_utils.artifacts.files import file_hash, write_jsonl
 from rlhf_utils.artifacts.lineage import TASTE
 from rlhf_utils.artifacts.store import Store
-from rlhf_utils.environment import DATA
+from rlhf_utils.environment import DATA, CourseError
 from rlhf_utils.pipeline.claims.evidence import REFERENCE, evidence_file, page, read_evidence
 from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.pipeline.stages import ensure, open_store
@@ -59,6 +61,23 @@ def make_reference(store: Store, stages: Sequence[str] = STAGES) -> None:
         print(f"{stage:10} {sum(f.stat().st_size for f in target.iterdir()) / 2**20:6.2f} MB")
 
 
+def keep_evidence(measured: Path, reference: Path, text: Path) -> None:
+    """Put the claims of one file of evidence in the place of another's, and write the page of all of them."""
+    found, kept = read_evidence(measured), read_evidence(reference)
+    if any(found[k] != kept[k] for k in ("profile", "seeds")):
+        raise CourseError(
+            f"{measured} is of the profile {found['profile']}, seeds {found['seeds']}; {reference} is of "
+            f"{kept['profile']}, {kept['seeds']}. Measure on those: "
+            f"rlhf evidence --seeds {len(kept['seeds'])}"
+        )
+    claims = {claim["number"]: claim for claim in (*kept["claims"], *found["claims"])}
+    document = kept | {"claims": [claims[number] for number in sorted(claims)]}
+    partial = reference.with_suffix(".new")
+    partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    os.replace(partial, reference)
+    text.write_text(page(document), "utf-8")
+
+
 def make_example(profile: Profile, count: int = 40) -> None:
     """The example reader, who puts polite answers first and minds nothing else."""
     store = open_store(profile)
@@ -83,7 +102,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["example"]:
         make_example(load_profile())
     elif sys.argv[1:] == ["evidence"]:
-        shutil.copy(evidence_file(load_profile()), REFERENCE)
-        (DATA.parent / "docs" / "claims.md").write_text(page(read_evidence(REFERENCE)), "utf-8")
+        keep_evidence(evidence_file(load_profile()), REFERENCE, DATA.parent / "docs" / "claims.md")
     else:
         make_reference(Store(load_profile(), reference=False))

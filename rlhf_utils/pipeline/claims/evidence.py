@@ -46,7 +46,7 @@ from rlhf_utils.pipeline.claims import (
     voice,
 )
 from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Bench, Claim, over_seeds
-from rlhf_utils.pipeline.stages import open_store
+from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.profiles import Profile
 from rlhf_utils.world import judge
 
@@ -166,6 +166,7 @@ def kept(store: Store, claim: Claim) -> list[dict] | None:
 
 
 def keep(bench: Bench, claim: Claim) -> list[dict]:
+    ensure(claim.stages, bench.profile)  # the bench may be another claim's, which needed less
     measured = claim.measure(bench)
     # Where nothing was decided there is no figure.
     rows = [row for row in measured if all(isfinite(row[k]) for k in ("value", "low", "high"))]
@@ -250,7 +251,7 @@ def scoreboard(document: dict) -> Table:
                 (first if i == 0 else dict.fromkeys(first, ""))
                 | {"rule": f"{rule['rule']} → {rule['verdict']}", "measured": written(rule)}
             )
-    return Table(rows, width=150)
+    return Table(rows, width=150, most=len(rows))
 
 
 def page(document: dict) -> str:

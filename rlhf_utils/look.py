@@ -115,13 +115,15 @@ def written(value, digits: int = 2) -> str:
 class Table:
     """Rows with names of columns, in whole cells: HTML in a notebook, wrapped to `width` letters elsewhere.
 
-    Of more than `MOST` rows the first are shown, and how many there are.
+    Of more than `most` rows the first are shown, and how many there are.
 
     rows: dictionaries, or a data frame, whose index comes first where it says something. Cells may be
     `Answer`s.
     """
 
-    def __init__(self, rows: pd.DataFrame | Iterable[Mapping], digits: int = 2, width: int = 108):
+    def __init__(
+        self, rows: pd.DataFrame | Iterable[Mapping], digits: int = 2, width: int = 108, most: int = MOST
+    ):
         frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
         if not isinstance(frame.index, pd.RangeIndex):
             named = ["" if name is None else name for name in frame.index.names]
@@ -129,8 +131,8 @@ class Table:
             frame = frame.reset_index(allow_duplicates=True)  # a column may be the index as well
             frame.columns = [*named, *columns]
         self.columns = [str(c).replace("_", " ") for c in frame.columns]
-        self.cells = [list(row) for row in frame.head(MOST).itertuples(index=False, name=None)]
-        self.more = f"… and {len(frame) - MOST:,} more rows" if len(frame) > MOST else ""
+        self.cells = [list(row) for row in frame.head(most).itertuples(index=False, name=None)]
+        self.more = f"… and {len(frame) - most:,} more rows" if len(frame) > most else ""
         self.digits, self.width = digits, width
 
     def _repr_html_(self) -> str:

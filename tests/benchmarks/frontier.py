@@ -8,8 +8,8 @@ Each method starts from the run's SFT model and draws as many answers as PPO (re
 each prompt, twice as many in all, and it reads some documents, as SFT does; DPO draws none). Of each, a few
 variants are trained; which one stands for the method is decided by gold on validation prompts, over all
 seeds together. PPO and PPO-ptx are those of the run, which had no such choice. `…, as long` is that variant,
-trained for as many seconds as PPO, by `LENGTHS`, which come from what `--costs` found: more updates, more
-pairs of each ranking (DPO), fewer samples to choose from (rejection sampling). Every result is kept in
+trained for as many seconds as PPO, by `LENGTHS`, which come from what `--costs` found: more updates, fewer
+pairs of each ranking (DPO), more samples to choose from (rejection sampling). Every result is kept in
 `runs/frontier/`, so the command goes on where it was stopped.
 """
 
@@ -62,8 +62,16 @@ VARIANTS: dict[str, list[dict]] = {
     "ppo_ptx": [{}],
     "sft": [{}],
 }
-# For as many seconds as PPO takes: multiples of updates, pairs of a ranking, samples to choose from.
-LENGTHS: dict[str, dict] = {}
+# The chosen variants, for about as many seconds as PPO takes, by the costs in FILE: multiples of updates,
+# pairs of a ranking, samples to choose from.
+LENGTHS: dict[str, dict] = {
+    "reinforce": {"ppo_rate": 0.5, "ppo_updates": 3.1},
+    "ppo_no_value": {"ppo_updates": 1.3},
+    "rloo": {"ppo_updates": 1.9},
+    "grpo": {"ppo_updates": 1.7},
+    "dpo": {"dpo_beta": 0.3, "dpo_pairs": 2},
+    "rejection": {"best_of": 16},
+}
 VARIANTS |= {f"{name}, as long": [settings] for name, settings in LENGTHS.items()}
 PRICED = ("ppo", "ppo_ptx", *GRADIENTS, "rejection", "dpo")  # methods whose costs are measured
 SHARES = (1 / 48, 1 / 8)  # of the training: what lies between the two is timed, so loading is not

@@ -132,6 +132,23 @@ def test_a_reset_conversation_has_no_memory(tiny):
     assert chats[0].messages == [] and obey("/temperature 1", chats, tiny, False)[0].temperature == 1
 
 
+def test_a_browser_that_does_not_draw_is_not_asked_by_chapters(monkeypatch):
+    from rlhf_utils.course.chapters import kernel_environment
+    from rlhf_utils.profiles import load_profile
+
+    def broken(figure, kind):
+        raise RuntimeError("The browser seemed to close immediately after starting.")
+
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr("plotly.io.to_image", broken)
+    monkeypatch.delenv("PLOTLY_RENDERER", raising=False)
+    with kernel_environment(load_profile("tiny")):
+        assert "PLOTLY_RENDERER" not in os.environ
+    monkeypatch.setattr("plotly.io.to_image", lambda figure, kind: b"<svg>")
+    with kernel_environment(load_profile("tiny")):
+        assert os.environ["PLOTLY_RENDERER"] == "plotly_mimetype+svg"
+
+
 def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):
     shutil.copytree(tiny.root, tmp_path / "tiny")
     said = rlhf("course", "--chapters", "01", check=0).stdout

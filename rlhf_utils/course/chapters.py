@@ -11,31 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import plotly.graph_objects as go
+import plotly.io
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from rlhf_utils.artifacts.progress import duration
 from rlhf_utils.course.report import summary_table, write_report
 from rlhf_utils.environment import ROOT, CourseError
+from rlhf_utils.pipeline.from_gguf import smollm2_folder
 from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.profiles import Profile
 
-# What a chapter does and its rough share of the whole time, for the estimate of what is left: stages, and all
-# the other cells.
+# What a chapter does and how many seconds it took when it was last timed (two cores, bfloat16), for the
+# estimate of what is left: stages, and all the other cells.
 WORK = {
-    "00": {"cells": 2},
-    "01": {"corpus": 1, "tokenizer": 1, "tokens": 1, "cells": 4},
-    "02": {"pretrain": 42, "cells": 6},
-    "03": {"sft": 7, "cells": 17},
-    "04": {"rank": 8, "cells": 7},
-    "05": {"reward": 26, "cells": 14},
-    "06": {"cells": 4},
-    "07": {"ppo": 18, "ppo_ptx": 28, "cells": 7},
-    "08": {"evaluate": 25, "cells": 4},
-    "09": {"cells": 5},
-    "10": {"cells": 14},
-    "11": {"cells": 25},
-    "12": {"cells": 2},
+    "00": {"cells": 15},
+    "01": {"corpus": 6, "tokenizer": 2, "tokens": 4, "cells": 30},
+    "02": {"pretrain": 430, "cells": 50},
+    "03": {"sft": 70, "cells": 120},
+    "04": {"rank": 40, "cells": 25},
+    "05": {"reward": 95, "cells": 40},
+    "06": {"cells": 20},
+    "07": {"ppo": 115, "ppo_ptx": 120, "cells": 40},
+    "08": {"evaluate": 140, "cells": 20},
+    "09": {"cells": 15},
+    "10": {"cells": 20},
+    "11": {"cells": 20},
+    "12": {"cells": 10},
 }
 
 
@@ -57,7 +60,9 @@ class Line:
 
     def __init__(self, store, paths: list[Path]):
         self.store, self.started, self.text, self.last = store, time.monotonic(), "", 0.0
-        self.todo = list(paths)
+        self.todo, self.work = list(paths), dict(WORK)
+        if smollm2_folder().is_dir():
+            self.work["11"] = {"cells": 720}  # with a real language model
         self.total = self.left()
         self.stop = threading.Event()
         self.chapter, self.cell = "", ""
@@ -67,7 +72,7 @@ class Line:
         return sum(
             w
             for p in self.todo
-            for s, w in WORK.get(p.name[:2], {}).items()
+            for s, w in self.work.get(p.name[:2], {}).items()
             if not (self.store.root / s).is_dir()
         )
 
@@ -82,13 +87,13 @@ class Line:
             state = {"line": "", "share": 0, "stage": ""}
         done = self.total - self.left()
         done += (
-            next((w for work in WORK.values() for s, w in work.items() if s == state["stage"]), 0)
+            next((w for work in self.work.values() for s, w in work.items() if s == state["stage"]), 0)
             * state["share"]
         )
         spent = time.monotonic() - self.started
         left = (
             f"course: about {duration(spent * (self.total - done) / done)} left"
-            if done > 2 and spent > 15
+            if done > 10 and spent > 15
             else ""
         )
         text = "  ".join(t for t in (self.chapter, self.cell, state["line"], left) if t)
@@ -110,6 +115,17 @@ class Line:
         print(text, flush=True)
 
 
+def draws_images() -> bool:
+    """Whether a browser is here that draws static images of figures, and kaleido, which asks it to."""
+    if not (shutil.which("chromium") or shutil.which("google-chrome")):
+        return False
+    try:
+        plotly.io.to_image(go.Figure(), "svg")
+    except Exception:  # each of the two fails in ways of its own, and no chapter needs them
+        return False
+    return True
+
+
 @contextmanager
 def kernel_environment(profile: Profile):
     """What kernels inherit: this profile, and no reference models, since the course trains for real."""
@@ -122,7 +138,7 @@ def kernel_environment(profile: Profile):
         "RLHF_LORA": str(profile.lora),
         "RLHF_FROM": "sft" if profile.base and not profile.sft_epochs else "",
     }
-    if shutil.which("chromium") or shutil.which("google-chrome"):
+    if draws_images():
         names["PLOTLY_RENDERER"] = "plotly_mimetype+svg"  # with a picture for viewers that run no scripts
     before = dict(os.environ)
     os.environ.update(names)

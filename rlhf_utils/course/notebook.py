@@ -1,5 +1,6 @@
 """What the first cell of every chapter does."""
 
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -17,11 +18,16 @@ from rlhf_utils.profiles import Profile, load_profile
 def start() -> Profile:
     """Choose the profile, give figures and tables the course's look, and say what is going to run."""
     # Small to save; PLOTLY_RENDERER may ask for a static image beside the figure.
-    if plotly.io.renderers.default not in ("plotly_mimetype+svg", "plotly_mimetype+png"):
+    drawn = plotly.io.renderers.default in ("plotly_mimetype+svg", "plotly_mimetype+png")
+    if drawn:
+        warnings.filterwarnings(
+            "ignore", "The kopts argument is ignored"
+        )  # `keep_browser` gives what matters
+    else:
         plotly.io.renderers.default = "plotly_mimetype"
     show_tables_whole()
     # Loading it takes a second, which would be missing when the first picture of a stage is due.
-    Thread(target=lambda: go.FigureWidget, daemon=True).start()
+    Thread(target=keep_browser if drawn else lambda: go.FigureWidget, daemon=True).start()
     profile = load_profile()
     store = open_store(profile)
     model = (
@@ -35,6 +41,18 @@ def start() -> Profile:
         f"{store.root.parent.name}/{store.root.name}"
     )
     return profile
+
+
+def keep_browser() -> None:
+    """One browser for all static images of a notebook: to start one takes seven times as long as to draw one.
+
+    A browser that cannot draw the first image gets no second one, so that figures say why, and do not wait.
+    """
+    import kaleido
+
+    with suppress(Exception):
+        plotly.io.to_image(go.Figure(), "svg")
+        kaleido.start_sync_server(plotlyjs=plotly.io.defaults.plotlyjs, silence_warnings=True)
 
 
 def show_tables_whole() -> None:

@@ -9,8 +9,10 @@ each prompt, twice as many in all, and it reads some documents, as SFT does; DPO
 variants are trained; which one stands for the method is decided by gold on validation prompts, over all
 seeds together. PPO and PPO-ptx are those of the run, which had no such choice. `…, as long` is that variant,
 trained for as many seconds as PPO, by `LENGTHS`, which come from what `--costs` found: more updates, fewer
-pairs of each ranking (DPO), more samples to choose from (rejection sampling). Every result is kept in
-`runs/frontier/`, so the command goes on where it was stopped.
+pairs of each ranking (DPO), more samples to choose from (rejection sampling). A method is above or below PPO
+if the interval over seeds of its gold less PPO's in the same run says so. Every result is kept in
+`runs/frontier/`, so the command goes on where it was stopped; what was measured on other runs than the rest
+of the file is written beside it, as "later".
 """
 
 import argparse
@@ -256,12 +258,13 @@ def values(profile, method: str, number: int) -> dict[str, dict]:
 
 def summary(profile, seeds: list[int], methods: list[str]) -> dict:
     """All variants of these methods, and of each method the one that is best on validation prompts. What is
-    kept of other methods stays, if it was measured on the same runs.
+    kept of other methods on the same runs stays.
     """
     stores = [open_store(replace(profile, seed=seed)) for seed in seeds]
     runs = [[store.manifest(stage)["id"] for stage in ("sft", "reward", "ppo_ptx")] for store in stores]
     kept = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
-    known = kept["methods"] if kept.get("runs") == runs and kept["profile"] == profile.name else {}
+    blocks = [kept, kept.get("later", {})] if kept.get("profile") == profile.name else []
+    known = next((block["methods"] for block in blocks if block.get("runs") == runs), {})
     for method in methods:
         variants = VARIANTS[method]
         found = [pooled(profile, seeds, method, number) for number in range(len(variants))]
@@ -277,7 +280,16 @@ def summary(profile, seeds: list[int], methods: list[str]) -> dict:
             "log": log_of(replace(profile, seed=seeds[0]), method, best),
         }
     in_order = {method: known[method] for method in VARIANTS if method in known}
-    return kept | {"profile": profile.name, "seeds": seeds, "runs": runs, "methods": in_order}
+    return {"seeds": seeds, "runs": runs, "methods": in_order}
+
+
+def put(found: dict) -> dict:
+    """FILE with what was found: as "later", unless no method lacks, or all it holds is of the same runs."""
+    kept = json.loads(FILE.read_text("utf-8"))
+    if set(found["methods"]) == set(VARIANTS) or kept.get("runs") == found["runs"]:
+        kept.pop("later", None)
+        return kept | found
+    return kept | {"later": found}
 
 
 def log_of(profile, method: str, number: int) -> list[dict]:
@@ -349,10 +361,8 @@ def main(words: list[str] | None = None) -> None:
                 run(bench, method, number)
     found = summary(profile, arguments.seeds, arguments.only)
     print(json.dumps({name: row["figures"] for name, row in found["methods"].items()}, indent=1))
-    if missing := [method for method in VARIANTS if method not in found["methods"]]:
-        print(f"{FILE.name} stays as it is: of these runs it would lack {', '.join(missing)}.")
-    elif arguments.profile == "laptop":
-        write(found)
+    if arguments.profile == "laptop":
+        write(put(found))
 
 
 def write(found: dict) -> None:

@@ -133,7 +133,7 @@ def lineage() -> str:
         (330, 30, "Codex", "2021, reads code", GROUND),
         (330, 162, "text-davinci-001", "and instruct-beta", YELLOW),
         (530, 162, "InstructGPT", "Jan. 2022, PPO", YELLOW),
-        (530, 30, "text-davinci-002, 003", "2022, code and rankings", YELLOW),
+        (530, 30, "text-davinci-002, 003", "2022, code, instructions", YELLOW),
         (740, 96, "ChatGPT", "Nov. 2022", GREEN),
         (850, 96, "GPT-4", "2023", GREEN),
         (330, 232, "Gopher", "and Chinchilla, DeepMind", GROUND),
@@ -152,14 +152,13 @@ def lineage() -> str:
         (500, 56, 28, 0),
         (620, 162, 0, -78),
         (710, 62, 28, 46),
-        (824, 122, 24, 0),
         (500, 258, 28, 0),
     ):
         parts.append(arrow(x, y, dx, dy))
     told = (
         "A family tree: GPT-1, GPT-2, GPT-3; from it Codex, which reads code, and davinci-instruct-beta, "
-        "InstructGPT; both meet in text-davinci-002 and 003, from which come ChatGPT and GPT-4. Beside them "
-        "DeepMind's Gopher and Sparrow."
+        "InstructGPT; both meet in text-davinci-002 and 003, from which comes ChatGPT. Behind it GPT-4, a "
+        "new base model. Beside them DeepMind's Gopher and Sparrow."
     )
     return svg(944, 296, told, *parts)
 

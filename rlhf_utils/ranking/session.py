@@ -116,9 +116,9 @@ class RankingSession:
         return self.items[self.place]
 
     def preview(self, count: int = 4) -> list[dict[str, str]]:
-        """The first items as they will be shown: the prompt, and its answers by letter."""
+        """The first items as they will be shown: the turns of the prompt, and its answers by letter."""
         return [
-            {"prompt": item.messages[-1]["content"]}
+            {"prompt": " / ".join(turn["content"] for turn in item.messages)}
             | dict(zip("ABCDEFGHI", (item.answers[i] for i in self.shuffled(item))))
             for item in self.items[:count]
         ]

@@ -137,6 +137,7 @@ GIVEN = {
     "β is 0.1 here": "rlhf_utils.pipeline.english.load_english",
     "budget** of 2.5 nats": "rlhf_utils.training.one_pass.KL_BUDGET",
     "CDLA-Sharing-1.0": "the data set's card",
+    "Its licence is Apache-2.0": "the model's card",
     "52,000 | CC BY-NC 4.0": "the data set's card",
     "15,000 | CC BY-SA 3.0": "the data set's card",
     "161,000 | MIT": "the data set's card",

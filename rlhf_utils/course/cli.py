@@ -221,7 +221,7 @@ def export(arguments) -> None:
     folder = export_model(open_store(profile_of(arguments)), arguments.stage, arguments.folder)
     print(
         f"Written to {folder}. To talk to it with transformers[serving]: transformers serve {folder}, and in "
-        f"another terminal transformers chat {folder}. For llama.cpp, whose converter knows the tokenizers of "
+        f"another terminal transformers chat {folder}. For llama.cpp, whose converter knows tokenizers of "
         f"published bases only: python convert_hf_to_gguf.py {folder} --outfile model.gguf, in a clone of it."
     )
 

@@ -63,6 +63,8 @@ VARIANTS: dict[str, list[dict]] = {
     "ppo": [{}],
     "ppo_ptx": [{}],
     "sft": [{}],
+    # The rates that the others could choose from; 1 is the run's own.
+    "ppo, at another rate": [{"ppo_rate": 0.5}, {"ppo_rate": 2.0}],
 }
 # The chosen variants, for about as many seconds as PPO takes, by the costs in FILE: multiples of updates,
 # pairs of a ranking, samples to choose from.
@@ -114,8 +116,8 @@ class Bench:
     def trained(self, method: str, settings: dict, folder: Path, share: float = 1.0) -> Path:
         """The folder of a variant's model, trained whole or only for a share of its updates or rows."""
         kind, _, how = method.partition(", ")
-        if kind in ("sft", "ppo", "ppo_ptx") and share == 1:
-            return self.store.folder(kind)
+        if method in ("sft", "ppo", "ppo_ptx") and share == 1:
+            return self.store.folder(method)
         store, own = self.store, {"ppo_updates": 1.0} | settings
         own["ppo_updates"] = max(round(self.profile.ppo_updates * own["ppo_updates"] * share), 1)
         if "ppo_rate" in own:

@@ -64,7 +64,8 @@ VARIANTS: dict[str, list[dict]] = {
     "ppo_ptx": [{}],
     "sft": [{}],
     # The rates that the others could choose from; 1 is the run's own.
-    "ppo, at another rate": [{"ppo_rate": 0.5}, {"ppo_rate": 2.0}],
+    "ppo, half the rate": [{"ppo_rate": 0.5}],
+    "ppo, twice the rate": [{"ppo_rate": 2.0}],
 }
 # The chosen variants, for about as many seconds as PPO takes, by the costs in FILE: multiples of updates,
 # pairs of a ranking, samples to choose from.

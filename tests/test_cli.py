@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -136,17 +137,42 @@ def test_a_browser_that_does_not_draw_is_not_asked_by_chapters(monkeypatch):
     from rlhf_utils.course.chapters import kernel_environment
     from rlhf_utils.profiles import load_profile
 
-    def broken(figure, kind):
+    def broken():
         raise RuntimeError("The browser seemed to close immediately after starting.")
 
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
-    monkeypatch.setattr("plotly.io.to_image", broken)
-    monkeypatch.delenv("PLOTLY_RENDERER", raising=False)
+    monkeypatch.setattr("rlhf_utils.course.chapters.draw_image", broken)
+    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype+svg")
     with kernel_environment(load_profile("tiny")):
         assert "PLOTLY_RENDERER" not in os.environ
-    monkeypatch.setattr("plotly.io.to_image", lambda figure, kind: b"<svg>")
+    monkeypatch.setattr("rlhf_utils.course.chapters.draw_image", lambda: None)
     with kernel_environment(load_profile("tiny")):
         assert os.environ["PLOTLY_RENDERER"] == "plotly_mimetype+svg"
+
+
+def test_a_figure_that_fails_is_the_last_of_the_kept_browser(monkeypatch):
+    """Its queues would hold the next figure up for ever, or give it the picture of the one before."""
+    from rlhf_utils.course.notebook import keep_browser
+
+    server, drawn = SimpleNamespace(_initialized=False), []
+
+    def draw(figure, **_):
+        if figure == "interrupted":
+            raise KeyboardInterrupt
+        drawn.append(server._initialized)
+
+    kaleido = SimpleNamespace(
+        calc_fig_sync=draw,
+        _global_server=server,
+        start_sync_server=lambda **_: setattr(server, "_initialized", True),
+    )
+    monkeypatch.setitem(sys.modules, "kaleido", kaleido)
+    keep_browser()
+    kaleido.calc_fig_sync("one")
+    with pytest.raises(KeyboardInterrupt):
+        kaleido.calc_fig_sync("interrupted")
+    kaleido.calc_fig_sync("another")
+    assert drawn == [False, True, False]
 
 
 def test_course_leaves_executed_notebooks(rlhf, tiny, tmp_path):

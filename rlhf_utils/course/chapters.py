@@ -9,14 +9,14 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
-import plotly.graph_objects as go
-import plotly.io
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from rlhf_utils.artifacts.progress import duration
+from rlhf_utils.course.notebook import draw_image
 from rlhf_utils.course.report import summary_table, write_report
 from rlhf_utils.environment import ROOT, CourseError
 from rlhf_utils.pipeline.from_gguf import smollm2_folder
@@ -120,7 +120,7 @@ def draws_images() -> bool:
     if not (shutil.which("chromium") or shutil.which("google-chrome")):
         return False
     try:
-        plotly.io.to_image(go.Figure(), "svg")
+        draw_image()
     except Exception:  # each of the two fails in ways of its own, and no chapter needs them
         return False
     return True
@@ -138,12 +138,16 @@ def kernel_environment(profile: Profile):
         "RLHF_LORA": str(profile.lora),
         "RLHF_FROM": "sft" if profile.base and not profile.sft_epochs else "",
     }
+    before = dict(os.environ)
+    os.environ.pop("PLOTLY_RENDERER", None)
     if draws_images():
         names["PLOTLY_RENDERER"] = "plotly_mimetype+svg"  # with a picture for viewers that run no scripts
-    before = dict(os.environ)
     os.environ.update(names)
     try:
-        yield
+        # For what a kernel leaves there that is ended, such as its browser's profile.
+        with TemporaryDirectory(prefix="rlhf-course-", ignore_cleanup_errors=True) as temporary:
+            os.environ["TMPDIR"] = temporary
+            yield
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -43,16 +43,36 @@ def start() -> Profile:
     return profile
 
 
+def draw_image() -> None:
+    """Draw an empty figure as a static image; raises whatever is missing, a browser or kaleido."""
+    import kaleido
+
+    # Without MathJax, which its page would fetch from a network, and wait for where there is none.
+    kaleido.calc_fig_sync(go.Figure(), opts={"format": "svg"}, kopts={"mathjax": False})
+
+
 def keep_browser() -> None:
     """One browser for all static images of a notebook: to start one takes seven times as long as to draw one.
 
     A browser that cannot draw the first image gets no second one, so that figures say why, and do not wait.
     """
-    import kaleido
-
     with suppress(Exception):
-        plotly.io.to_image(go.Figure(), "svg")
-        kaleido.start_sync_server(plotlyjs=plotly.io.defaults.plotlyjs, silence_warnings=True)
+        draw_image()
+        import kaleido
+
+        draw = kaleido.calc_fig_sync
+
+        def drawn(*arguments, **named):
+            try:
+                return draw(*arguments, **named)
+            except BaseException:  # an interrupt, too
+                # Its queues would give the next figure this one's picture, or wait for a browser that is
+                # gone. From here on each figure starts a browser of its own.
+                kaleido._global_server._initialized = False
+                raise
+
+        kaleido.calc_fig_sync = drawn
+        kaleido.start_sync_server(plotlyjs=plotly.io.defaults.plotlyjs, mathjax=False, silence_warnings=True)
 
 
 def show_tables_whole() -> None:

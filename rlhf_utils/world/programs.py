@@ -8,6 +8,7 @@ so that text written by a model can be run.
 
 import ast
 import operator
+import warnings
 
 STEPS, LINES, LENGTH, DEPTH = 500, 50, 200, 8
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
@@ -155,7 +156,9 @@ def run(source: str) -> list[str]:
     if len(source) > 2000:
         raise Refused("a program longer than 2,000 characters")
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # a model's mistakes are counted, not told
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise NoPython("no Python") from None
     interpreter = Interpreter()

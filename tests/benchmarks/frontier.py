@@ -286,13 +286,19 @@ def summary(profile, seeds: list[int], methods: list[str]) -> dict:
     return {"seeds": seeds, "runs": runs, "methods": in_order}
 
 
-def put(found: dict) -> dict:
-    """FILE with what was found: as "later", unless no method lacks, or all it holds is of the same runs."""
-    kept = json.loads(FILE.read_text("utf-8"))
-    if set(found["methods"]) == set(VARIANTS) or kept.get("runs") == found["runs"]:
+def put(found: dict) -> None:
+    """Write what was found into FILE: in the place of all that it holds if no method lacks, else beside it,
+    as "later". What other runs measured there before stays, and so does FILE.
+    """
+    kept = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
+    if set(found["methods"]) == set(VARIANTS):
         kept.pop("later", None)
-        return kept | found
-    return kept | {"later": found}
+        return write(kept | found)
+    if kept.get("runs") == found["runs"]:
+        return write(kept | found)
+    if kept.get("later", found)["runs"] == found["runs"]:
+        return write(kept | {"later": found})
+    print(f"{FILE.name} stays as it is: it has the figures of other runs, and these are not of all methods.")
 
 
 def log_of(profile, method: str, number: int) -> list[dict]:
@@ -365,7 +371,7 @@ def main(words: list[str] | None = None) -> None:
     found = summary(profile, arguments.seeds, arguments.only)
     print(json.dumps({name: row["figures"] for name, row in found["methods"].items()}, indent=1))
     if arguments.profile == "laptop":
-        write(put(found))
+        put(found)
 
 
 def write(found: dict) -> None:

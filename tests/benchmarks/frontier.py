@@ -272,10 +272,11 @@ def summary(profile, seeds: list[int], methods: list[str]) -> dict:
         variants = VARIANTS[method]
         found = [pooled(profile, seeds, method, number) for number in range(len(variants))]
         best = max(range(len(variants)), key=lambda number: found[number][TUNED]["value"])
-        by_seed = [values(replace(profile, seed=seed), method, best)[GOLD] for seed in seeds]
+        by_seed = [values(replace(profile, seed=seed), method, best) for seed in seeds]
         known[method] = {
             "settings": variants[best],
-            "gold by seed": [round(row["value"], 4) for row in by_seed],
+            "gold by seed": [round(rows[GOLD]["value"], 4) for rows in by_seed],
+            "programs by seed": [round(rows[RUNS]["value"], 2) for rows in by_seed],
             "figures": {metric: rounded(row) for metric, row in found[best].items()},
             "variants": [
                 {"settings": settings, "gold": rounded(row[TUNED])} for settings, row in zip(variants, found)

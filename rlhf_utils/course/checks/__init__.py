@@ -51,7 +51,7 @@ from rlhf_utils.course.checks.text import (
     learned_merges,
     learns_from,
     merged,
-    most_frequent_pair,
+    pieces,
     raised_shares,
     unknown_share,
 )
@@ -60,8 +60,8 @@ __all__ = [
     "comparisons",
     "learns_from",
     "raised_shares",
-    "most_frequent_pair",
     "merged",
+    "pieces",
     "unknown_share",
     "learned_merges",
     "causal_mask",

@@ -70,22 +70,41 @@ def raised_shares(function: Callable) -> bool:
 
 
 # -- 01 -----------------------------------------------------------------------------------------------------
-def most_frequent_pair(function: Callable) -> bool:
-    """The pair of neighbours that BPE merges next; on a draw, the one that comes first."""
+def pieces(function: Callable) -> bool:
+    """A word in the pieces that BPE's merges make of it, in the order in which they were learned."""
+
+    def merge_all(tokens: list[str], merges: list[tuple[str, str]]) -> list[str]:
+        for pair in merges:
+            tokens = _merge(tokens, pair)
+        return tokens
+
+    def longest(word, merges):
+        known, found = {"".join(pair) for pair in merges}, []
+        while word:
+            length = max([n for n in range(1, len(word) + 1) if word[:n] in known], default=1)
+            found.append(word[:length])
+            word = word[length:]
+        return found
+
+    def once(word, merges):
+        tokens = list(word)
+        for pair in merges:
+            places = [i for i in range(len(tokens) - 1) if tuple(tokens[i : i + 2]) == pair]
+            if places:
+                tokens[places[0] : places[0] + 2] = ["".join(pair)]
+        return tokens
+
     mistakes = {
-        "That is the first pair, however often it occurs.": lambda t: (t[0], t[1]),
-        "On a draw you take the pair that comes last.": lambda t: max(
-            reversed(list(pairwise(t))), key=Counter(pairwise(t)).get
-        ),
-        "Those are the two most frequent tokens, which need not be neighbours.": lambda t: tuple(
-            x for x, _ in Counter(t).most_common(2)
-        ),
+        "You take the longest piece there is; BPE applies its merges in the order in which they were "
+        "learned.": longest,
+        "You begin with the merge that was learned last.": lambda w, m: merge_all(list(w), m[::-1]),
+        "A merge joins its pair wherever it stands in the word, not only the first time.": once,
     }
     cases = [
-        ((["a", "b", "c"],), ("a", "b")),
-        ((["a", "b", "a", "b", "c"],), ("a", "b")),
-        ((["x", "y", "y", "y", "x", "y"],), ("x", "y")),
-        ((["l", "o", "l", "o", "l", "a", "l", "a", "l", "a"],), ("l", "a")),
+        (("low", []), ["l", "o", "w"]),
+        (("lower", [("l", "o"), ("lo", "w"), ("e", "r")]), ["low", "er"]),
+        (("there", [("h", "e"), ("t", "h"), ("th", "e")]), ["t", "he", "r", "e"]),
+        (("banana", [("a", "n")]), ["b", "an", "an", "a"]),
     ]
     return check(function, cases, mistakes)
 

@@ -20,14 +20,13 @@ def start() -> Profile:
     # Small to save; PLOTLY_RENDERER may ask for a static image beside the figure.
     drawn = plotly.io.renderers.default in ("plotly_mimetype+svg", "plotly_mimetype+png")
     if drawn:
-        warnings.filterwarnings(
-            "ignore", "The kopts argument is ignored"
-        )  # `keep_browser` gives what matters
+        # `keep_browser` has given what they say.
+        warnings.filterwarnings("ignore", "The kopts argument is ignored")
     else:
         plotly.io.renderers.default = "plotly_mimetype"
     show_tables_whole()
     # Loading it takes a second, which would be missing when the first picture of a stage is due.
-    Thread(target=keep_browser if drawn else lambda: go.FigureWidget, daemon=True).start()
+    Thread(target=lambda: (go.FigureWidget, drawn and keep_browser()), daemon=True).start()
     profile = load_profile()
     store = open_store(profile)
     model = (

@@ -12,8 +12,8 @@ course: $(READY)
 	@$(BIN)/rlhf course
 
 # A folder of its own for the runs, so that testing never touches yours. A few test files at once, each on one
-# core: most of a test is a kernel or a program that starts. One more than there are cores, since they often wait.
-WORKERS = $$($(BIN)/python -c "import os; print(min(os.cpu_count(), 3) + 1)")
+# core: most of a test is a kernel or a program that starts. Two more than there are cores, since they often wait.
+WORKERS = $$($(BIN)/python -c "import os; print(min(os.cpu_count(), 3) + 2)")
 test: $(READY)
 	@OMP_NUM_THREADS=1 RLHF_PROFILE=tiny RLHF_RUNS=$(CHECKS)/runs RLHF_REFERENCE=0 $(BIN)/python -m pytest -n $(WORKERS) \
 	  --dist loadfile --no-loadscope-reorder --nbmake --nbmake-timeout=900 tests chapters; \

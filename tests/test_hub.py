@@ -79,12 +79,15 @@ def hub(python, students, folder, tiny, postgres):
     pytest.importorskip("jupyterhub")
     if not Path(PROXY).exists():
         missing("configurable-http-proxy")
+    from rlhf_utils.artifacts.store import Store
     from rlhf_utils.pipeline.rank import items_to_rank
     from rlhf_utils.ranking.classroom import init_class, write_passwords
 
     shutil.copytree(tiny.root, folder / "class" / "tiny")
     admin = postgres.database()
-    rows = items_to_rank(tiny.profile, tiny, tiny.prompts("ppo")[:12])
+    store = Store(tiny.profile, reference=False)
+    store.root = folder / "class" / "tiny"  # what others read is not drawn into
+    rows = items_to_rank(tiny.profile, store, tiny.prompts("ppo")[:12])
     write_passwords(admin, init_class(admin, students, rows, rankers=1, shared=3), folder / "passwords")
     ports = [free_port() for _ in range(3)]
     (folder / "config.py").write_text(

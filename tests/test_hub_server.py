@@ -74,8 +74,11 @@ def test_a_model_comes_by_its_name_without_pickles_and_stays_for_later(repositor
 @pytest.mark.slow
 def test_names_that_are_gated_missing_or_out_of_reach_say_what_to_do(repositories, tmp_path):
     with hub(repositories, gated={"models/me/secret"}) as address:
-        assert "is gated: accept its terms" in run(BASE.format(name="me/secret"), address, tmp_path)
-        assert "There is no model me/nothing" in run(BASE.format(name="me/nothing"), address, tmp_path)
+        names = ("me/secret", "me/nothing")
+        gated, missing = run(
+            "".join(BASE.format(name=name) for name in names), address, tmp_path
+        ).splitlines()
+    assert "is gated: accept its terms" in gated and "There is no model me/nothing" in missing
     said = run(BASE.format(name="me/tiny"), "http://127.0.0.1:9", tmp_path)
     assert "the Hub cannot be reached" in said and "--base FOLDER" in said
 
@@ -94,10 +97,10 @@ def test_a_download_that_broke_off_is_completed(repositories, tmp_path):
 @pytest.mark.slow
 def test_a_data_set_comes_by_its_name(repositories, tmp_path):
     with hub(repositories) as address:
-        said = run(DATA.format(folder=tmp_path / "new", name="me/pairs"), address, tmp_path / "home")
-        assert "comparisons: 50 rows" in said
-        missing = run(DATA.format(folder=tmp_path / "other", name="me/nothing"), address, tmp_path / "home")
-        assert "There is no data set me/nothing" in missing
+        wanted = {"new": "me/pairs", "other": "me/nothing"}
+        imports = "".join(DATA.format(folder=tmp_path / folder, name=name) for folder, name in wanted.items())
+        said = run(imports, address, tmp_path / "home")
+    assert "comparisons: 50 rows" in said and "There is no data set me/nothing" in said
     away = run(
         DATA.format(folder=tmp_path / "third", name="me/other"), "http://127.0.0.1:9", tmp_path / "home"
     )

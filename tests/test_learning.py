@@ -23,16 +23,16 @@ PROFILE = replace(
     vocabulary=1024,
     corpus_characters=3_000_000,
     heldout_characters=50_000,
-    pretrain_steps=1800,
+    pretrain_steps=700,
     demonstrations=800,
-    sft_epochs=4,
-    ranked_prompts=1000,
+    sft_epochs=3,
+    ranked_prompts=800,
     nine_answers=0,
     ppo_prompts=600,
-    ppo_updates=40,
+    ppo_updates=20,
     episodes=64,
     minibatches=2,
-    reward_epochs=2,
+    reward_epochs=1,
     kl_coefficient=0.4,  # a reward model this small is soon fooled
 )
 

@@ -1,11 +1,14 @@
 """The live picture moves often, costs next to nothing, and one plain figure is left of it."""
 
+import sys
+
 import plotly.graph_objects as go
 import pytest
 
 from rlhf_utils import plots
 from rlhf_utils.artifacts import live
 from rlhf_utils.artifacts.live import LivePicture, fill
+from rlhf_utils.course.notebook import load_nbformat
 from rlhf_utils.look import Table
 
 
@@ -97,3 +100,11 @@ def test_points_are_those_of_a_figure_made_anew():
 def test_in_a_terminal_nothing_is_drawn(monkeypatch):
     with LivePicture(lambda rows: pytest.fail("drawn"), lambda: pytest.fail("asked")) as picture:
         picture.update([row(0)])
+
+
+def test_a_chapter_starts_without_the_grammar_of_addresses(monkeypatch):
+    """jsonschema would compile it, for a second; whoever wants it later still gets it."""
+    for name in [n for n in sys.modules if n.split(".")[0] in ("nbformat", "jsonschema", "rfc3987_syntax")]:
+        monkeypatch.delitem(sys.modules, name)
+    load_nbformat()
+    assert "nbformat" in sys.modules and "rfc3987_syntax" not in sys.modules

@@ -1,5 +1,6 @@
 """What the first cell of every chapter does."""
 
+import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlhf_utils.profiles import Profile, load_profile
 
 def start() -> Profile:
     """Choose the profile, give figures and tables the course's look, and say what is going to run."""
+    load_nbformat()
     # Small to save; PLOTLY_RENDERER may ask for a static image beside the figure.
     drawn = plotly.io.renderers.default in ("plotly_mimetype+svg", "plotly_mimetype+png")
     if drawn:
@@ -40,6 +42,20 @@ def start() -> Profile:
         f"{store.root.parent.name}/{store.root.name}"
     )
     return profile
+
+
+def load_nbformat() -> None:
+    """Load nbformat, which plotly looks for, without the grammar of web addresses: to compile it takes more
+    than a second at each chapter's start, and only a check of addresses that nobody asks for needs it.
+    """
+    grammar = "rfc3987_syntax"
+    if grammar in sys.modules:
+        return
+    sys.modules[grammar] = None  # so that jsonschema does without
+    try:
+        import nbformat  # noqa: F401
+    finally:
+        del sys.modules[grammar]
 
 
 def draw_image() -> None:

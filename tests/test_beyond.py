@@ -262,6 +262,23 @@ def test_each_answer_gets_the_credit_that_is_its_own(learner, tiny):
                 assert part.rewards[i].sum().item() == pytest.approx(part.scores[i].item(), abs=1e-4)
 
 
+def test_answers_to_one_prompt_share_it_and_have_the_same_numbers(tiny):
+    profile = replace(tiny.profile, precision="fp32", group=4)
+    own = RLOO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"))
+    own.minibatches = 1
+    asked = [prompt_ids(own.tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")[:3] for _ in range(4)]
+    answers = own.sample(asked)
+    ((part,),) = own.rollout(asked, answers)
+    assert part.packed.answers() == answers.tokens  # in their order
+    assert len(part.packed.starts) < len(asked)
+    width = part.mask.shape[1]
+    for number in range(len(asked)):
+        alone = own.score(asked, answers, [number])
+        assert part.scores[number].item() == pytest.approx(alone.scores[0].item(), abs=1e-4)
+        row = torch.nn.functional.pad(alone.logprobs[0], (0, width - alone.logprobs.shape[1]))
+        assert torch.allclose(part.logprobs[number], row, atol=1e-4)
+
+
 def test_a_policy_beyond_its_budget_gets_back_the_weights_that_were_within(tiny, tmp_path):
     """Those which wrote the answers of the update before; then it is slower. Without a brake, no budget."""
     profile = replace(tiny.profile, lora=2, group=2, ppo_rate=1e-3)

@@ -186,7 +186,9 @@ def test_the_decoder_has_the_logits_of_a_pass(tokenizer, by_layer):
     config = gpt2_config(PROFILES["tiny"], tokenizer)
     config.scale_attn_by_inverse_layer_idx = by_layer
     model = GPT2LMHeadModel(config).eval()
-    prompts, following = [[5], [6, 7, 8], [9, 10]], [[11, 12, 13], [14, 15, 16], [17, 18, 19]]
+    # One prompt twice: it is read once, and then each row goes its own way.
+    prompts = [[5], [6, 7, 8], [9, 10], [6, 7, 8]]
+    following = [[11, 12, 13], [14, 15, 16], [17, 18, 19], [20, 21, 22]]
     with torch.no_grad():
         decoder = Decoder(model, prompts, tokenizer.pad_token_id, 4)
         for time in range(4):

@@ -1,5 +1,6 @@
 """The K-wise loss against brute force over pairs, and what surrounds it."""
 
+from dataclasses import replace
 from itertools import combinations
 from math import exp, log
 
@@ -10,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_utils.artifacts import processes
-from rlhf_utils.training.reward import RankingModel, collate_scores, encode_rankings, ranking_loss, scored_ids
+from rlhf_utils.language.packing import side_by_side
+from rlhf_utils.training.reward import (
+    RankingModel,
+    collate_scores,
+    encode_rankings,
+    ranking_loss,
+    score_answers,
+    scored_ids,
+)
 
 ranking = st.integers(2, 9).flatmap(
     lambda k: st.tuples(
@@ -229,3 +238,30 @@ def test_a_process_without_a_window_has_a_loss(tiny, monkeypatch):
         each = [wrapped(rows, windows[i : i + 1] if i < 4 else windows[:0], 4)["loss"] for i in range(8)]
     assert all(torch.isfinite(loss) for loss in each) and each[7] == pytest.approx(float(ranking))
     assert torch.stack(each).mean() == pytest.approx(float(whole), rel=1e-4)
+
+
+def test_answers_to_one_prompt_are_scored_as_each_alone(tiny):
+    """They share their prompt, in batches of like length, and come back in their order."""
+    profile, tokenizer, model = (
+        replace(tiny.profile, precision="fp32"),
+        tiny.tokenizer(),
+        tiny.model("reward"),
+    )
+    rows, pad = tiny.rankings()[:4], tokenizer.pad_token_id
+    pairs = [
+        (row["prompt"], answer)
+        for row in encode_rankings(profile, tokenizer, rows)
+        for answer in row["answers"]
+    ]
+    pairs += pairs[:3]
+    together = score_answers(model, pairs, pad, profile, batch=7)
+    alone = [float(score_answers(model, [pair], pad, profile)[0]) for pair in pairs]
+    assert together == pytest.approx(alone, abs=1e-4) and together.std() > 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("pqr"), st.text("ab", max_size=4)), max_size=30))
+def test_what_shares_a_prompt_stays_in_order_and_short(pairs):
+    made = side_by_side(pairs := [(list(prompt), list(answer)) for prompt, answer in pairs])
+    assert [(prompt, answer) for prompt, answers in made for answer in answers] == pairs
+    longest = max((len(prompt) + len(answer) for prompt, answer in pairs), default=0)
+    assert all(len(prompt) + sum(map(len, answers)) <= 2 * longest for prompt, answers in made)

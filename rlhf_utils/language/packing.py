@@ -80,6 +80,26 @@ def pack(sequences: list[Sequence], pad: int) -> Packed:
     return to_tensors(index_tokens(sequences, places, width, pad))
 
 
+def side_by_side(pairs: list[tuple[list[int], list[int]]]) -> list[Sequence]:
+    """(prompt, answer) pairs in their order; answers that follow each other to one prompt share it, so that
+    it is read once for all of them.
+
+    No sequence gets longer than two of the longest pair: wider lines would cost more in attention than the
+    prompts save.
+    """
+    most = 2 * max((len(prompt) + len(answer) for prompt, answer in pairs), default=0)
+    made: list[Sequence] = []
+    length = 0
+    for prompt, answer in pairs:
+        if made and made[-1][0] == prompt and length + len(answer) <= most:
+            made[-1][1].append(answer)
+            length += len(answer)
+        else:
+            made.append((prompt, [answer]))
+            length = len(prompt) + len(answer)
+    return made
+
+
 def by_length(lengths: list[int], count: int) -> list[np.ndarray]:
     """The numbers of sequences in at most `count` groups of like length, which pack best."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])

@@ -42,10 +42,13 @@ class Decoder:
     """
 
     def __init__(self, model, prompts: list[list[int]], pad: int, room: int):
-        """Read the prompts, packed; then there is room for so many more tokens."""
-        packed, read = pack([(prompt, [[]]) for prompt in prompts], pad), []
-        self.logits = next_logits(model, hidden_states(model, packed, read)[packed.ends]).float()
-        where = packed.ids.device
+        """Read each different prompt once, packed; then there is room for so many more tokens."""
+        different = list(dict.fromkeys(map(tuple, prompts)))
+        packed, read = pack([(list(prompt), [[]]) for prompt in different], pad), []
+        where, number = packed.ids.device, {prompt: i for i, prompt in enumerate(different)}
+        which = torch.tensor([number[tuple(prompt)] for prompt in prompts], device=where)
+        logits = next_logits(model, hidden_states(model, packed, read)[packed.ends]).float()
+        self.logits = logits[which]
         # A token of each of a few rows is too little work for bfloat16 to pay on a CPU.
         little = where.type == "cpu" and len(prompts) * model.config.n_embd < 4096
         self.dtype = torch.float32 if little else computing_dtype()
@@ -56,7 +59,7 @@ class Decoder:
         self.position = torch.tensor([len(p) for p in prompts], device=where)  # of each row's next token
         self.time = int(self.position.max())  # how much of the memory is filled
         column = torch.arange(self.time, device=where) - (self.time - self.position[:, None])
-        is_padding, places = column < 0, packed.starts[:, None] + column.clamp(min=0)
+        is_padding, places = column < 0, packed.starts[which, None] + column.clamp(min=0)
         self.blocks = [self._block(block, seen, places, room) for block, seen in zip(trunk.h, read)]
         self.bias = torch.zeros(len(prompts), 1, 1, self.time + room, dtype=self.dtype, device=where)
         self.bias[:, 0, 0, : self.time].masked_fill_(is_padding, -torch.inf)

@@ -23,7 +23,7 @@ from rlhf_utils.environment import DATA, CourseError
 from rlhf_utils.evaluation.reward_accuracy import pair_accuracy
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import load_scorer, save_model
-from rlhf_utils.language.packing import pack
+from rlhf_utils.language.packing import pack, side_by_side
 from rlhf_utils.language.scoring import hidden_states
 from rlhf_utils.profiles import PROFILES, Profile
 from rlhf_utils.ranking.store import own_rankings
@@ -108,7 +108,7 @@ def answer_features(
     """
     made = []
     for start in range(0, len(pairs), batch):
-        packed = pack([(prompt, [answer]) for prompt, answer in pairs[start : start + batch]], pad)
+        packed = pack(side_by_side(pairs[start : start + batch]), pad)
         with torch.no_grad(), autocast(profile):
             made.append(hidden_states(model, packed)[packed.ends].float())
     return torch.cat(made)

@@ -103,7 +103,8 @@ class Reinforce(PPO):
     def rollout(self, prompts: list[list[int]], answers: Answers) -> list[list[Rollout]]:
         """Minibatches of answers of like length, with advantages from what all answers got."""
         lengths = [len(prompt) + len(tokens) for prompt, tokens in zip(prompts, answers.tokens)]
-        groups = by_length(lengths, self.minibatches)
+        # In their order, so that answers to one prompt stand beside each other and share it.
+        groups = [np.sort(group) for group in by_length(lengths, self.minibatches)]
         numbers = [
             [group[i : i + self.at_once] for i in range(0, len(group), self.at_once)]
             for group in (groups[k] for k in self.shuffle.permutation(len(groups)))

@@ -25,7 +25,7 @@ from torch import Tensor
 from rlhf_utils.artifacts import processes
 from rlhf_utils.language.device import autocast, device
 from rlhf_utils.language.models import LORA_RATE, load_policy, load_scorer, trunk_of
-from rlhf_utils.language.packing import Packed, by_length, pack
+from rlhf_utils.language.packing import Packed, by_length, pack, side_by_side
 from rlhf_utils.language.recomputing import recompute
 from rlhf_utils.language.sampling import Answers, generate
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores, hidden_states, window_loss
@@ -172,7 +172,7 @@ class PPO:
     @torch.no_grad()
     def score(self, prompts: list[list[int]], answers: Answers, numbers: Sequence[int]) -> Rollout:
         """2. to 4. Scores, rewards of tokens and advantages (not yet whitened) of some of the answers."""
-        packed = pack([(prompts[i], [answers.tokens[i]]) for i in numbers], self.pad)
+        packed = pack(side_by_side([(prompts[i], answers.tokens[i]) for i in numbers]), self.pad)
         # The sampler's own probabilities differ by rounding from those of a pass over the whole sequence, and
         # the ratio must be 1 before the first step: so the old ones come from a pass.
         logprobs, values = self.logprobs_and_values(packed)

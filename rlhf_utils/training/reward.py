@@ -26,7 +26,7 @@ from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast, device
 from rlhf_utils.language.models import load_scorer, save_model, token_cross_entropy, trunk_of
-from rlhf_utils.language.packing import pack
+from rlhf_utils.language.packing import pack, side_by_side
 from rlhf_utils.language.recomputing import recompute
 from rlhf_utils.language.scoring import answer_scores, next_logits
 from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
@@ -302,9 +302,9 @@ def score_answers(
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     scores = np.empty(len(pairs))
     for start in range(0, len(order), batch):
-        part = order[start : start + batch]
+        part = sorted(order[start : start + batch])
         with autocast(profile):
-            values = answer_scores(model, pack([(pairs[i][0], [pairs[i][1]]) for i in part], pad))
+            values = answer_scores(model, pack(side_by_side([pairs[i] for i in part]), pad))
         scores[part] = values.float().cpu().numpy()
     return scores
 

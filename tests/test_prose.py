@@ -134,7 +134,7 @@ GIVEN = {
     "72.4 ± 0.4 %": "InstructGPT, section 4.1",
     "69.6 ± 0.9 %": "InstructGPT, section 4.1",
     "matters, too: at 0.1 it": "tests/benchmarks/frontier.py, VARIANTS",
-    "3.1 times as many updates, RLOO 1.9, GRPO 1.7, PPO without a value model 1.3": "the same, LENGTHS",
+    "2.3 times as many updates, RLOO 1.9, GRPO 1.7, PPO without a value model 1.6": "the same, LENGTHS",
     "β is 0.1 here": "rlhf_utils.pipeline.english.load_english",
     "budget** of 2.5 nats": "rlhf_utils.training.one_pass.KL_BUDGET",
     "CDLA-Sharing-1.0": "the data set's card",

@@ -1,6 +1,6 @@
 """Eight ways to use the same rankings, on one plot: what each gains, how far it goes, and what it costs.
 
-    python tests/benchmarks/frontier.py --costs                  # seconds and memory of each, one run
+    python tests/benchmarks/frontier.py --costs                  # time and memory of each, one run
     python tests/benchmarks/frontier.py --seeds 0 1 2            # all, then data/reference/frontier.json
     python tests/benchmarks/frontier.py --seeds 0 --only rloo    # one method's variants, kept for later
 
@@ -70,10 +70,11 @@ VARIANTS: dict[str, list[dict]] = {
 # The chosen variants, for about as many seconds as PPO takes, by the costs in FILE: multiples of updates,
 # pairs of a ranking, samples to choose from.
 LENGTHS: dict[str, dict] = {
-    "reinforce": {"ppo_rate": 0.5, "ppo_updates": 3.1},
-    "ppo_no_value": {"ppo_updates": 1.3},
+    "reinforce": {"ppo_rate": 0.5, "ppo_updates": 2.3},
+    "ppo_no_value": {"ppo_updates": 1.6},
     "rloo": {"ppo_updates": 1.9},
     "grpo": {"ppo_updates": 1.7},
+    "grpo, checked": {"ppo_updates": 1.7},
     "dpo": {"dpo_beta": 0.3, "dpo_pairs": 2},
     "rejection": {"best_of": 16},
 }
@@ -116,7 +117,7 @@ class Bench:
 
     def trained(self, method: str, settings: dict, folder: Path, share: float = 1.0) -> Path:
         """The folder of a variant's model, trained whole or only for a share of its updates or rows."""
-        kind, _, how = method.partition(", ")
+        kind, *how = method.split(", ")
         if method in ("sft", "ppo", "ppo_ptx") and share == 1:
             return self.store.folder(method)
         store, own = self.store, {"ppo_updates": 1.0} | settings
@@ -136,9 +137,9 @@ class Bench:
             prompts = prompts[: round(share * len(prompts))]
             train_rejection(profile, self.tokenizer, sft, reward, prompts, windows, made, resume)
         else:
-            rows = self.checkable if how in ("checked", "judged") else store.prompts("ppo")
+            rows = self.checkable if {"checked", "judged"} & {*how} else store.prompts("ppo")
             learner = GRADIENTS.get(kind, PPO)
-            if how == "checked":
+            if "checked" in how:
                 learner = partial(learner, verify=self.verify(rows))
 
             def gold(chosen: list[int], answers: list[str]) -> float:
@@ -316,37 +317,62 @@ def rounded(row: dict) -> dict:
 
 
 # -- what a method costs ---------------------------------------------------------------------------------
-def cost(profile, method: str) -> dict[str, float]:
-    """Seconds of a method's whole training, from what lies between two shares of it, and the process's peak
-    of memory. (Answers grow shorter later on: of what draws them, that makes a twentieth, for all alike.)
+def by_turns(bench: Bench, rounds: int) -> dict[str, float]:
+    """Seconds of an update of each policy gradient as a multiple of PPO's, the median over `rounds`: all take
+    turns, since a busy machine may take twice as long a minute later.
     """
-    bench, seconds = Bench(profile), {}
-    for share in (SHARES[0], *SHARES):  # the first time is for what a process does once
-        with TemporaryDirectory() as scratch:
+    profile, store, prompts = bench.profile, bench.store, bench.ids(bench.store.prompts("ppo"))
+    parts = profile, bench.tokenizer, store.folder("sft"), store.folder("reward")
+    learners = {"ppo": PPO(*parts), "ppo_ptx": PPO(*parts, store.windows())}
+    learners |= {name: learner(*parts) for name, learner in GRADIENTS.items()}
+    seconds, rng = {name: [] for name in learners}, np.random.default_rng(0)
+    for _ in range(rounds + 1):  # the first is for what a process does once
+        chosen = rng.permutation(len(prompts))[: profile.episodes]
+        for name, learner in learners.items():
+            few = chosen[: profile.episodes // learner.group]
+            asked = [prompts[i] for i in few for _ in range(learner.group)]
             started = time.perf_counter()
-            bench.trained(method, VARIANTS[method][0], Path(scratch), share)
-            seconds[share] = time.perf_counter() - started
-    whole = (seconds[SHARES[1]] - seconds[SHARES[0]]) / (SHARES[1] - SHARES[0])
-    return {"seconds": whole, "peak MB": peak_memory()}
+            learner.update(asked, profile.ppo_rate)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: float(np.median(np.divide(own, seconds["ppo"])[1:])) for name, own in seconds.items()}
 
 
-def costs(profile, rounds: int = 2) -> dict[str, dict[str, float]]:
-    """method → seconds, as a multiple of PPO's as well, and memory: each in a process of its own, all of them
-    in turn.
+def cost(bench: Bench, method: str, rounds: int) -> dict[str, float]:
+    """Seconds of a method's training as a multiple of PPO's, the median over `rounds` in which both take
+    turns: from what lies between two shares of it, so that loading does not count. And the process's peak
+    of memory, before PPO takes its turn.
     """
-    found: dict[str, list[dict]] = {}
-    for _ in range(rounds):
-        for method in PRICED:
-            told = [__file__, "--profile", profile.name, "--seeds", str(profile.seed), "--cost", method]
-            said = subprocess.run([sys.executable, *told], stdout=subprocess.PIPE, text=True, check=True)
-            found.setdefault(method, []).append(json.loads(said.stdout.splitlines()[-1]))
-            print(method, found[method][-1], flush=True)
-    least = {method: {k: min(r[k] for r in rows) for k in rows[0]} for method, rows in found.items()}
-    return {
-        method: {k: round(v) for k, v in row.items()}
-        | {"times PPO's": round(row["seconds"] / least["ppo"]["seconds"], 3)}
-        for method, row in least.items()
-    }
+
+    def seconds(name: str) -> float:
+        taken = []
+        for share in SHARES:
+            with TemporaryDirectory() as scratch:
+                started = time.perf_counter()
+                bench.trained(name, VARIANTS[name][0], Path(scratch), share)
+                taken.append(time.perf_counter() - started)
+        return taken[1] - taken[0]
+
+    seconds(method)  # the first time is for what a process does once
+    found = {"peak MB": round(peak_memory())}
+    if rounds:
+        seconds("ppo")
+    ratios = [seconds(method) / seconds("ppo") for _ in range(rounds)]
+    return found | ({"times PPO's": float(np.median(ratios))} if ratios else {})
+
+
+def costs(profile) -> dict[str, dict[str, float]]:
+    """method → seconds as a multiple of PPO's, and memory, each in a process of its own."""
+    found = {}
+    for method in PRICED:
+        told = [__file__, "--profile", profile.name, "--seeds", str(profile.seed), "--cost", method]
+        told += ["--rounds", "3" if method in ("rejection", "dpo") else "0"]
+        said = subprocess.run([sys.executable, *told], stdout=subprocess.PIPE, text=True, check=True)
+        found[method] = json.loads(said.stdout.splitlines()[-1])
+        print(method, found[method], flush=True)
+    # Not before: a process that is started inherits its parent's peak of memory.
+    for method, ratio in by_turns(Bench(profile), 12).items():
+        found[method]["times PPO's"] = ratio
+    return {method: row | {"times PPO's": round(row["times PPO's"], 2)} for method, row in found.items()}
 
 
 def main(words: list[str] | None = None) -> None:
@@ -354,12 +380,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="METHOD")
-    parser.add_argument("--costs", action="store_true", help="only seconds and memory, on the first seed")
+    parser.add_argument("--costs", action="store_true", help="only time and memory, on the first seed")
     parser.add_argument("--cost", choices=PRICED, metavar="METHOD", help="of one method, in this process")
+    parser.add_argument("--rounds", type=int, default=3, help="in which it takes turns with PPO")
     arguments = parser.parse_args(words)
     profile = load_profile(arguments.profile, arguments.seeds[0])
     if arguments.cost:
-        return print(json.dumps(cost(profile, arguments.cost)))
+        return print(json.dumps(cost(Bench(profile), arguments.cost, arguments.rounds)))
     if arguments.costs:
         found = costs(profile)
         print(json.dumps(found, indent=1))

@@ -19,6 +19,9 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["RLHF_REFERENCE"] = "0"
+# On the CPU also where there is a GPU: tests make models of their own there, and want the same bits from the
+# same seed. On a GPU one tries `rlhf course --profile tiny` and `tests/benchmarks/gpu.py`.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 # Begun first, so that none of them is left over for one worker while the others have nothing to do.

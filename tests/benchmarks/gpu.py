@@ -6,8 +6,10 @@ against the plan.
     python tests/benchmarks/gpu.py --profile tiny       # tries the script itself, on any machine; kept in
     runs/
 
-Each stage is built in this process, after which its peak of GPU memory is read. Stages that are there
-already are skipped, so a run that was stopped goes on; its figures are then of what was left.
+Each stage is built in this process, after which its peak of GPU memory is read; what was found is written
+after each. Stages that are there already are skipped, so a run that was stopped goes on; its figures are
+then of what was left. Gold is that of answers to a quarter of the test prompts; `rlhf run --profile gpu`
+evaluates the rest.
 """
 
 import argparse
@@ -18,10 +20,13 @@ import torch
 
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, runs_folder
+from rlhf_utils.evaluation.answers import BARE, answer_prompts, judge_answers
 from rlhf_utils.language.device import device, use_bf16
 from rlhf_utils.pipeline.stages import ensure
-from rlhf_utils.profiles import load_profile
+from rlhf_utils.profiles import MODELS, POLICIES, load_profile
 from rlhf_utils.training.plan import EFFICIENCY, free_bytes, matrix_rate, parameters, plan
+from rlhf_utils.world.facts import load_world
+from rlhf_utils.world.judge import Judge
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--profile", default="gpu")
@@ -32,18 +37,36 @@ on_gpu = device().type == "cuda"
 if wanted.profile == "gpu" and not on_gpu:
     raise SystemExit("There is no GPU here. --profile tiny tries the script on a CPU.")
 
+path = (DATA / "reference" if wanted.profile == "gpu" else runs_folder()) / "gpu.json"
 ensure("tokens", profile)
 sized = replace(profile, vocabulary=len(store.tokenizer()))
 rate = matrix_rate(profile)
 planned = plan(sized, rate, free_bytes())
-stages = {}
+found = {
+    "card": torch.cuda.get_device_name() if on_gpu else "CPU",
+    "precision": "bf16" if use_bf16(profile) else "fp32",
+    "parameters": parameters(sized),
+    "matrix_rate": rate,
+    "compiled": profile.compiled,
+    "stages": {},
+    "gold": {},
+}
+
+
+def keep(part: str, name: str, value: dict) -> None:
+    """Into the file at once, so that a run that is stopped leaves what it found."""
+    found[part][name] = value
+    path.write_text(json.dumps(found, indent=1), "utf-8")
+    print(name, value, flush=True)
+
+
 for stage in planned.index:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     folder = ensure(stage, profile).folder(stage)
     seconds = json.loads((folder / "manifest.json").read_text("utf-8"))["seconds"]
     row = planned.loc[stage].to_dict()
-    stages[stage] = {
+    measured = {
         "planned": row,
         "seconds": seconds,
         "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
@@ -51,17 +74,13 @@ for stage in planned.index:
         "tokens_a_second": 1e6 * row["million tokens"] / seconds,
         "of_matrix_rate": EFFICIENCY * 60 * row["minutes"] / seconds,
     }
-    print(stage, stages[stage], flush=True)
-metrics = json.loads((ensure("evaluate", profile).folder("evaluate") / "metrics.json").read_text("utf-8"))
-found = {
-    "card": torch.cuda.get_device_name() if on_gpu else "CPU",
-    "precision": "bf16" if use_bf16(profile) else "fp32",
-    "parameters": parameters(sized),
-    "matrix_rate": rate,
-    "compiled": profile.compiled,
-    "stages": stages,
-    "metrics": metrics,
-}
-path = (DATA / "reference" if wanted.profile == "gpu" else runs_folder()) / "gpu.json"
-path.write_text(json.dumps(found, indent=1), "utf-8")
+    keep("stages", stage, measured)
+
+judge, prompts = Judge(load_world()), store.prompts("test")[::4]
+for name, forms in {"base": BARE, **dict.fromkeys(POLICIES)}.items():
+    model, scores = store.model(MODELS[name].stage), {}
+    for kind, temperature, count in (("greedy", 0.0, 1), ("t1", 1.0, 2)):
+        answers = answer_prompts(profile, store.tokenizer(), model, prompts, temperature, count, 6, forms)
+        scores[kind] = float(judge_answers(judge, prompts, answers)["total"].mean())
+    keep("gold", name, scores)
 print(f"Kept in {path.parent.name}/{path.name}")

@@ -27,7 +27,7 @@ def stage(monkeypatch):
     """A clock that moves when told to, displays that are kept, and a notebook around them."""
     now, displays = [100.0], []
 
-    def display(thing, display_id):
+    def display(thing, display_id, raw=False):
         displays.append(Handle(thing))
         return displays[-1]
 
@@ -69,7 +69,9 @@ def test_curves_move_every_three_seconds_and_answers_take_one_per_cent(stage, mo
     assert max(steps) <= 3.3 and len(drawn) > 60
     assert picture.spent / (now[0] - began) < 0.02 and len(answered) > 5
     curves, texts = displays
-    assert isinstance(curves.shown[0], go.FigureWidget) and len(curves.shown) == 2
+    assert isinstance(picture.widget, go.FigureWidget) and len(curves.shown) == 2
+    moving = curves.shown[0]
+    assert moving["application/vnd.jupyter.widget-view+json"]["model_id"] and len(moving["text/plain"]) < 120
     plain = curves.shown[-1]["application/vnd.plotly.v1+json"]
     assert len(plain["data"][0]["x"]) == 400 or "bdata" in plain["data"][0]["x"]
     assert f"{len(answered)} grass" in repr(texts.shown[-1])

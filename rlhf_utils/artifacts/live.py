@@ -15,6 +15,7 @@ from rlhf_utils.artifacts.progress import in_notebook
 from rlhf_utils.environment import process
 from rlhf_utils.look import Table, smooth
 
+WITHOUT_WIDGETS = "The curve moves wherever widgets are shown, as in JupyterLab. Here it comes at the end."
 CURVES, ANSWERS = 2.5, 5.0  # seconds between two pictures, at least
 SHARE = 0.01  # of the training time that each of the two may take
 
@@ -67,7 +68,9 @@ class LivePicture:
         from IPython.display import display
 
         self.widget = go.FigureWidget(self.figure(self.rows))
-        self.curves = display(self.widget, display_id=True)
+        # In words for what shows no widgets, where plotly would write down every point.
+        bundle = self.widget._repr_mimebundle_() | {"text/plain": WITHOUT_WIDGETS}
+        self.curves = display(bundle, raw=True, display_id=True)
         if self.answers:
             self.texts = display(self.answers(), display_id=True)
 

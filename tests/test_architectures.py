@@ -416,7 +416,8 @@ def test_every_stage_runs_from_an_instruction_tuned_model(tmp_path_factory):
     before, sft = load_model(store.folder("pretrain")), store.model("sft")
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), sft.parameters()))
     assert store.model("reward").config.likelihood == 0 and store.metrics("sft") == []
-    assert "begun from the pretrained m" in (exported / "README.md").read_text()
+    card = (exported / "README.md").read_text()
+    assert "begun from the pretrained m" in card and "licence of the model that it was begun from" in card
     matrices = [
         m.model.layers[0].self_attn.q_proj.weight
         for m in (AutoModelForCausalLM.from_pretrained(exported), store.model("ppo"), sft)

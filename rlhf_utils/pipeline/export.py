@@ -94,7 +94,10 @@ def write_card(folder: Path, name: str, scores: bool, made: list[str], figures: 
     lines += [f"- {part}" for part in made]
     if figures:
         lines += ["", "## Figures", "", *(f"- {figure}" for figure in figures)]
-    lines += ["", "## Limits", "", LIMITS, "", "## Use", "", "```python"]
+    lines += ["", "## Limits", "", LIMITS]
+    if made[0].startswith("begun from"):
+        lines += ["", "The licence of the model that it was begun from holds for this one, too."]
+    lines += ["", "## Use", "", "```python"]
     if scores:
         lines += [
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",

@@ -177,7 +177,8 @@ def matrix_rate(profile: Profile, size: int = 2048) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage does: `tokens` pass `forward` times, and `both` times forward and backward.
+    """What a stage does: `tokens` pass `forward` times, and `both` times forward and backward; those of
+    `documents`, which are mixed in, pass once forward and backward.
 
     A step has `rows` sequences of at most `length` tokens; `weights` are bytes a parameter.
     """
@@ -188,14 +189,19 @@ class Work:
     rows: int = 0
     length: int = 0
     weights: int = TRAINED
+    documents: float = 0
 
 
 def work_of(profile: Profile) -> dict[str, Work]:
     """The work of each stage that trains or samples; a base of one's own needs no pretraining."""
     p, context = profile, profile.context
-    sequence = p.prompt_tokens * PROMPT + p.answer_tokens * ANSWER  # prompt and answer, mean
+    prompt, answer = p.prompt_tokens * PROMPT, p.answer_tokens * ANSWER  # their mean lengths
+    sequence = prompt + answer
     longest, nine = p.prompt_tokens + p.answer_tokens, p.prompt_tokens + 9 * p.answer_tokens
-    ranked = p.nine_answers * 9 + (p.ranked_prompts - p.nine_answers) * 4
+    answers = p.nine_answers * 9 + (p.ranked_prompts - p.nine_answers) * 4
+    ranked = p.ranked_prompts * prompt + answers * answer  # a prompt is read once for all its answers
+    shown = p.demonstrations * p.sft_epochs
+    beside = p.ranked_prompts * p.reward_epochs / 2 if p.reward_lm else 0  # windows
     written = p.ppo_updates * p.episodes * sequence
     windows = p.ppo_updates * p.ppo_epochs * p.minibatches * p.ptx_windows * context
     of_sft = FROZEN if p.lora else TRAINED
@@ -207,16 +213,19 @@ def work_of(profile: Profile) -> dict[str, Work]:
     pairs = p.ranked_prompts * p.dpo_pairs * 2 * sequence
     pretrain = Work(p.pretrain_steps * p.pretrain_batch * context, 0, 1, p.pretrain_batch, context)
     return ({} if p.base else {"pretrain": pretrain}) | {
-        "sft": Work(p.demonstrations * sequence * p.sft_epochs, 0, 1, p.sft_batch, context, of_sft),
-        "rank": Work(ranked * sequence, 1, 0, weights=FROZEN),
-        "reward": Work(ranked * sequence * p.reward_epochs, 0, 1, p.reward_batch, nine),
+        "sft": Work(shown * sequence, 0, 1, p.sft_batch, context, of_sft, p.sft_mix * shown * context),
+        "rank": Work(ranked, 1, 0, weights=FROZEN),
+        "reward": Work(ranked * p.reward_epochs, 0, 1, p.reward_batch, nine, documents=beside * context),
         "ppo": ppo,
-        "ppo_ptx": replace(ppo, tokens=written + windows),
-        "rejection": Work(drawn, 2, p.rejection_epochs / max(p.best_of, 1), p.sft_batch, context, of_sft),
+        "ppo_ptx": replace(ppo, documents=windows),
+        "rejection": Work(
+            *(drawn, 2, p.rejection_epochs / max(p.best_of, 1), p.sft_batch, context, of_sft),
+            documents=p.sft_mix * p.ppo_prompts * p.rejection_epochs * context,
+        ),
         "dpo": Work(pairs, 1, 1, p.dpo_batch, 2 * context, of_sft + FROZEN),
         **dict.fromkeys(("ppo_no_value", "rloo", "grpo"), replace(gradient, both=2)),
         "reinforce": replace(gradient, both=1, rows=p.episodes),
-        "taste_ppo": replace(ppo, tokens=written + windows),
+        "taste_ppo": replace(ppo, documents=windows),
     }
 
 
@@ -239,9 +248,11 @@ def plan(
         each = row_bytes(sized(profile), work.length, found.recompute)
         memory = weight_bytes(profile, work.weights, found.shared_out) + found.at_once * each
         both = 6 + 2 * found.recompute
-        operations = work.tokens * parameters(profile) * (2 * work.forward + both * work.both)
+        passes = work.tokens * (2 * work.forward + both * work.both) + work.documents * both
+        operations = passes * parameters(profile)
         minutes = operations / (rate * EFFICIENCY) / 60 / processes.COUNT
-        made.append((stage, work.tokens / 1e6, found.at_once or "", str(found), memory / 2**30, minutes))
+        tokens = (work.tokens + work.documents) / 1e6
+        made.append((stage, tokens, found.at_once or "", str(found), memory / 2**30, minutes))
     names = ["stage", "million tokens", "microbatch", "by", "GB", "minutes"]
     return pd.DataFrame(made, columns=names).set_index("stage")
 

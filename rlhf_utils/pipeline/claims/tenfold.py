@@ -21,39 +21,49 @@ from rlhf_utils.language.prompting import choose_forms
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
 from rlhf_utils.pipeline.claims.trained import base_model, corpus, sft_model
 from rlhf_utils.profiles import Profile
+from rlhf_utils.world.documents import write_documents
 from rlhf_utils.world.judge import Judge
 
 WINS, GOLD, LOSS = "wins of those decided, greedy", "gold, greedy", "loss of a token of documents, nats"
 WIDER = 2.625  # and twice as deep: 11.5 million weights beside 1.06
 TIMES = 10.8
 TEXT = 2  # times as many documents in batches as much larger, so that it reads each as often as the course's
-# Fine-tuning, rewards and PPO together take about as much computing as pretraining.
-EQUAL = 2 / TIMES
+# By `training.plan`, all stages of the course together take so many times the computing of its pretraining.
+EQUAL = 2.3 / TIMES
 BARE_NAME, PROMPTED, TUNED, SHORT = (
     "ten times larger base, bare",
     "ten times larger base, prompted",
     "ten times larger SFT",
     "ten times larger base of equal compute, prompted",
 )
+BASES = ("larger", "equal compute", "own")  # whose loss is measured
+
+
+def shape(profile: Profile) -> dict:
+    """What makes a model larger."""
+    return {"layers": 2 * profile.layers, "width": int(WIDER * profile.width), "heads": 2 * profile.heads}
 
 
 def larger(profile: Profile) -> dict:
-    """What differs from the profile. With the course's text and batch, and its learning rate over how much
-    wider it is, the larger model knew its documents less well than the small one; of what was tried, this
+    """What differs from the profile in the larger model. With the course's text and batch, and its learning
+    rate over how much wider it is, it knew documents less well than the small one; of four other ways this
     predicts documents of another seed best: 0.63 nats a token, beside 0.66 of the small one.
     """
-    return {
-        "layers": 2 * profile.layers,
-        "width": int(WIDER * profile.width),
-        "heads": 2 * profile.heads,
+    return shape(profile) | {
         "corpus_characters": TEXT * profile.corpus_characters,
         "pretrain_batch": TEXT * profile.pretrain_batch,
         "pretrain_rate": profile.pretrain_rate / 5,
     }
 
 
+def brief(profile: Profile) -> dict:
+    """In the one of equal compute, which has few steps: small batches at a higher rate taught it more."""
+    steps = max(round(EQUAL * profile.pretrain_steps), 1)
+    return shape(profile) | {"pretrain_steps": steps, "pretrain_rate": profile.pretrain_rate / WIDER}
+
+
 def text(bench: Bench) -> np.ndarray:
-    """Windows of the documents that it reads, the run's own among them, (windows, context)."""
+    """Windows of the documents that the larger model reads, the run's own among them, (windows, context)."""
     reader = copy(bench)
     reader.profile = replace(bench.profile, **larger(bench.profile))
     return corpus(reader)
@@ -61,19 +71,18 @@ def text(bench: Bench) -> np.ndarray:
 
 def rivals(bench: Bench) -> dict:
     """Gold of the larger models' answers to the test prompts, (prompts,) each, and losses of held-out windows
-    under the larger base and the course's; all of the run of seed 0, made once and kept.
+    under all three base models; all of the run of seed 0, made once and kept.
     """
     profile = replace(bench.profile, seed=0)
     first = bench if bench.profile.seed == 0 else Bench(profile, ("evaluate",))
-    windows = text(first)
-    large = base_model(first, "ten-times", windows, **larger(profile))
-    code = [Path(getsourcefile(part)).read_bytes() for part in (Judge, answer_prompts, choose_forms, rivals)]
+    parts = (Judge, answer_prompts, choose_forms, write_documents, rivals)
+    code = [Path(getsourcefile(part)).read_bytes() for part in parts]
     told = sha256(b"".join(code) + first.store.manifest("evaluate")["id"].encode()).hexdigest()[:16]
-    kept = large.with_name(f"{large.name}-{told}.json")
+    kept = first.store.root / "evidence" / f"ten-times-{told}.json"
     if kept.is_file():
         return json.loads(kept.read_text("utf-8"))
-    steps = max(round(EQUAL / TEXT * first.profile.pretrain_steps), 1)
-    short = base_model(first, "ten-times-short", windows, pretrain_steps=steps, **larger(profile))
+    large = base_model(first, "ten-times", text(first), **larger(profile))
+    short = base_model(first, "ten-times-short", first.store.windows(), **brief(profile))
     demonstrations = first.store.prompts("demonstrations")
     tuned = sft_model(first, demonstrations, large, sft_rate=first.profile.sft_rate / 2)
     asked, tuning = first.store.prompts("test"), first.store.prompts("validation")
@@ -90,7 +99,7 @@ def rivals(bench: Bench) -> dict:
     judged(BARE_NAME, large, BARE)
     judged(TUNED, tuned, None)
     held = first.store.windows("heldout")[: first.count(10_000)]
-    for name, model in (("larger", load_gpt2(large)), ("own", first.model("base"))):
+    for name, model in zip(BASES, (load_gpt2(large), load_gpt2(short), first.model("base"))):
         found[name] = token_losses(model, held, first.profile).mean(1).tolist()
     partial = kept.with_suffix(".new")
     partial.write_text(json.dumps(found), "utf-8")
@@ -106,7 +115,7 @@ def measure(bench: Bench) -> list[dict]:
     for name in (BARE_NAME, PROMPTED, SHORT, TUNED):
         rows.append(figure(name, GOLD, mean_of(found[name], things)))
         rows.append(figure(f"ppo_ptx over {name}", WINS, win_rate(aligned, found[name][:, None], things)))
-    for name in ("larger", "own"):
+    for name in BASES:
         rows.append(figure(f"{name} base", LOSS, mean_of(found[name], None)))
     return [*rows, figure("larger − own base", LOSS, mean_difference(found["larger"], found["own"]))]
 
@@ -122,7 +131,10 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "One larger model, of twice the documents, the first run's among them, each read as often; with each "
-    "run's PPO-ptx. Its learning rate, text and batch were chosen by its loss on documents of another seed. "
-    "The form of its prompt is the best of thirteen on validation prompts.",
+    "One larger model, of twice the documents, the first run's among them, each read as often: some twenty "
+    "times the computing of the small base. Measured a second time: the first larger model, with the "
+    "course's text and batch and twice this learning rate, had a higher loss than the small one, and so the "
+    "claim was not supported, though PPO-ptx won 88 %. This one is the best of four by its loss on documents "
+    "of another seed; the rules are the same. PPO-ptx is that of three runs made later than those of most "
+    "claims, of the same seeds. The form of the prompt is the best of thirteen on validation prompts.",
 )

@@ -116,7 +116,7 @@ class Profile:
 PROFILES = {
     "laptop": Profile("laptop"),
     # GPT-2 small's 12 layers of width 768, with rates usual at that size; each document is read some three
-    # times. Up to PPO-ptx it took an H200 ten minutes (`tests/benchmarks/gpu.py`).
+    # times. To train it up to PPO-ptx took an H200 ten minutes (`tests/benchmarks/gpu.py`).
     "gpu": Profile(
         "gpu",
         layers=12,

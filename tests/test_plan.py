@@ -118,6 +118,12 @@ def test_a_card_with_too_little_memory_says_how_much_it_takes():
         room(GPU, 64, GPU.context, 2**30)
 
 
+def test_a_plan_names_the_stages_that_do_not_fit_and_those_that_do():
+    with pytest.raises(CourseError, match=r"^ppo: .*GB at least(.|\n)*These fit: sft, rank.*") as error:
+        plan(GPU, 1e14, int(2.3 * 2**30), ("sft", "rank", "ppo"))
+    assert "sft:" not in str(error.value)
+
+
 def test_the_plan_is_printed_before_anything_starts(rlhf, tmp_path):
     result = rlhf("run", "--profile", "gpu", "--plan", check=0)
     assert "M parameters" in result.stdout and "ppo_ptx" in result.stdout and not (tmp_path / "gpu").exists()

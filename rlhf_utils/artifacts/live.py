@@ -15,7 +15,7 @@ from rlhf_utils.artifacts.progress import in_notebook
 from rlhf_utils.environment import process
 from rlhf_utils.look import Table, smooth
 
-WITHOUT_WIDGETS = "The curve moves wherever widgets are shown, as in JupyterLab. Here it comes at the end."
+WITHOUT_WIDGETS = "Where no curve moves here, it is drawn when training ends."
 CURVES, ANSWERS = 2.5, 5.0  # seconds between two pictures, at least
 SHARE = 0.01  # of the training time that each of the two may take
 

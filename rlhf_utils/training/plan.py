@@ -201,7 +201,9 @@ def work_of(profile: Profile) -> dict[str, Work]:
     answers = p.nine_answers * 9 + (p.ranked_prompts - p.nine_answers) * 4
     ranked = p.ranked_prompts * prompt + answers * answer  # a prompt is read once for all its answers
     shown = p.demonstrations * p.sft_epochs
-    beside = p.ranked_prompts * p.reward_epochs / 2 if p.reward_lm else 0  # windows
+    # Windows beside rankings; a base whose output is no word embedding has none (`training.reward`).
+    tied = not p.base or getattr(planned_config(p), "tie_word_embeddings", True)
+    beside = p.ranked_prompts * p.reward_epochs / 2 if p.reward_lm and tied else 0
     written = p.ppo_updates * p.episodes * sequence
     windows = p.ppo_updates * p.ppo_epochs * p.minibatches * p.ptx_windows * context
     of_sft = FROZEN if p.lora else TRAINED
@@ -235,16 +237,21 @@ def plan(
     """One row for each of the `stages` that trains or samples: tokens that pass through the model,
     microbatch, memory in GB, and minutes.
 
-    `rate`: operations a second of a plain matrix product; `free`: bytes of memory.
+    `rate`: operations a second of a plain matrix product; `free`: bytes of memory. A CourseError names the
+    stages that do not fit.
     """
     works = {stage: work for stage, work in work_of(profile).items() if stage in stages}
-    made = []
+    made, refused = [], {}
     for stage, work in works.items():
         found = Room(0)
         if work.rows:
             alone = stage not in SHARED_OUT
             own = max(work.rows // processes.COUNT, 1)
-            found = room(profile, own, work.length, free, work.weights, alone)
+            try:
+                found = room(profile, own, work.length, free, work.weights, alone)
+            except CourseError as error:
+                refused[stage] = str(error)
+                continue
         each = row_bytes(sized(profile), work.length, found.recompute)
         memory = weight_bytes(profile, work.weights, found.shared_out) + found.at_once * each
         both = 6 + 2 * found.recompute
@@ -253,6 +260,11 @@ def plan(
         minutes = operations / (rate * EFFICIENCY) / 60 / processes.COUNT
         tokens = (work.tokens + work.documents) / 1e6
         made.append((stage, tokens, found.at_once or "", str(found), memory / 2**30, minutes))
+    if refused:
+        fit = ", ".join(stage for stage in works if stage not in refused) or "none"
+        raise CourseError(
+            "\n".join(f"{stage}: {why}" for stage, why in refused.items()) + f"\nThese fit: {fit}."
+        )
     names = ["stage", "million tokens", "microbatch", "by", "GB", "minutes"]
     return pd.DataFrame(made, columns=names).set_index("stage")
 

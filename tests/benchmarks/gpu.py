@@ -1,19 +1,18 @@
 """The whole profile `gpu`, once: what it learned, its speed as a share of the card's own, and its memory
 against the plan.
 
-    python tests/benchmarks/gpu.py                      # on a machine with a GPU; kept in
-    data/reference/gpu.json
-    python tests/benchmarks/gpu.py --profile tiny       # tries the script itself, on any machine; kept in
-    runs/
+    python tests/benchmarks/gpu.py                      # on a machine with a GPU
+    python tests/benchmarks/gpu.py --profile tiny       # tries the script itself, on any machine
 
 Each stage is built in this process, after which its peak of GPU memory is read; what was found is written
-after each. Stages that are there already are skipped, so a run that was stopped goes on; its figures are
-then of what was left. Gold is that of answers to a quarter of the test prompts; `rlhf run --profile gpu`
-evaluates the rest.
+after each into `runs/gpu.json`, and at the end, for the profile `gpu`, into `data/reference/`. Stages that
+are there already are skipped, so a run that was stopped goes on, without the peaks of what was built before.
+Gold is that of answers to a quarter of the test prompts; `rlhf run --profile gpu` evaluates all.
 """
 
 import argparse
 import json
+import shutil
 from dataclasses import replace
 
 import torch
@@ -37,7 +36,7 @@ on_gpu = device().type == "cuda"
 if wanted.profile == "gpu" and not on_gpu:
     raise SystemExit("There is no GPU here. --profile tiny tries the script on a CPU.")
 
-path = (DATA / "reference" if wanted.profile == "gpu" else runs_folder()) / "gpu.json"
+path = runs_folder() / "gpu.json"
 ensure("tokens", profile)
 sized = replace(profile, vocabulary=len(store.tokenizer()))
 rate = matrix_rate(profile)
@@ -63,13 +62,14 @@ def keep(part: str, name: str, value: dict) -> None:
 for stage in planned.index:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
+    built = not store.find(stage)
     folder = ensure(stage, profile).folder(stage)
     seconds = json.loads((folder / "manifest.json").read_text("utf-8"))["seconds"]
     row = planned.loc[stage].to_dict()
     measured = {
         "planned": row,
         "seconds": seconds,
-        "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+        "peak_gb": torch.cuda.max_memory_allocated() / 2**30 if on_gpu and built else None,
         # the plan's minutes are at this share of the rate of plain matrix products
         "tokens_a_second": 1e6 * row["million tokens"] / seconds,
         "of_matrix_rate": EFFICIENCY * 60 * row["minutes"] / seconds,
@@ -83,4 +83,6 @@ for name, forms in {"base": BARE, **dict.fromkeys(POLICIES)}.items():
         answers = answer_prompts(profile, store.tokenizer(), model, prompts, temperature, count, 6, forms)
         scores[kind] = float(judge_answers(judge, prompts, answers)["total"].mean())
     keep("gold", name, scores)
+if wanted.profile == "gpu":
+    shutil.copy(path, DATA / "reference")
 print(f"Kept in {path.parent.name}/{path.name}")

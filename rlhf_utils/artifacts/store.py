@@ -317,11 +317,10 @@ class Store:
             say(f"Waiting for {text}, which is training in {self.root} …")
             lock.acquire()
         try:
-            holder.write_text(
-                json.dumps(
-                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
-                )
-            )
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
+            partial = holder.with_suffix(".new")  # whoever is refused reads the whole of it, or nothing
+            partial.write_text(json.dumps(who), "utf-8")
+            os.replace(partial, holder)
             self.recover()
             yield
         finally:

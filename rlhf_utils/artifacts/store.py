@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from safetensors.numpy import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlhf_utils.artifacts.files import file_hash, peak_memory, read_jsonl, remove
+from rlhf_utils.artifacts.files import file_hash, peak_memory, read_jsonl, remove, write_whole
 from rlhf_utils.artifacts.lineage import KNOBS, PARENTS, RETRY, SETTINGS, TASTE
 from rlhf_utils.artifacts.manifest import FORMAT, check_files, read_manifest
 from rlhf_utils.artifacts.runs import own_data_digest, run_name
@@ -318,9 +318,7 @@ class Store:
             lock.acquire()
         try:
             who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
-            partial = holder.with_suffix(".new")  # whoever is refused reads the whole of it, or nothing
-            partial.write_text(json.dumps(who), "utf-8")
-            os.replace(partial, holder)
+            write_whole(holder, lambda file: json.dump(who, file))
             self.recover()
             yield
         finally:

@@ -100,6 +100,8 @@ def test_pages_are_alive_offline_and_everybody_can_read_them(site):
             page.on("request", lambda request: outside.append(request.url))
             for name in SHOWN:
                 page.goto(home + name)
+                # Colours as they are to stay: the theme fades from light to dark when a page opens.
+                page.add_style_tag(content="* { transition: none !important }")
                 page.wait_for_function("() => !document.querySelector('.alive:not(.js-plotly-plot)')")
                 assert not (found := barriers(page, "body", ("serious", "critical"))), (scheme, name, found)
             page.goto(home + SHOWN[1])

@@ -16,6 +16,7 @@ from rlhf_utils.environment import DATA, CourseError, runs_folder
 from rlhf_utils.evaluation import statistics
 from rlhf_utils.look import Table
 from rlhf_utils.pipeline.claims import (
+    averaged,
     best_of_n,
     best_only,
     context,
@@ -79,6 +80,7 @@ MODULES = (
     refreshed,
     plain_head,
     online,
+    averaged,
 )
 CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}
 REFERENCE = DATA / "reference" / "evidence.json"

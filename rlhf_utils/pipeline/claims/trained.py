@@ -18,6 +18,7 @@ from rlhf_utils.artifacts.lineage import SETTINGS
 from rlhf_utils.language.tokenizer import prompt_ids, to_windows
 from rlhf_utils.pipeline.claims.claim import Bench
 from rlhf_utils.pipeline.rank import rank_answers
+from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.ppo_run import train_ppo
 from rlhf_utils.training.pretraining import pretrain
 from rlhf_utils.training.reward import train_reward
@@ -145,10 +146,11 @@ def policy(
     sft: Path | None = None,
     reward: Path | None = None,
     windows: np.ndarray | None = None,
+    method: Callable[..., PPO] = PPO,
     **changes,
 ) -> Path:
     """A policy trained by PPO, from the run's SFT and reward model or from others, or by PPO-ptx if there are
-    `windows` of documents; gold is among the rows that it logged.
+    `windows` of documents; gold is among the rows that it logged. `method` is `train_ppo`'s.
     """
     profile, store = replace(bench.profile, **changes), bench.store
     sft, reward = sft or store.folder("sft"), reward or store.folder("reward")
@@ -159,8 +161,7 @@ def policy(
         return sum(bench.judge.total(rows[i], a.strip()) for i, a in zip(chosen, answers)) / len(chosen)
 
     def make(folder: Path, resume: Path) -> None:
-        train_ppo(
-            profile, bench.tokenizer, sft, reward, prompts, windows, folder, resume, store.root, name, gold
-        )
+        parts = sft, reward, prompts, windows, folder, resume
+        train_ppo(profile, bench.tokenizer, *parts, store.root, name, gold, method)
 
     return _made(bench, make)

@@ -120,6 +120,21 @@ def test_answers_keep_their_tokens_and_ends(tiny):
     assert all("\n" not in row[0].text for row in bare)
 
 
+def test_a_base_model_writes_to_its_first_line_break_or_as_far_as_it_may(tiny):
+    tokenizer, base, prompts = tiny.tokenizer(), tiny.model("base"), tiny.prompts("test")[:12]
+    asked = tiny.profile, tokenizer, base, prompts, 1.0, 4, 0, BARE
+
+    def written(whole: bool) -> list[tuple[str, bool]]:
+        answers = [a for row in answer_prompts(*asked, whole=whole) for a in row]
+        return [(tokenizer.decode(a.tokens, skip_special_tokens=True).lstrip(), a.ended) for a in answers]
+
+    lines = written(whole=False)
+    assert not any(text.partition("\n")[2].strip() for text, _ in lines)
+    assert any("\n" in text for text, _ in lines)
+    assert all(ended for text, ended in lines if "\n" in text)
+    assert any(text.partition("\n")[2].strip() for text, _ in written(whole=True))
+
+
 def test_kl_is_that_of_the_tokens_that_were_drawn(tiny):
     tokenizer, sft, ppo = tiny.tokenizer(), tiny.model("sft"), tiny.model("ppo")
     prompts = tiny.prompts("test")

@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from rlhf_utils.language.models import gpt2_config, load_scorer, new_gpt2, pad_batch, save_model
 from rlhf_utils.language.packing import pack
-from rlhf_utils.language.sampling import Decoder, generate, sample
+from rlhf_utils.language.sampling import Decoder, LineEnds, generate, line_ends, sample
 from rlhf_utils.language.scoring import answer_logprobs, answer_scores
 from rlhf_utils.language.tokenizer import (
     END,
@@ -264,6 +264,37 @@ def test_leaving_the_loop_early_changes_nobody_elses_answer(tokenizer, model):
     drawn = generate(model, prompts, 20, 0.3, tokenizer.pad_token_id, end, chance)
     assert drawn.tokens == [answer[: answer.index(end) + 1] if end in answer else answer for answer in free]
     assert 28 <= sum(drawn.ended) < 60  # so many that rows left (16 or a multiple stay), and others went on
+
+
+def test_one_line_ends_at_the_first_break_after_a_word(tokenizer, model):
+    prompts = [[5 + i % 7, 9 + i] for i in range(60)]
+    chance = torch.rand(60, 20, generator=torch.Generator().manual_seed(4))
+    common = (model, prompts, 20, 0.3, tokenizer.pad_token_id, -1, chance)
+    free = generate(*common).tokens
+    often = [t for t, _ in Counter(token for answer in free for token in answer).most_common(6)]
+    line = LineEnds(frozenset(), frozenset(often[:2]), frozenset(often))  # nothing but these six is blank
+
+    def cut(answer: list[int]) -> list[int]:
+        said = next((i for i, t in enumerate(answer) if t not in often), len(answer))
+        return answer[: next((i + 1 for i in range(said, len(answer)) if answer[i] in often[:2]), None)]
+
+    drawn = generate(*common, line)
+    assert drawn.tokens == [cut(answer) for answer in free]
+    closed = [a[-1] in often[:2] and not {*a} <= {*often} for a in drawn.tokens]
+    assert drawn.ended == closed
+    assert any(answer[0] in often[:2] and len(answer) > 1 for answer in drawn.tokens)  # a break comes first
+    assert 5 < sum(closed) < 60
+
+
+def test_a_line_break_is_found_in_the_vocabulary(tokenizer):
+    ends = line_ends(tokenizer)
+    line_break = tokenizer("\n")["input_ids"][-1]
+    assert line_break in ends.breaks and line_break in ends.blank
+    word = tokenizer("Cows")["input_ids"]
+    assert ends.over(word, line_break) and not ends.over([], line_break)
+    assert not ends.over([line_break], line_break) and not ends.over(word, word[0])
+    assert not ends.over([tokenizer.eos_token_id], line_break)  # which is not read
+    assert all(ends.over([], token) for token in ends.closing)
 
 
 def test_packing_leaves_little_padding_and_mixes_any_shapes(tokenizer):

@@ -1,5 +1,7 @@
 """Answers to held-out prompts, and what judge and reward model say of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -27,11 +29,13 @@ def answer_prompts(
     seed: int,
     forms: dict[str, str] | None = None,
     progress=None,
+    whole: bool = False,
 ) -> list[list[Answer]]:
     """`count` answers to each prompt. With `forms` (by use case, or for "all"; `BARE` is none) the model is
     asked as a base model is.
 
-    What a base model says is cut at the first paragraph.
+    What a base model says is cut at the first paragraph, and it writes no more than that; `whole`, if all
+    that it would write is wanted: then `tokens` go on.
     """
     if forms is None:
         ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
@@ -49,13 +53,10 @@ def answer_prompts(
             temperature,
             seed,
             progress=progress,
+            one_line=forms is not None and not whole,
         )
     if forms is not None:
-        # A line break ends an answer as well as the end-of-text token does.
-        answers = [
-            Answer(first_paragraph(a.text), a.tokens, a.ended or "\n" in tokenizer.decode(a.tokens).lstrip())
-            for a in answers
-        ]
+        answers = [replace(a, text=first_paragraph(a.text)) for a in answers]
     return [answers[i : i + count] for i in range(0, len(answers), count)]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from rlhf_utils.language.scoring import hidden_states, next_logits
 
 @dataclass
 class Answers:
-    """`tokens` are answers without padding; `ended` tells which closed with the end-of-text token."""
+    """`tokens` are answers without padding; `ended` tells which closed: with the end-of-text token or, where
+    one line was asked for, with a line break.
+    """
 
     tokens: list[list[int]]
     ended: list[bool]
@@ -150,6 +153,32 @@ class CachedDecoder:
         self.mask, self.position = self.mask[rows], self.position[rows]
 
 
+@dataclass(frozen=True)
+class LineEnds:
+    """Tokens of a vocabulary: `closing` ones hold a line break behind a word, `breaks` any line break, and
+    `blank` ones nothing that would be read.
+    """
+
+    closing: frozenset[int]
+    breaks: frozenset[int]
+    blank: frozenset[int]
+
+    def over(self, tokens: list[int], token: int) -> bool:
+        """Whether a token ends the line that these began."""
+        return token in self.closing or (token in self.breaks and not self.blank.issuperset(tokens))
+
+
+@lru_cache(maxsize=4)
+def line_ends(tokenizer) -> LineEnds:
+    """Which tokens end a line, by what each is written as."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=True)
+    return LineEnds(
+        frozenset(i for i, text in enumerate(texts) if "\n" in text.lstrip()),
+        frozenset(i for i, text in enumerate(texts) if "\n" in text),
+        frozenset(i for i, text in enumerate(texts) if not text.strip()),
+    )
+
+
 def decoder_of(model, prompts: list[list[int]], pad: int, room: int) -> Decoder | CachedDecoder:
     """A decoder that has read the prompts."""
     return (Decoder if is_gpt2(model) else CachedDecoder)(model, prompts, pad, room)
@@ -164,11 +193,13 @@ def generate(
     pad: int,
     end: int,
     chance: torch.Generator | Tensor | None = None,
+    line: LineEnds | None = None,
 ) -> Answers:
     """Sample one answer a prompt (greedy at temperature 0). Rows that have ended leave the loop.
 
     `prompts` are token lists of any length, 1 at least. `chance` draws, or holds one number in [0, 1) for
     each token that may be drawn, (prompts, max_tokens): then an answer depends on nothing but its own row.
+    With `line` an answer also ends at the first line break after its first word.
     """
     model.eval()
     decoder = decoder_of(model, prompts, pad, max_tokens)
@@ -187,8 +218,8 @@ def generate(
             chosen = draw(logits / temperature, uniform)
         for row, token in zip(rows, chosen.tolist()):
             if not ended[row]:
+                ended[row] = token == end or (line is not None and line.over(tokens[row], token))
                 tokens[row].append(token)
-                ended[row] = token == end
         if all(ended) or number + 1 == max_tokens:
             break
         # Stop computing for those that ended, but for a few: sizes that come again are faster (see `Packed`).
@@ -270,7 +301,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Answer:
     """What a model said: its text without special tokens, the tokens that were drawn, and whether it closed
-    with the end-of-text token.
+    (see `Answers`).
     """
 
     text: str
@@ -287,8 +318,10 @@ def sample(
     seed: int,
     batch: int = 256,
     progress=None,
+    one_line: bool = False,
 ) -> list[Answer]:
-    """An answer to each of many prompts (token lists), in their order.
+    """An answer to each of many prompts (token lists), in their order; of `one_line`, if that is all that
+    will be read.
 
     Prompts of like length share a batch, which saves padding.
     """
@@ -305,6 +338,7 @@ def sample(
             tokenizer.pad_token_id,
             tokenizer.eos_token_id,
             generator,
+            line_ends(tokenizer) if one_line else None,
         )
         texts = tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)
         for i, text, tokens, ended in zip(part, texts, drawn.tokens, drawn.ended):

@@ -142,10 +142,11 @@ class Bench:
         count: int = 1,
         seed: int = 41,
         model=None,
+        whole: bool = False,
     ) -> list[list[Answer]]:
         """Answers of a model by its name, or of another `model` that is asked as that one is.
 
-        The prompted base model is asked as suits it best at this temperature.
+        The prompted base model is asked as suits it best at this temperature. `whole` is `answer_prompts`'.
         """
         forms = None
         if name == "base":
@@ -153,7 +154,8 @@ class Bench:
         elif name == "base_prompted":
             forms = self.store.metrics("evaluate")["prompt_form"]["chosen"][str(temperature)]
         model = model or self.model(name)
-        return answer_prompts(self.profile, self.tokenizer, model, prompts, temperature, count, seed, forms)
+        asked = self.profile, self.tokenizer, model, prompts
+        return answer_prompts(*asked, temperature, count, seed, forms, whole=whole)
 
     @cached_property
     def rows(self) -> list[dict]:

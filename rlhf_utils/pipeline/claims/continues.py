@@ -14,7 +14,7 @@ def measure(bench: Bench) -> list[dict]:
     things = [thing_of(p) for p in prompts]
     asks, rows = {}, []
     for name in ("base", "sft"):
-        said = bench.ask(name, prompts, temperature=1.0)
+        said = bench.ask(name, prompts, temperature=1.0, whole=True)
         # All that it wrote, not its first paragraph alone.
         texts = [bench.tokenizer.decode(row[0].tokens, skip_special_tokens=True) for row in said]
         asks[name] = np.array(["?" in text for text in texts], dtype=float)

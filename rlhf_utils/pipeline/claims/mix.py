@@ -54,7 +54,8 @@ def measure(bench: Bench) -> list[dict]:
 
         def said(form: str, model=model) -> list[str]:
             """All that it wrote, not its first paragraph alone."""
-            drawn = answer_prompts(bench.profile, bench.tokenizer, model, plain, 1.0, 1, 60, {"all": form})
+            asked = bench.profile, bench.tokenizer, model, plain
+            drawn = answer_prompts(*asked, 1.0, 1, 60, {"all": form}, whole=True)
             return [bench.tokenizer.decode(row[0].tokens, skip_special_tokens=True) for row in drawn]
 
         found[name] = {

@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.evaluation.language import cloze_accuracy, ngram_bits, token_losses
 from rlhf_utils.language.models import new_gpt2
 from rlhf_utils.language.tokenizer import to_windows
+from rlhf_utils.training import sft
+from rlhf_utils.training.plan import Room
 from rlhf_utils.training.pretraining import pretrain
 
 
@@ -103,6 +106,33 @@ def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
         weights.append(load_file(folder / "model.safetensors"))
     assert len(compiled) == 1 and weights[0].keys() == weights[1].keys()
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_fine_tuning_by_trl_s_loss_and_by_the_whole_one_is_the_same(tiny, tmp_path, monkeypatch, lora):
+    """Also where a batch is read in two parts."""
+    parts, weights, losses = Room(4, False, False), [], []
+    usual = sft.training_arguments
+    monkeypatch.setattr(sft, "training_arguments", lambda *a, **k: usual(*a, **k) | {"logging_steps": 1})
+    for name, most, room in (("pieces", 0, None), ("whole", 2**25, None), ("in parts", 2**25, parts)):
+        monkeypatch.setattr(sft, "FEW_LOGITS", most)
+        if room:
+            monkeypatch.setattr(sft, "room_here", lambda *_, **__: parts)
+        profile = replace(tiny.profile, precision="fp32", lora=lora)
+        folder = tmp_path / name
+        folder.mkdir()
+        shown = tiny.prompts("demonstrations")[:40]
+        sft.fine_tune(
+            profile, tiny.tokenizer(), tiny.folder("pretrain"), shown, tiny.windows(), folder, tmp_path / "r"
+        )
+        rows = read_jsonl(folder / "metrics.jsonl")
+        assert ("entropy" in rows[0]) == (name == "pieces")  # which TRL's own loss measures
+        losses.append([row["loss"] for row in rows])
+        weights.append(load_file(folder / "model.safetensors"))
+    assert len(losses[0]) >= 5
+    for other in (1, 2):
+        assert losses[other] == pytest.approx(losses[0], abs=1e-4)
+        assert all(torch.allclose(weights[0][k], weights[other][k], atol=1e-4) for k in weights[0])
 
 
 def test_own_data_is_read_four_times_at_most(tiny, tmp_path, monkeypatch):

@@ -69,6 +69,7 @@ def train_all(folder: Path) -> None:
         module.training_arguments = lambda *a, **k: arguments(*a, **k) | {"logging_steps": 1}
     if share_out_always():  # also where all ways to save memory come together
         sft.room_here = lambda *a, **k: Room(2, True, True)
+        sft.FEW_LOGITS = 0  # TRL's own loss, as of large vocabularies
         reward.room_here = lambda _, rows, *a, **k: Room(rows, True, True)
     for module in (sft, reward):
         module.put_together = counted(module.put_together, folder / module.__name__.split(".")[-1])

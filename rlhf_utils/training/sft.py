@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from rlhf_utils.artifacts import processes
@@ -23,6 +24,8 @@ from rlhf_utils.training.plan import FROZEN, TRAINED, room_here
 from rlhf_utils.training.samples import Samples
 from rlhf_utils.training.sharding import put_together, share_out
 from rlhf_utils.training.trainer import WholeBatches, run_trainer, training_arguments
+
+FEW_LOGITS = 2**25  # of a batch, a number for each token and each word; 128 MB in fp32
 
 
 def demonstrations_dataset(
@@ -42,7 +45,18 @@ def demonstrations_dataset(
 
 
 class GroupedSFTTrainer(WholeBatches, SFTTrainer):
-    """TRL's SFTTrainer, whose batches are the same with any number of processes."""
+    """TRL's SFTTrainer, whose batches are the same with any number of processes.
+
+    TRL takes the loss piece by piece, so that the logits of a batch never stand in memory together, and
+    measures entropy and accuracy of each step. Where logits are few, that takes time and saves nothing: then
+    the loss is transformers' own, which is the same but for rounding.
+    """
+
+    def compute_loss(self, model, inputs, *more, **options):
+        longest = self.args.per_device_train_batch_size * self.args.max_length
+        if longest * self.model.config.vocab_size <= FEW_LOGITS:
+            return Trainer.compute_loss(self, model, inputs, *more, **options)
+        return super().compute_loss(model, inputs, *more, **options)
 
 
 def fine_tune(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.course.cli import main
@@ -13,7 +14,9 @@ from rlhf_utils.course.report import write_report
 from rlhf_utils.course.scoreboard import gallery, picture
 from rlhf_utils.environment import ROOT, CourseError
 from rlhf_utils.evaluation.language import option_losses, token_losses
+from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.pipeline.claims import evidence
+from rlhf_utils.pipeline.claims.averaged import DECAY, Averaging
 from rlhf_utils.pipeline.claims.best_only import best_alone
 from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, figure, over_seeds
 from rlhf_utils.pipeline.claims.context import invented_facts, question
@@ -39,6 +42,7 @@ from rlhf_utils.pipeline.claims.ties import distances, won
 from rlhf_utils.pipeline.claims.trained import base_model, corpus
 from rlhf_utils.pipeline.claims.voice import chances
 from rlhf_utils.pipeline.reference import keep_evidence
+from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.reward import scored_ids
 from rlhf_utils.world.facts import load_world
 
@@ -120,6 +124,33 @@ def test_all_claims_are_measured_decided_and_kept(runs, tiny, capsys, monkeypatc
 
     monkeypatch.setattr(evidence, "keep", lambda bench, claim: pytest.fail("measured twice"))
     assert main(["evidence", "--profile", "tiny", "--seeds", "1", "--claims", "3,20"]) == 0
+
+
+def test_the_average_of_weights_is_one_and_changes_nothing(tiny):
+    profile = replace(tiny.profile, precision="fp32")
+    parts = profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"), tiny.windows()
+    rows = tiny.prompts("ppo")[:16]
+    asked = [prompt_ids(tiny.tokenizer(), p["messages"], profile.prompt_tokens) for p in rows]
+    after_each = []
+
+    class Watched(Averaging):
+        def step(self, *told):
+            logged = super().step(*told)
+            after_each.append([weights.detach().clone() for weights in self.policy_parameters])
+            return logged
+
+    plain, averaging = PPO(*parts), Watched(*parts)
+    average = [weights.detach().clone() for weights in averaging.policy_parameters]
+    for _ in range(2):
+        plain.update(asked, profile.ppo_rate)
+        averaging.update(asked, 0.0)  # the rate is the profile's, whatever the schedule says
+    assert len(after_each) == 2 * profile.ppo_epochs * profile.minibatches
+    for weights in after_each:
+        average = [DECAY * a + (1 - DECAY) * w for a, w in zip(average, weights)]
+    moved = [torch.equal(a, b) for a, b in zip(average, averaging.policy_parameters)]
+    assert not all(moved)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(average, averaging.average))
+    assert all(torch.equal(a, b) for a, b in zip(plain.policy_parameters, averaging.policy_parameters))
 
 
 def test_a_rule_is_drawn_with_its_limit():

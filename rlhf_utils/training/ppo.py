@@ -10,7 +10,7 @@ Each token of an answer is an action. One update, in this order:
     6. step       a few epochs of clipped steps, policy and value          (Schulman et al. 2017, eq. 7 and 9)
                   plus γ times the gradient of the pretraining loss        (InstructGPT, eq. 2: PPO-ptx)
 
-`ppo_run` runs it, `ppo_log` says what is logged. Left out of the paper: an exponential average of weights.
+`ppo_run` runs it, `ppo_log` says what is logged. Left out: the paper's average of weights (claim 28).
 """
 
 from collections.abc import Sequence

@@ -122,7 +122,13 @@ def with_lora(model: PreTrainedModel, rank: int):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-        return get_peft_model(model, adapters)
+        adapted = get_peft_model(model, adapters)
+    # peft takes what an adapter reads to the adapter's fp32, from where autocast takes it to bfloat16 again.
+    # Nothing needs that where all weights are in fp32 (`peft.helpers.disable_input_dtype_casting`).
+    for module in adapted.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+    return adapted
 
 
 def load_policy(folder: Path, lora: int = 0):

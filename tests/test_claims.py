@@ -15,7 +15,8 @@ from rlhf_utils.course.scoreboard import gallery, picture
 from rlhf_utils.environment import ROOT, CourseError
 from rlhf_utils.evaluation.language import option_losses, token_losses
 from rlhf_utils.language.tokenizer import prompt_ids
-from rlhf_utils.pipeline.claims import evidence
+from rlhf_utils.pipeline.claims import claim as claim_module
+from rlhf_utils.pipeline.claims import continues, evidence, mix
 from rlhf_utils.pipeline.claims.averaged import DECAY, Averaging
 from rlhf_utils.pipeline.claims.best_only import best_alone
 from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, figure, over_seeds
@@ -151,6 +152,25 @@ def test_the_average_of_weights_is_one_and_changes_nothing(tiny):
     assert not all(moved)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(average, averaging.average))
     assert all(torch.equal(a, b) for a, b in zip(plain.policy_parameters, averaging.policy_parameters))
+
+
+def test_what_a_base_model_goes_on_with_is_read_to_its_end(tiny, monkeypatch):
+    """Claims 1 and 19 count what stands behind the first line break as well."""
+    asked = []
+
+    def answers(profile, tokenizer, model, prompts, *_, whole=False, **__):
+        asked.append(whole)
+        raise InterruptedError  # all else is measured elsewhere
+
+    monkeypatch.setattr(claim_module, "answer_prompts", answers)
+    monkeypatch.setattr(mix, "answer_prompts", answers)
+    monkeypatch.setattr(mix, "base_model", lambda bench, *_, **__: bench.store.folder("pretrain"))
+    monkeypatch.setattr(mix, "corpora", lambda bench: {"one": bench.store.windows()})
+    bench = Bench(tiny.profile, ("sft",))
+    for module in (continues, mix):
+        with pytest.raises(InterruptedError):
+            module.measure(bench)
+    assert asked == [True, True]
 
 
 def test_a_rule_is_drawn_with_its_limit():

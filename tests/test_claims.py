@@ -284,8 +284,9 @@ def test_new_evidence_takes_its_place_among_the_old(tmp_path):
     assert [c["number"] for c in merged["claims"]] == [c["number"] for c in old["claims"]]
     assert [c["number"] for c in merged["claims"] if c["note"] == "measured anew"] == [20]
     assert (tmp_path / "claims.md").read_text("utf-8") == page(merged)
-    (tmp_path / "new").write_text(json.dumps(old | {"seeds": [0]}))
-    with pytest.raises(CourseError, match=r"rlhf evidence --seeds 3"):
+    fewer = [c | {"rows": [row for row in c["rows"] if row["seed"] == 0]} for c in one]
+    (tmp_path / "new").write_text(json.dumps(old | {"claims": fewer}))
+    with pytest.raises(CourseError, match=r"rlhf evidence --seeds \d"):
         keep_evidence(tmp_path / "new", tmp_path / "old", tmp_path / "claims.md")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from rlhf_utils import look
 from rlhf_utils.environment import CourseError
 from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED
-from rlhf_utils.pipeline.claims.evidence import REFERENCE, evidence_file, read_evidence, written
+from rlhf_utils.pipeline.claims.evidence import REFERENCE, evidence_file, read_evidence, seeds_of, written
 from rlhf_utils.profiles import MODELS, Profile
 from rlhf_utils.ranking.matches import bradley_terry
 
@@ -57,7 +57,7 @@ def claim_card(claim: dict) -> str:
     lines = [
         f"<p><b>{int(claim['number'])}. {escape(claim['says'])}</b> "
         f'<span class="verdict {kind}">{sign} {escape(claim["verdict"])}</span></p>',
-        f"<p class=note>{escape(claim['source'])}</p>",
+        f"<p class=note>{escape(claim['source'])}; {len(seeds_of(claim))} runs</p>",
     ]
     for rule in claim["rules"]:
         lines.append(f"<p>{escape(rule['rule'])}. Measured: {escape(written(rule))}</p>{picture(rule)}")
@@ -87,14 +87,15 @@ def claims_part(profile: Profile) -> list[str]:
         if own
         else "the runs that come with the course (<code>rlhf evidence</code> measures yours)"
     )
-    seeds = len(document["seeds"])
+    counts = [len(seeds_of(claim)) for claim in document["claims"]]
+    runs = " to ".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
     verdicts = pd.Series([claim["verdict"] for claim in document["claims"]]).value_counts()
     counted = ", ".join(f"{count} {escape(verdict)}" for verdict, count in verdicts.items())
     return [
         "<h2>What the field claims</h2>",
-        f"<p>Measured on {whose}, {seeds} {'seed' if seeds == 1 else 'seeds'}; each rule stood before, but "
-        f"where a note says otherwise: {counted}. The dot is the mean over seeds, the bar its 95 % interval, "
-        "the dashed line what it is held against.</p>",
+        f"<p>Measured on {whose}, each on {runs} {'run' if runs == '1' else 'runs'}; each rule stood before, "
+        f"but where a note says otherwise: {counted}. The dot is the mean over runs, the bar its 95 % "
+        "interval, the dashed line what it is held against.</p>",
         *map(claim_card, document["claims"]),
     ]
 

@@ -24,7 +24,7 @@ from rlhf_utils.artifacts.files import file_hash, write_jsonl
 from rlhf_utils.artifacts.lineage import TASTE
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, CourseError
-from rlhf_utils.pipeline.claims.evidence import REFERENCE, evidence_file, page, read_evidence
+from rlhf_utils.pipeline.claims.evidence import REFERENCE, evidence_file, page, read_evidence, seeds_of
 from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.pipeline.taste import EXAMPLE, EXAMPLE_FILE, SCRIPTED, ranks_by
@@ -64,13 +64,16 @@ def make_reference(store: Store, stages: Sequence[str] = STAGES) -> None:
 def keep_evidence(measured: Path, reference: Path, text: Path) -> None:
     """Put the claims of one file of evidence in the place of another's, and write the page of all of them."""
     found, kept = read_evidence(measured), read_evidence(reference)
-    if any(found[k] != kept[k] for k in ("profile", "seeds")):
-        raise CourseError(
-            f"{measured} is of the profile {found['profile']}, seeds {found['seeds']}; {reference} is of "
-            f"{kept['profile']}, {kept['seeds']}. Measure on those: "
-            f"rlhf evidence --seeds {len(kept['seeds'])}"
-        )
-    claims = {claim["number"]: claim for claim in (*kept["claims"], *found["claims"])}
+    claims = {claim["number"]: claim for claim in kept["claims"]}
+    for claim in found["claims"]:
+        before = claims.get(claim["number"], claim)
+        if found["profile"] != kept["profile"] or not set(seeds_of(before)) <= set(seeds_of(claim)):
+            raise CourseError(
+                f"{measured} is of the profile {found['profile']}, seeds {seeds_of(claim)}; {reference} has "
+                f"claim {claim['number']} of {kept['profile']}, {seeds_of(before)}. Measure on those: "
+                f"rlhf evidence --seeds {len(seeds_of(before))}"
+            )
+        claims[claim["number"]] = claim
     document = kept | {"claims": [claims[number] for number in sorted(claims)]}
     partial = reference.with_suffix(".new")
     partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")

@@ -15,6 +15,7 @@ import getpass
 import os
 from pathlib import Path
 from unicodedata import category
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -54,15 +55,19 @@ def place(name: str, text: str | Path) -> Path:
         raise CourseError(f"{name} is no path here: {printable(str(text))[:100]!r} ({why}).") from None
 
 
-def path_variable(name: str) -> str:
-    """A path that a variable names. Chapters run in their own folder, and whoever set it was not there."""
-    text = variable(name)
+def in_chapter() -> bool:
+    """Whether this runs in the chapters' own folder, where whoever set a variable was not."""
     try:
-        in_chapter = Path.cwd().resolve().is_relative_to(ROOT / "chapters")
+        return Path.cwd().resolve().is_relative_to(ROOT / "chapters")
     except OSError:  # the working folder is gone
-        in_chapter = False
+        return False
+
+
+def path_variable(name: str) -> str:
+    """A path that a variable names; a relative one counts from the checkout in a chapter."""
+    text = variable(name)
     relative = text and not text.startswith("~") and not Path(text).is_absolute()
-    return str(ROOT / text) if in_chapter and relative else text
+    return str(ROOT / text) if relative and in_chapter() else text
 
 
 def runs_folder() -> Path:
@@ -141,7 +146,18 @@ def shared_runs() -> Path | None:
 
 def rankings_url() -> str:
     """Where people's rankings are kept: `RLHF_RANKINGS`, or one SQLite file in `runs/`."""
-    return variable("RLHF_RANKINGS") or f"sqlite:///{runs_folder() / 'rankings.sqlite'}"
+    text = variable("RLHF_RANKINGS")
+    if not text:
+        return sqlite_url(runs_folder() / "rankings.sqlite")
+    file = text.removeprefix("sqlite:///")
+    if file in (text, "", ":memory:") or file.startswith("file:") or Path(file).is_absolute():
+        return text
+    return f"{sqlite_url(ROOT if in_chapter() else Path.cwd())}/{file}"
+
+
+def sqlite_url(path: Path) -> str:
+    """The address of a SQLite file, whatever characters its name has."""
+    return "sqlite:///" + quote(str(path), safe="/:\\ +")
 
 
 def ranker_name() -> str:

@@ -13,9 +13,11 @@ from rlhf_utils.artifacts import files
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
 from rlhf_utils.artifacts.lineage import PARENTS, SETTINGS, STAGES, descendants
 from rlhf_utils.artifacts.store import Store
-from rlhf_utils.environment import DATA, ROOT, CourseError, runs_folder
-from rlhf_utils.pipeline.stages import ensure
+from rlhf_utils.course.chapters import kernel_environment
+from rlhf_utils.environment import DATA, ROOT, CourseError, rankings_url, runs_folder
+from rlhf_utils.pipeline.stages import ensure, required
 from rlhf_utils.profiles import PROFILES, load_profile
+from rlhf_utils.ranking.store import own_store
 
 
 @pytest.fixture
@@ -228,8 +230,17 @@ def test_relative_paths_in_variables_count_from_the_checkout_in_a_chapter(tmp_pa
     assert (found.data, found.base) == (str(ROOT / "data" / "world"), str(ROOT / "data" / "ranking"))
     monkeypatch.setenv("RLHF_BASE", "openai-community/gpt2")
     assert load_profile("tiny").base == "openai-community/gpt2"  # a name on the Hub
+    monkeypatch.setenv("RLHF_RANKINGS", "sqlite:///mine.sqlite")
+    assert rankings_url() == f"sqlite:///{ROOT}/mine.sqlite"
     monkeypatch.chdir(tmp_path)
     assert runs_folder() == tmp_path.resolve() / "mine"
+    assert rankings_url() == f"sqlite:///{tmp_path.resolve()}/mine.sqlite"
+    for url in ("sqlite:////srv/r.sqlite", "postgresql+psycopg://ada@host/class", "sqlite:///:memory:"):
+        monkeypatch.setenv("RLHF_RANKINGS", url)
+        assert rankings_url() == url
+    profile = PROFILES["tiny"]
+    with kernel_environment(profile):  # a kernel, which starts in chapters/, finds the same folder
+        assert os.environ["RLHF_RUNS"] == str(tmp_path.resolve() / "mine")
     with pytest.raises(CourseError, match="does not exist"):
         load_profile("tiny")
 
@@ -273,6 +284,23 @@ def test_what_reference_models_lack_is_built_when_it_is_asked_for(tmp_path, monk
     assert ensure("ppo_ptx", store.profile).find("ppo_ptx") == REFERENCE / "ppo_ptx"
 
 
+@pytest.mark.parametrize("name", ["what? #1", "a%20b", "übung 1"])
+def test_rankings_lie_in_a_folder_of_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path / name))
+    monkeypatch.delenv("RLHF_RANKINGS", raising=False)
+    assert own_store().count() == 0
+    assert (tmp_path / name / "rankings.sqlite").is_file()
+
+
+def test_messages_name_the_run_that_they_are_about(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    profile = replace(PROFILES["tiny"], seed=3, lora=4, data=str(tmp_path / "my data"))
+    with pytest.raises(CourseError) as raised:
+        Store(profile, reference=False).folder("ppo")
+    told = f"rlhf run --profile tiny --seed 3 --data '{tmp_path}/my data' --lora 4 --until ppo"
+    assert told in str(raised.value)
+
+
 # -- a class's runs beneath one's own ------------------------------------------------------------------------
 @pytest.fixture
 def shared(tiny, tmp_path, monkeypatch):
@@ -294,6 +322,9 @@ def test_students_start_from_the_shared_runs_and_write_only_their_own(shared):
     assert mine.folder("sft") == mine.root / "sft" and mine.folder("pretrain") == mine.shared / "pretrain"
     assert state_of(shared.shared) == before
     assert mine.find("rank") is None  # the class's rankings are of the class's SFT model
+    # and what was made from them is of no use either, though it lies beside them
+    assert mine.find("reward") is None and mine.find("ppo") is None and mine.find("evaluate") is None
+    assert required(mine, ("ppo",), set()) >= {"rank", "reward"}
 
 
 def test_what_is_built_may_be_read_by_whom_the_umask_lets(shared):
@@ -320,7 +351,7 @@ def test_shared_runs_of_another_version_are_named_and_built_anew(shared, capsys)
     path = shared.shared / "tokenizer" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     assert shared.find("tokenizer") is None
-    assert "The shared tokenizer cannot be used, so yours will be built." in capsys.readouterr().out
+    assert "The shared tokenizer cannot be used, so yours will be built." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["missing", "unreadable"])

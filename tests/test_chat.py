@@ -5,14 +5,14 @@ import torch
 
 from rlhf_utils.course.chat import Chat
 from rlhf_utils.course.chat_widget import Conversation, PlainChat, labels_for, show_chat
-from rlhf_utils.course.room import ChatRoom
+from rlhf_utils.course.room import ChatRoom, Turn
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.sampling import generate, nucleus, stream
 from rlhf_utils.pipeline.english import English
 from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.pipeline.taste import EXAMPLE, example_store
 from rlhf_utils.profiles import PROFILES
-from rlhf_utils.ranking.store import RankingStore
+from rlhf_utils.ranking.store import RankingStore, guidelines
 from rlhf_utils.ranking.widget import labels_of
 
 
@@ -129,7 +129,7 @@ def test_a_model_that_is_missing_leaves_the_others(store):
     assert list(room.chats) == ["sft"] and "There is no model" in room.missing["SFT_of_nobody"]
     with pytest.raises(CourseError, match="There is no model"):
         ChatRoom(store, ("nobody",))
-    with pytest.raises(CourseError, match="rlhf run --guideline my-group"):
+    with pytest.raises(CourseError, match="rlhf run --profile laptop --guideline my-group"):
         ChatRoom(store, ("taste-my-group",))
     with pytest.raises(CourseError, match="guideline's name"):
         ChatRoom(store, ("taste-../up",))
@@ -139,6 +139,14 @@ def test_until_one_has_ranked_the_example_reader_stands_in(tiny):
     for store in (tiny, open_store(PROFILES["laptop"], reference=True)):
         chat = Chat(store, "taste", 0.0)
         assert chat.written == EXAMPLE and "I hope that" in chat.answer("What do cows eat?")
+
+
+def test_what_is_said_of_another_language_is_no_taste_of_the_small_worlds(store, tmp_path):
+    other = ChatRoom(store, ["sft", "ppo_ptx"], rankings=RankingStore(f"sqlite:///{tmp_path / 'r.sqlite'}"))
+    other.guideline = English.guideline
+    other.turns.append(Turn("What is love?", {"sft": "A word.", "ppo_ptx": "I wonder."}))
+    other.thumb(0, "sft", 1)
+    assert [row["guideline"] for row in other.rankings.ranked()] == ["english, chat"] != [guidelines()[0]]
 
 
 def test_thumbs_and_rankings_are_stored_once_and_revised(room):

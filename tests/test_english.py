@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 from test_architectures import CHATML, SPECIAL, model_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_utils.artifacts.files import read_jsonl
+from rlhf_utils.artifacts.files import read_jsonl, written_once
 from rlhf_utils.environment import ROOT, CourseError
 from rlhf_utils.pipeline.english import QUESTIONS, SCRIPTED, English, load_english
 from rlhf_utils.pipeline.export import export_model
@@ -61,6 +63,20 @@ def test_from_rankings_to_a_policy_and_its_figures(english):
     assert found["taste"]["difference"] == pytest.approx(-found["words"]["difference"])
     assert english.steer("long", rankings) == policy and english.find("rloo") == policy
     assert "8 rankings of answers" in (policy / "README.md").read_text()
+
+
+def test_two_processes_make_a_folder_once(tmp_path, capsys):
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        time.sleep(0.3)
+        (folder / "file").write_text("whole")
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: written_once(tmp_path / "a" / "b", make), range(2)))
+    assert len(made) == 1 and found[0] == found[1] and (found[0] / "file").read_text() == "whole"
+    assert "Waiting for another process" in capsys.readouterr().out
 
 
 def test_a_policy_that_did_not_move_has_no_kl(english):
@@ -162,7 +178,9 @@ def test_the_models_that_come_with_the_course_leave_it_too(tmp_path, monkeypatch
     assert "1,700 demonstrations" in card and "by the course's judge" in card
     # The example reader's, by the name that `rlhf chat` has for it.
     yours = export_model(open_store(load_profile("laptop", 0)), "taste", tmp_path / "yours")
-    assert (yours / "model.safetensors").is_file() and "trained by yours" in (yours / "README.md").read_text()
+    assert (yours / "model.safetensors").is_file() and "the example reader's" in (
+        yours / "README.md"
+    ).read_text()
 
 
 def test_rankings_survive_other_libraries_formats():

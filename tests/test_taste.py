@@ -16,7 +16,7 @@ from rlhf_utils.course.chat import Chat
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.models import load_scorer
 from rlhf_utils.pipeline.rank import items_to_rank
-from rlhf_utils.pipeline.stages import ensure, open_store
+from rlhf_utils.pipeline.stages import ensure, open_store, required
 from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, usable_rankings, write_taste
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.matches import (
@@ -200,6 +200,57 @@ def test_the_command_line_says_what_your_rankings_changed(ranked, rlhf, tmp_path
     rlhf("report", "--own-weight", "0.5", check=0)
     assert "Your taste" in (tmp_path / "tiny" / "report.html").read_text()
     assert "0 (the crowd alone) to 10" in rlhf("run", "--own-weight", "99", check=2).stderr
+
+
+def test_a_damaged_taste_is_built_anew_as_the_message_says(ranked, rlhf, tmp_path):
+    rlhf("run", "--own-weight", "0.5", check=0)
+    model = tmp_path / "tiny" / "taste_reward" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-8])
+    said = rlhf("run", "--own-weight", "0.5", check=2).stderr
+    assert "rlhf run --profile tiny --force taste_reward" in said
+    rlhf("run", "--own-weight", "0.5", "--force", "taste_reward", check=0)
+
+
+def test_rankings_of_one_prompt_leave_none_to_measure_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RANKINGS", f"sqlite:///{tmp_path / 'r.sqlite'}")
+    store = RankingStore()
+    row = {"ranker": "a", "action": "rank", "ranks": [1, 2], "messages": [{}], "answers": ["x", "y"]}
+    for i in range(8):
+        store.add(row | {"item": f"i{i}", "guideline": guidelines()[0]})
+    with pytest.raises(CourseError, match="All your rankings are of one prompt"):
+        write_taste(load_profile("tiny", 0), tmp_path)
+
+
+def test_a_guideline_by_which_nobody_ranked_has_no_model(tmp_path, monkeypatch):
+    """The example reader's model is nobody's by another guideline."""
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    with pytest.raises(CourseError, match="rlhf run --profile laptop --guideline formal"):
+        Chat(Store(load_profile("laptop", 0), reference=True), "taste-formal")
+
+
+def test_rankings_of_ones_own_are_learned_over_the_models_that_come_with_the_course(tmp_path, monkeypatch):
+    """And the example reader's model is not taken for theirs."""
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    monkeypatch.setenv("RLHF_RANKINGS", f"sqlite:///{tmp_path / 'r.sqlite'}")
+    monkeypatch.setenv("RLHF_REFERENCE", "1")
+    store, row = RankingStore(), {"ranker": "a", "action": "rank", "ranks": [1, 2], "answers": ["x", "y"]}
+    for i in range(9):
+        asked = [{"role": "user", "content": str(i)}]
+        store.add(row | {"item": f"i{i}", "messages": asked, "guideline": guidelines()[0]})
+    mine = open_store(load_profile("laptop", 0))
+    needed = {s for s in required(mine, ("taste_evaluate",), set()) if not mine.find(s)}
+    assert needed >= {"taste", "taste_reward", "taste_ppo", "taste_evaluate"} and "pretrain" not in needed
+
+
+@pytest.mark.parametrize("line, version", [("# Ours, Version 2", "2"), ("# Rankings: version β-3 ", "β-3")])
+def test_guidelines_of_ones_own_have_a_version(tmp_path, monkeypatch, line, version):
+    (tmp_path / "ranking").mkdir()
+    (tmp_path / "ranking" / "guidelines.md").write_text(f"{line}\n\nRank.", "utf-8")
+    monkeypatch.setattr("rlhf_utils.ranking.store.DATA", tmp_path)
+    assert guidelines()[0] == version
+    (tmp_path / "ranking" / "guidelines.md").write_text("# Ours\n", "utf-8")
+    with pytest.raises(CourseError, match="first line of data/ranking/guidelines.md"):
+        guidelines()
 
 
 # -- who wrote the better answers? ---------------------------------------------------------------------------

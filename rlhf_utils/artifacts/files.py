@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 import psutil
+from filelock import FileLock, Timeout
 
 from rlhf_utils.environment import CourseError
 
@@ -142,3 +143,27 @@ def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
 def write_jsonl(path: Path, rows) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_whole(path, lambda file: file.writelines(lines))
+
+
+def written_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, which `make` writes beside its place if it is not there; another process that is at it is
+    waited for.
+    """
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"Waiting for another process, which is making {target} …", flush=True)
+            lock.acquire()
+        try:
+            if not target.is_dir():
+                beside = target.with_name(f"{target.name}.partial")
+                shutil.rmtree(beside, ignore_errors=True)
+                beside.mkdir()
+                make(beside)
+                beside.rename(target)
+        finally:
+            lock.release()
+    return target

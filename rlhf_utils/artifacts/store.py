@@ -9,11 +9,14 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +33,12 @@ from rlhf_utils.environment import DATA, CourseError, runs_folder, shared_runs, 
 from rlhf_utils.language.models import load_model, load_scorer
 from rlhf_utils.language.tokenizer import load_tokenizer
 from rlhf_utils.profiles import MODELS, Profile
+
+
+@lru_cache
+def warn_once(text: str) -> None:
+    """Beside what a command prints, which may be JSON."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Store:
@@ -79,17 +88,22 @@ class Store:
         if own.is_dir():
             self._check(stage, own)
             return own
-        for folder in (layer / stage for layer in self.layers if (layer / stage / "manifest.json").is_file()):
+        for folder in self._beneath(stage):
             try:
                 self._check(stage, folder)
             except CourseError as error:  # made with other settings: of no use here
                 if folder.parent == self.shared:
                     told = str(error).split(" Build it anew")[0]
-                    print(f"The shared {stage} cannot be used, so yours will be built. {told}", flush=True)
+                    warn_once(f"The shared {stage} cannot be used, so yours will be built. {told}")
                 continue
             if not self.stale(stage, folder):
                 return folder
         return None
+
+    def _beneath(self, stage: str) -> list[Path]:
+        """The folders of a stage in the layers, sound or not."""
+        named = self.path(stage).name
+        return [layer / named for layer in self.layers if (layer / named / "manifest.json").is_file()]
 
     def folders(self) -> list[Path]:
         """Where an artifact is looked for, in this order; only the first is ever written."""
@@ -102,16 +116,22 @@ class Store:
         """
         return [layer for layer in (self.plain, self.shared, self.reference) if layer and layer != self.root]
 
-    def _check(self, stage: str, folder: Path) -> None:
-        options = {
+    @property
+    def options(self) -> str:
+        """What names this run on a command line: " --profile laptop --seed 3"."""
+        named = {
+            "profile": self.profile.name,
             "seed": self.profile.seed,
             "data": self.profile.data,
             "base": self.profile.base,
             "from": "sft" if self.profile.base and not self.profile.sft_epochs else "",
             "lora": self.profile.lora,
+            "guideline": self.profile.guideline,
         }
-        chosen = "".join(f" --{k} {v}" for k, v in options.items() if v)
-        mend = f"Build it anew with: rlhf run --profile {self.profile.name}{chosen} --force {stage}"
+        return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in named.items() if value)
+
+    def _check(self, stage: str, folder: Path) -> None:
+        mend = f"Build it anew with: rlhf run{self.options} --force {stage}"
         try:
             manifest = read_manifest(folder)
         except ValueError as error:
@@ -139,7 +159,7 @@ class Store:
         if folder is None:
             raise CourseError(
                 f"There is no {stage!r} artifact in {self.root} yet. "
-                f"Build it with: rlhf run --profile {self.profile.name} --until {stage}"
+                f"Build it with: rlhf run{self.options} --until {stage}"
             )
         return read_manifest(folder)
 
@@ -148,11 +168,13 @@ class Store:
         manifest = read_manifest(folder)
         for parent, identity in manifest["parents"].items():
             found = self.find(parent)
+            if found is None and self._beneath(parent):
+                return f"its {parent} is to be made anew"
             if found and read_manifest(found)["id"] != identity:
                 if parent == "tokenizer" and folder.parent == self.root:
                     raise CourseError(
                         f"{folder} belongs to another tokenizer than {found}. "
-                        f"Build it anew with: rlhf run --profile {self.profile.name} --force {stage}"
+                        f"Build it anew with: rlhf run{self.options} --force {stage}"
                     )
                 return f"its {parent} is a newer one"
         expected = self._settings(stage)

@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from rlhf_utils.artifacts.progress import duration
 from rlhf_utils.course.notebook import draw_image
 from rlhf_utils.course.report import summary_table, write_report
-from rlhf_utils.environment import ROOT, CourseError
+from rlhf_utils.environment import ROOT, CourseError, rankings_url, runs_folder, shared_runs
 from rlhf_utils.pipeline.from_gguf import smollm2_folder
 from rlhf_utils.pipeline.stages import open_store
 from rlhf_utils.profiles import Profile
@@ -137,6 +137,10 @@ def kernel_environment(profile: Profile):
         "RLHF_BASE": profile.base,
         "RLHF_LORA": str(profile.lora),
         "RLHF_FROM": "sft" if profile.base and not profile.sft_epochs else "",
+        # A relative path would mean another folder in a kernel.
+        "RLHF_RUNS": str(runs_folder()),
+        "RLHF_SHARED": str(shared_runs() or ""),
+        "RLHF_RANKINGS": rankings_url(),
     }
     before = dict(os.environ)
     os.environ.pop("PLOTLY_RENDERER", None)
@@ -217,4 +221,5 @@ def run_course(profile: Profile, only: list[str] | None = None) -> None:
     print(summary_table(metrics))
     print(f"{len(paths)} chapters in {duration(time.monotonic() - line.started)}. Executed notebooks: {out}")
     print(f"Report: {write_report(store)}")
-    print("Talk to your model: .venv/bin/rlhf chat        (or, in an activated environment: rlhf chat)")
+    chat = f"rlhf chat{store.options}".removesuffix(" --profile laptop")
+    print(f"Talk to your model: .venv/bin/{chat}        (or, in an activated environment: {chat})")

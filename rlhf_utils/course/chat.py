@@ -88,7 +88,7 @@ class Chat:
         if other.find(YOURS.stage) is None:
             raise CourseError(
                 f"There is no model of rankings by guideline {name!r} yet. Train it with: "
-                f"rlhf run --guideline {name}"
+                f"rlhf run{other.options}"
             )
         return other
 

@@ -77,7 +77,8 @@ def init(arguments) -> None:
     )
     print(
         f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in {file}, "
-        "one line for each ~/.pgpass. For one that was lost: rlhf class reset-password --student NAME."
+        "one line for each ~/.pgpass. For one that was lost: rlhf class reset-password --db ADDRESS "
+        "--student NAME."
     )
     # Without a name: each student connects as themselves.
     shown = url._replace(username=None, password=None).render_as_string()

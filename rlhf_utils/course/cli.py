@@ -5,6 +5,7 @@ functions that the notebooks call.
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -32,19 +33,24 @@ def profile_of(arguments) -> Profile:
 
 
 def run(arguments) -> None:
-    from rlhf_utils.pipeline.stages import ensure
+    from rlhf_utils.artifacts.lineage import TASTE, descendants
+    from rlhf_utils.pipeline.stages import ensure, known_stages
     from rlhf_utils.pipeline.taste import FEWEST, usable_rankings
 
     profile = profile_of(arguments)
+    known_stages(*filter(None, (arguments.until, arguments.force)))
     ranked = 0 if arguments.until else len(usable_rankings(profile.guideline))
     by_taste = not arguments.until and (ranked >= FEWEST or bool(arguments.guideline))
-    until = arguments.until or "evaluate"
+    until, force = arguments.until or "evaluate", arguments.force
+    later = force if by_taste and force in TASTE else None  # then it is no concern of what comes before
+    if force and not arguments.until and not later and until not in descendants(force):
+        until = force  # a method of chapter 10, say, which `evaluate` does not need
     if arguments.plan or profile.name == "gpu":
         wanted = (until, "taste_evaluate") if by_taste else (until,)
-        print(plan_text(profile, wanted, arguments.force))
+        print(plan_text(profile, wanted, force))
     if arguments.plan:
         return
-    store = ensure(until, profile, arguments.force, wait=False)
+    store = ensure(until, profile, None if later else force, wait=False)
     print(f"{until} is ready in {store.folder(until)}")
     if until == "evaluate":
         from rlhf_utils.course.report import summary_table
@@ -52,7 +58,7 @@ def run(arguments) -> None:
         print(summary_table(store.metrics("evaluate")))
     if by_taste:
         until = "taste_evaluate"
-        store = ensure(until, profile, wait=False)
+        store = ensure(until, profile, later, wait=False)
     elif ranked:
         print(
             f"You have ranked {ranked} prompts that prefer something. From {FEWEST} on, `rlhf run` also "
@@ -127,7 +133,8 @@ def report(arguments) -> None:
             metrics["taste"] = json.loads(
                 (store.folder("taste_evaluate") / "metrics.json").read_text("utf-8")
             )
-        print(json.dumps(metrics, indent=1))
+        # What cannot be said is null: JSON knows no NaN.
+        print(json.dumps(json.loads(json.dumps(metrics), parse_constant=lambda name: None), indent=1))
         return
     print(summary_table(metrics))
     if taste:
@@ -179,13 +186,14 @@ def data(arguments) -> None:
 
     if arguments.action == "export":
         return export_rankings(arguments)
+    folder = shlex.quote(str(arguments.folder))
     if arguments.action == "check":
         problems = check_data(arguments.folder)
         if problems:
             more = [f"… and {len(problems) - MOST_PROBLEMS:,} more"] * (len(problems) > MOST_PROBLEMS)
             end = f"{len(problems):,} problems. Mend these lines, or let `rlhf data import` drop bad rows."
             raise CourseError("\n".join([*problems[:MOST_PROBLEMS], *more, end]))
-        return print(f"{arguments.folder} is ready: rlhf run --data {arguments.folder}")
+        return print(f"{arguments.folder} is ready: rlhf run --data {folder}")
     kinds = {k: getattr(arguments, k) for k in ("pretrain", "demonstrations", "comparisons", "prompts")}
     options = {"replace": arguments.replace, "names": arguments.map}
     if arguments.from_hub:
@@ -194,10 +202,7 @@ def data(arguments) -> None:
         import_from_hub(arguments.folder, arguments.from_hub, arguments.split, **options)
     else:
         import_data(arguments.folder, files=arguments.files, **options, **kinds)
-    print(
-        f"Written to {arguments.folder}. Next: rlhf data check {arguments.folder} && rlhf run --data "
-        f"{arguments.folder}"
-    )
+    print(f"Written to {arguments.folder}. Next: rlhf data check {folder} && rlhf run --data {folder}")
 
 
 def export_rankings(arguments) -> None:
@@ -209,7 +214,10 @@ def export_rankings(arguments) -> None:
 
     rows = FORMATS[arguments.format](own_rankings(arguments.guideline))
     if not rows:
-        raise CourseError("There are no rankings of yours to write. Rank some in chapter 04 or 11 first.")
+        raise CourseError(
+            "There are no rankings of yours to write. Rank some in chapter 04 first, or name those of "
+            "chapter 11: --guideline english"
+        )
     write_jsonl(Path(arguments.folder), rows)
     print(f"{len(rows):,} rows written to {arguments.folder}, as {arguments.format} reads them.")
 
@@ -278,7 +286,7 @@ def main(words: list[str] | None = None) -> int:
         return complain(str(error))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        again = " ".join(["rlhf", *(words if words is not None else sys.argv[1:])])
+        again = shlex.join(["rlhf", *(words if words is not None else sys.argv[1:])])
         again = re.sub(r"(://[^\s:/@]+):[^\s@]*@", r"\1@", again)  # without a password
         print(f"\nStopped. Finished stages are kept; go on with: {again}", file=sys.stderr)
         sys.stderr.flush()

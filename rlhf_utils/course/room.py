@@ -55,6 +55,7 @@ class ChatRoom:
             raise CourseError("\n".join(self.missing.values()) or "A chat needs a model.")
         self.temperature, self.top_p = temperature, top_p
         self.rankings, self.hint = rankings, getattr(store, "hint", "empty")
+        self.guideline = getattr(store, "guideline", None) or guidelines()[0]
         self.turns: list[Turn] = []
         self.busy = self.stopped = False
 
@@ -166,7 +167,7 @@ class ChatRoom:
         if self.rankings is None:
             self.rankings = own_store()
         row = self.item(turn)
-        session = RankingSession([row], ranker_name(), self.rankings, guideline=guidelines()[0])
+        session = RankingSession([row], ranker_name(), self.rankings, guideline=self.guideline)
         if session.finished:  # a second thought is a revision
             session.undo()
         return session

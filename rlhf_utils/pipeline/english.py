@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlhf_utils.artifacts.files import read_jsonl, write_jsonl
+from rlhf_utils.artifacts.files import read_jsonl, write_jsonl, written_once
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import DATA, CourseError, place, runs_folder
 from rlhf_utils.evaluation.statistics import mean_difference
@@ -97,6 +97,7 @@ class English:
     """A model folder, before and after; a Store as far as a chat needs one."""
 
     hint = "empty_base"  # which of the chat's labels says what to ask about
+    guideline = "english, chat"  # under which rankings of what is said there are kept
 
     def __init__(self, profile: Profile, rankings: int = 60):
         self.profile, self.rankings = profile, rankings
@@ -113,14 +114,14 @@ class English:
     # -- where things are -----------------------------------------------------------------------------
     def kept(self, name: str, made_from, make: Callable[[Path], None]) -> Path:
         """A folder that `make` writes, once for everything that it is made from."""
-        return written(self.root / f"{name}-{digest(made_from)}", make)
+        return written_once(self.root / f"{name}-{digest(made_from)}", make)
 
     def folder(self, name: str) -> Path:
         if name != "base":
             return self.policies[name]
         if not self.base.is_dir():
             source = base_folder(self.profile)
-            written(self.base, lambda folder: write_base(source, base_tokenizer(source), folder))
+            written_once(self.base, lambda folder: write_base(source, base_tokenizer(source), folder))
         return self.base
 
     def find(self, stage: str) -> Path | None:
@@ -326,17 +327,6 @@ FACTS = {
     "language": "Which language do most people in {} speak?",
 }
 SETTINGS = ("episodes", "group", "ppo_", "kl_", "lora", "answer_tokens", "seed")  # that decide a policy
-
-
-def written(target: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, which `make` writes beside its place if it is not there."""
-    if not target.is_dir():
-        beside = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        make(beside)
-        beside.rename(target)
-    return target
 
 
 def digest(made_from) -> str:

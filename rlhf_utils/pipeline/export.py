@@ -3,10 +3,11 @@
 import shutil
 from pathlib import Path
 
-from rlhf_utils.artifacts.lineage import PARENTS
+from rlhf_utils.artifacts.lineage import PARENTS, TASTE
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError, place
 from rlhf_utils.language.models import save_model
+from rlhf_utils.pipeline.taste import EXAMPLE, example_store, has_own_taste
 from rlhf_utils.profiles import BEYOND, MODELS, YOURS
 
 LANGUAGE_MODELS = ("pretrain", "sft", "ppo", "ppo_ptx", *BEYOND, YOURS.stage)
@@ -28,6 +29,8 @@ def export_model(store: Store, stage: str, folder: str | Path) -> Path:
     target = place("The folder", folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CourseError(f"{target} is there already. Name a new folder.")
+    if stage in TASTE and not (store.profile.data or store.profile.guideline or has_own_taste(store)):
+        store = example_store()  # until there are rankings of one's own
     model, tokenizer = store.model(stage), store.tokenizer()
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -59,9 +62,10 @@ def made_from(store: Store, stage: str) -> list[str]:
         ranked = len(store.rankings()) if store.find("rank") else profile.ranked_prompts
         said.append(f"{ranked:,} rankings of answers{through}")
     if stage.startswith(("ppo", "taste_ppo")) or stage in BEYOND:
-        said.append(
-            f"trained by {(MODELS | BEYOND | {YOURS.stage: YOURS})[stage].written}, seed {profile.seed}"
-        )
+        written = (MODELS | BEYOND | {YOURS.stage: YOURS})[stage].written
+        if stage == YOURS.stage and store.root == store.reference:
+            written = f"the {EXAMPLE}'s rankings"
+        said.append(f"trained by {written}, seed {profile.seed}")
     return said
 
 

@@ -58,7 +58,7 @@ def example_store() -> Store:
 def has_own_taste(store: Store) -> bool:
     """Whether there is a model of the reader's own rankings, not the example reader's alone."""
     found = store.find("taste_ppo")
-    return found is not None and found.parent != store.reference
+    return found is not None and found.parent in (store.root, store.plain) and found.parent != store.reference
 
 
 def ranks_by(value: Callable[[str], float], answers: Sequence[str]) -> list[int]:
@@ -90,6 +90,11 @@ def write_taste(profile: Profile, folder: Path) -> None:
     for row in rows:
         asked = json.dumps(row["messages"])
         prompts[asked] = min(row["item"], prompts.get(asked, row["item"]))
+    if len(prompts) < 2:
+        raise CourseError(
+            "All your rankings are of one prompt, so none is left to measure with. Rank answers to others, "
+            "too."
+        )
     mixed = sorted(prompts, key=lambda asked: hashlib.sha256(prompts[asked].encode()).hexdigest())
     held = set(mixed[: max(len(mixed) // HELD_OUT, 1)])
     made = [

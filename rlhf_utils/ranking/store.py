@@ -6,6 +6,7 @@ because nobody knows whether the first one arrived, is stored once.
 """
 
 import json
+import re
 import time
 import uuid
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 
-from rlhf_utils.environment import DATA, CourseError, rankings_url, runs_folder
+from rlhf_utils.environment import DATA, CourseError, rankings_url, runs_folder, sqlite_url
 from rlhf_utils.ranking.engine import make_engine, make_folder
 from rlhf_utils.ranking.rows import check_row
 
@@ -295,7 +296,13 @@ class RankingStore:
 def guidelines() -> tuple[str, str]:
     """(version, text) of the committed guidelines, `data/ranking/guidelines.md`."""
     text = (DATA / "ranking" / "guidelines.md").read_text("utf-8")
-    return text.splitlines()[0].rsplit("version ", 1)[1].strip(), text
+    named = re.search(r"version\s+(\S+)", text.partition("\n")[0], re.IGNORECASE)
+    if named is None:
+        raise CourseError(
+            "The first line of data/ranking/guidelines.md has to end in “version” and a number or a name, "
+            "since rankings are kept with it."
+        )
+    return named[1], text
 
 
 def own_store() -> RankingStore:
@@ -305,7 +312,7 @@ def own_store() -> RankingStore:
     """
     if make_engine(rankings_url()).url.get_backend_name() == "sqlite":
         return RankingStore()
-    return RankingStore(f"sqlite:///{runs_folder() / 'rankings.sqlite'}")
+    return RankingStore(sqlite_url(runs_folder() / "rankings.sqlite"))
 
 
 def own_rankings(guideline: str = "") -> list[dict]:

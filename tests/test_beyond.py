@@ -29,7 +29,7 @@ from rlhf_utils.training.beyond import (
     leave_one_out,
     sequence_loss,
 )
-from rlhf_utils.training.offline import dpo_loss, preference_pairs, train_dpo, train_rejection
+from rlhf_utils.training.offline import dpo_loss, fitted, preference_pairs, train_dpo, train_rejection
 from rlhf_utils.training.one_pass import OnePass
 from rlhf_utils.training.ppo_run import restore, save, train_ppo
 
@@ -336,6 +336,26 @@ def test_groups_that_do_not_fit_are_refused(group, said, tiny):
     profile = replace(tiny.profile, group=group)
     with pytest.raises(CourseError, match=said):
         RLOO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"))
+
+
+def test_dpo_reads_prompts_and_answers_that_are_cut_as_everywhere(tiny):
+    profile, tokenizer = tiny.profile, tiny.tokenizer()
+    long = " ".join(["cows eat grass"] * 60)
+    short = {"prompt": [{"role": "user", "content": "What do cows eat?"}]}
+    short |= {
+        k: [{"role": "assistant", "content": t}] for k, t in (("chosen", "Grass."), ("rejected", "No."))
+    }
+    assert fitted(profile, tokenizer, short) == short
+    pair = short | {
+        "prompt": [{"role": "user", "content": f"{long}. And what do they drink?"}],
+        "rejected": [{"role": "assistant", "content": long}],
+    }
+    cut = fitted(profile, tokenizer, pair)
+    asked = prompt_ids(tokenizer, cut["prompt"], 10**6)
+    assert len(asked) <= profile.prompt_tokens and cut["prompt"][0]["content"].endswith("what do they drink?")
+    said = cut["rejected"][0]["content"]
+    kept = answer_ids(tokenizer, long, profile.answer_tokens)
+    assert answer_ids(tokenizer, said, 10**6) == kept and cut["chosen"] == short["chosen"]
 
 
 def test_what_cannot_be_learned_from_is_refused(tiny, tmp_path):

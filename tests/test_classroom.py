@@ -34,6 +34,18 @@ def test_everyone_gets_the_shared_items_and_each_other_item_its_rankers():
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_who_comes_later_works_as_much_as_the_others_and_those_no_more():
+    ids, names = [f"p{i}" for i in range(60)], [f"s{i}" for i in range(10)]
+    first = assign(ids, names, rankers=2, shared=4)
+    later = assign(ids, [*names, "late"], rankers=2, shared=4, there=first)
+    assert all(later[name] == first[name] for name in names)
+    assert later["late"][:4] == ids[:4] and len(later["late"]) == len(set(later["late"]))
+    assert len(later["late"]) == min(map(len, first.values()))
+    more = assign([*ids, "new"], [*names, "late"], rankers=2, shared=4, there=later)
+    assert sum("new" in own for own in more.values()) == 2
+    assert sum(map(len, more.values())) == sum(map(len, later.values())) + 2
+
+
 @pytest.mark.parametrize("rankers, shared", [(0, 1), (5, 1), (1, 26), (1, -1)])
 def test_assignments_that_cannot_be(rankers, shared):
     with pytest.raises(CourseError):

@@ -108,6 +108,23 @@ def test_compiled_pretraining_learns_the_same(tiny, tmp_path, monkeypatch):
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
 
 
+def test_a_text_shorter_than_a_batch_is_learned_too(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    profile = replace(tiny.profile, pretrain_steps=4, pretrain_batch=32, compiled=True)
+    pretrain(profile, tiny.tokenizer(), tiny.windows()[:20], tmp_path, tmp_path / "resume")
+    torch.manual_seed(profile.seed)
+    fresh, made = new_gpt2(profile, tiny.tokenizer()), load_file(tmp_path / "model.safetensors")
+    assert (made["transformer.wte.weight"] - fresh.transformer.wte.weight).abs().max() > 1e-4
+
+
+def test_losses_are_the_same_however_few_windows_are_read_at_once(tiny, monkeypatch):
+    model, windows = tiny.model("pretrain"), tiny.windows("heldout")[:5]
+    whole = token_losses(model, windows, replace(tiny.profile, precision="fp32"))
+    monkeypatch.setattr("rlhf_utils.evaluation.language.MOST_LOGITS", 1)
+    single = token_losses(model, windows, replace(tiny.profile, precision="fp32"))
+    assert np.allclose(whole, single, atol=1e-4)
+
+
 @pytest.mark.parametrize("lora", [0, 2])
 def test_fine_tuning_by_trl_s_loss_and_by_the_whole_one_is_the_same(tiny, tmp_path, monkeypatch, lora):
     """Also where a batch is read in two parts."""

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -75,11 +76,11 @@ class Progress:
         if self.display is not None:
             self.display.update({"text/plain": self.line()}, raw=True)
         if self.file:
-            temporary = self.file.with_suffix(".new")
-            temporary.write_text(
-                json.dumps({"stage": self.name, "share": self.done / self.total, "line": self.line()})
-            )
-            os.replace(temporary, self.file)
+            temporary = self.file.with_suffix(f".{os.getpid()}.new")
+            told = {"stage": self.name, "share": self.done / self.total, "line": self.line()}
+            with suppress(OSError):  # Windows replaces no file that somebody reads; the next second will do
+                temporary.write_text(json.dumps(told))
+                os.replace(temporary, self.file)
 
     def __exit__(self, kind, *_):
         if kind is None:
@@ -90,7 +91,8 @@ class Progress:
             if kind is None and not self.quiet:
                 print(self.line(), flush=True)
         if self.file:
-            self.file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.file.unlink(missing_ok=True)
 
 
 def in_notebook() -> bool:

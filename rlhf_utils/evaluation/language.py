@@ -10,11 +10,14 @@ from rlhf_utils.language.models import pad_batch, token_cross_entropy
 from rlhf_utils.profiles import Profile
 from rlhf_utils.world.facts import World
 
+MOST_LOGITS = 2**26  # at once: some of their copies are in float32
+
 
 @torch.no_grad()
 def token_losses(model, windows: np.ndarray, profile: Profile, batch: int = 32) -> np.ndarray:
     """Cross-entropy in nats of every token but each window's first, (windows, context - 1)."""
     model.eval()
+    batch = max(min(batch, MOST_LOGITS // (windows.shape[1] * model.config.vocab_size)), 1)
     rows = []
     for start in range(0, len(windows), batch):
         ids = torch.from_numpy(windows[start : start + batch].astype(np.int64)).to(device())

@@ -261,6 +261,6 @@ def import_from_hub(folder: str | Path, name: str, split: str = "train", **optio
             "and name its files: rlhf data import DIR FILE."
         ) from None
     with TemporaryDirectory() as beside:
-        path = Path(beside) / f"{name.rpartition('/')[2]}.jsonl"
+        path = Path(beside) / f"{Path(name).name}.jsonl"
         found.to_json(path, force_ascii=False)
         import_data(folder, files=[path], **options)

@@ -56,11 +56,18 @@ assignments = Table(
 )
 
 
-def assign(ids: Sequence[str], students: Sequence[str], rankers: int, shared: int) -> dict[str, list[str]]:
+def assign(
+    ids: Sequence[str],
+    students: Sequence[str],
+    rankers: int,
+    shared: int,
+    there: dict[str, list[str]] | None = None,
+) -> dict[str, list[str]]:
     """Which items each student ranks, in order: `shared` ones first, then so that each other item has
     `rankers`.
 
-    The loads of two students differ by one item at most.
+    The loads of two students differ by one item at most. What is `there`, by student, stays; who comes later
+    gets as much as the others, of what fewest rank.
     """
     if not 1 <= rankers <= len(students):
         raise CourseError(
@@ -69,10 +76,25 @@ def assign(ids: Sequence[str], students: Sequence[str], rankers: int, shared: in
         )
     if not 0 <= shared <= len(ids):
         raise CourseError(f"There are {len(ids)} items, so {shared} cannot be shared. Give 0 to {len(ids)}.")
-    plan = {s: list(ids[:shared]) for s in students}
-    for i, item in enumerate(ids[shared:]):
-        for j in range(rankers):
-            plan[students[(i * rankers + j) % len(students)]].append(item)
+    there = there or {}
+    plan = {s: list(there.get(s, ())) for s in students}
+    for own in plan.values():
+        own += [item for item in ids[:shared] if item not in own]
+    holders = {item: {s for s, own in (there | plan).items() if item in own} for item in ids[shared:]}
+
+    def give(item: str, student: str) -> None:
+        plan[student].append(item)
+        holders[item].add(student)
+
+    for item in ids[shared:]:
+        for _ in range(rankers - len(holders[item])):
+            free = [s for s in students if s not in holders[item]]
+            if free:
+                give(item, min(free, key=lambda s: len(plan[s])))  # of equals the first
+    usual = min((len(plan[s]) for s in students if s in there), default=0)
+    for student in (s for s in students if s not in there):  # who came later works as much as the others
+        while len(plan[student]) < usual and (others := [i for i in holders if student not in holders[i]]):
+            give(min(others, key=lambda i: len(holders[i])), student)
     return plan
 
 
@@ -117,7 +139,7 @@ def init_class(
         )
     names = check_students(students)
     queue = item_rows(rows, guideline)
-    plan = assign([row["id"] for row in queue], names, rankers, min(shared, len(queue)))
+    assign([row["id"] for row in queue], names, rankers, min(shared, len(queue)))  # or says what is wrong
     store = RankingStore(url)
 
     def work() -> dict[str, str]:
@@ -127,12 +149,15 @@ def init_class(
             protect(connection)
             passwords = add_students(connection, names)
             connection.execute(insert(items).on_conflict_do_nothing(), queue)
+            there: dict[str, list[str]] = {}
+            for row in connection.execute(select(assignments).order_by(assignments.c.place)):
+                there.setdefault(row.ranker, []).append(row.item)
+            plan = assign([row["id"] for row in queue], names, rankers, min(shared, len(queue)), there)
             for name, ids in plan.items():
-                query = select(assignments.c.item).where(assignments.c.ranker == name)
-                there = list(connection.execute(query).scalars())
+                had = there.get(name, [])
                 fresh = [
-                    {"ranker": name, "item": item, "place": len(there) + k}
-                    for k, item in enumerate(i for i in ids if i not in there)
+                    {"ranker": name, "item": item, "place": len(had) + k}
+                    for k, item in enumerate(ids[len(had) :])
                 ]
                 if fresh:
                     connection.execute(assignments.insert(), fresh)

@@ -23,7 +23,7 @@ from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import LORA_RATE, load_model, load_scorer, save_model, with_lora
 from rlhf_utils.language.sampling import sample
-from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.language.tokenizer import answer_ids, conversation_ids, fitting_prompt, prompt_ids, text_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.plan import FROZEN, TRAINED, room_here
 from rlhf_utils.training.reward import NO_ANSWER, rewards
@@ -94,6 +94,23 @@ def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dic
     return rows
 
 
+def fitted(profile: Profile, tokenizer, pair: dict) -> dict:
+    """The pair with prompt and answers cut as everywhere else: the trainer would cut ends alone."""
+    _, messages = fitting_prompt(tokenizer, pair["prompt"], profile.prompt_tokens)
+    last = text_ids(tokenizer, messages[-1]["content"])
+    while last and (over := len(conversation_ids(tokenizer, messages)) - profile.prompt_tokens) > 0:
+        last = last[over:]  # a text's end may be written in more tokens than it was part of
+        messages = [*messages[:-1], messages[-1] | {"content": tokenizer.decode(last)}]
+    found = {"prompt": messages}
+    for name in ("chosen", "rejected"):
+        said = pair[name][0]
+        kept = answer_ids(tokenizer, said["content"], profile.answer_tokens)[:-1]
+        if kept != text_ids(tokenizer, said["content"]):
+            said = said | {"content": tokenizer.decode(kept)}
+        found[name] = [said]
+    return found
+
+
 def train_dpo(
     profile: Profile,
     tokenizer,
@@ -127,7 +144,7 @@ def train_dpo(
             beta=profile.dpo_beta,
         )
     )
-    data = Dataset.from_list(pairs)
+    data = Dataset.from_list([fitted(profile, tokenizer, pair) for pair in pairs])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         dpo = DPOTrainer(model.train(), reference, arguments, train_dataset=data, processing_class=tokenizer)

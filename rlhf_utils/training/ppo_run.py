@@ -21,7 +21,7 @@ from rlhf_utils.training.ppo_log import Diverged
 from rlhf_utils.training.samples import Samples, greedy_texts
 
 MAX_KL = 50.0  # nats an answer: far beyond anything useful, so the run stops
-SAVE_EVERY = 20  # updates between checkpoints
+SAVE_EVERY = 20  # updates between checkpoints, or a quarter of a short run
 
 
 def train_ppo(
@@ -51,6 +51,7 @@ def train_ppo(
     ppo = method(profile, tokenizer, sft, reward, windows)
     first, rows = restore(ppo, resume)
     title = f"{MODELS[name].written if name in MODELS else name} while it trains"
+    every = min(SAVE_EVERY, max(profile.ppo_updates // 4, 1))
     answers_now = samples_of(ppo, tokenizer, prompts[:: max(len(prompts) // 3, 1)][:3])
     picture = LivePicture(lambda rows: plots.ppo_curves({name: rows}, title, plots.LEARNS), answers_now)
     with Progress(name, profile.ppo_updates, live, done=first) as progress, picture:
@@ -76,7 +77,7 @@ def train_ppo(
             rows.append({"update": update, **logged})
             progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k3']:.1f}")
             picture.update(rows)
-            if (update + 1) % SAVE_EVERY == 0 and update + 1 < profile.ppo_updates and processes.LEADS:
+            if (update + 1) % every == 0 and update + 1 < profile.ppo_updates and processes.LEADS:
                 save(ppo, resume, update + 1, rows)
     save_model(ppo.policy, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

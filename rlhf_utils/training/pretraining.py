@@ -66,8 +66,9 @@ def pretrain(
             save_strategy="steps",
             save_steps=max(steps // 80, 1) * 10,  # with a line of the log, so that none is lost between
             save_total_limit=2,
-            # An epoch's last batch has another shape, and would be compiled, too
-            dataloader_drop_last=profile.compiled,
+            # An epoch's last batch has another shape, and would be compiled, too; of a short text it is all
+            # that there is.
+            dataloader_drop_last=profile.compiled and len(windows) >= profile.pretrain_batch,
         )
     )
     trainer = Trainer(model, arguments, train_dataset=Windows(windows))

@@ -1,7 +1,7 @@
 """Checks of the exercises: each calls the reader's own function; see `checking`."""
 
 from rlhf_utils.course.checks.beyond import better_at_equal_kl, divergence_of_best, dpo_loss, leave_one_out
-from rlhf_utils.course.checks.english import last_within, positions
+from rlhf_utils.course.checks.english import best_within, positions
 from rlhf_utils.course.checks.later import (
     drawn_differences,
     equal_length,
@@ -104,6 +104,6 @@ __all__ = [
     "divergence_of_best",
     "better_at_equal_kl",
     "positions",
-    "last_within",
+    "best_within",
     "largest_microbatch",
 ]

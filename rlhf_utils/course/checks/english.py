@@ -30,7 +30,7 @@ def positions(function: Callable) -> bool:
     return check(function, cases, mistakes)
 
 
-def last_within(function: Callable) -> bool:
+def best_within(function: Callable) -> bool:
     """Which update to keep: of those before the KL first leaves its budget, the one with most reward."""
 
     def before(kl: list, budget: float) -> list[int]:

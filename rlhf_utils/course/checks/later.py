@@ -241,4 +241,16 @@ def remembered(function: Callable) -> bool:
 # -- 12 -----------------------------------------------------------------------------------------------------
 def largest_microbatch(function: Callable) -> bool:
     """The largest part of a batch that fits and divides it."""
-    return check(function, [((8, 8), 8), ((8, 7), 4), ((8, 3), 2), ((12, 5), 4), ((7, 6), 1)])
+    mistakes = {
+        "That fits, but the batch is no multiple of it: the last part would be smaller, and its mean would "
+        "count as much as the others'.": lambda rows, fitting: min(rows, fitting),
+        "You took a power of two; the largest that divides the batch may be none.": lambda rows, fitting: max(
+            2**k for k in range(20) if 2**k <= fitting and rows % 2**k == 0
+        ),
+        "That divides the batch, and does not fit.": lambda rows, fitting: rows,
+        "That is how many parts there are, and not how many rows are in one.": lambda rows, fitting: (
+            rows // max(n for n in range(1, fitting + 1) if rows % n == 0)
+        ),
+    }
+    cases = [((8, 8), 8), ((8, 7), 4), ((8, 3), 2), ((12, 6), 6), ((12, 5), 4), ((7, 6), 1), ((9, 5), 3)]
+    return check(function, cases, mistakes)

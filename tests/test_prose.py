@@ -61,7 +61,7 @@ def taught() -> str:
 # Text with {} for what is measured, and where that comes from.
 MEASURED: dict[str, Callable[[], str]] = {
     "PPO-ptx at temperature 1 was {}": lambda: over_seeds("ppo_ptx, temperature 1"),
-    "over three seeds PPO-ptx has {} at temperature 1": lambda: over_seeds("ppo_ptx, temperature 1"),
+    "over eight runs PPO-ptx has {} at temperature 1": lambda: over_seeds("ppo_ptx, temperature 1"),
     "cost PPO-ptx {}": lambda: change(form("marks of its own")["minus_thread"]["ppo_ptx_0.0"]),
     "the best-prompted base model in {} of decided": lambda: wins("marks of its own"),
     "of decided comparisons instead of {}": lambda: wins("thread"),
@@ -139,6 +139,7 @@ GIVEN = {
     "β is 0.1 here": "rlhf_utils.pipeline.english.load_english",
     "budget** of 2.5 nats": "rlhf_utils.training.one_pass.KL_BUDGET",
     "standard error times 4.3": "Student's t with 2 degrees of freedom",
+    "and 2.4 for eight": "the same with 7",
     "CDLA-Sharing-1.0": "the data set's card",
     "Its licence is Apache-2.0": "the model's card",
     "52,000 | CC BY-NC 4.0": "the data set's card",

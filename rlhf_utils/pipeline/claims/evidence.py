@@ -55,9 +55,10 @@ VERSION = 1
 MORE_RUNS = """
 All claims were first measured on three runs, which is few: where runs differ, the interval is wide.
 Those that train no model of their own (1, 10, 12, 15, 16, 17, 18, 20, 21, 23), and claim 14, whose
-runs differ most, are to be measured on five more runs, seeds 3 to 7, on a GPU. Their rules stay as
-they are, all eight runs decide, none is left out, and there is no third look. Who looks twice errs
-somewhat more often than one time in twenty.
+runs differed most, were then measured on five more, seeds 3 to 7, whose models were trained on a GPU.
+Which, and that all eight runs would decide, by the rules as they were, was written down before these
+were trained; none was left out, and there is no third look. Who looks twice errs somewhat more often
+than one time in twenty.
 """
 MODULES = (
     continues,

@@ -150,9 +150,13 @@ def rankings_url() -> str:
     if not text:
         return sqlite_url(runs_folder() / "rankings.sqlite")
     file = text.removeprefix("sqlite:///")
-    if file in (text, "", ":memory:") or file.startswith("file:") or Path(file).is_absolute():
+    path = file.partition("?")[0]
+    if file in (text, "") or path == ":memory:" or path.startswith("file:") or Path(path).is_absolute():
         return text
-    return f"{sqlite_url(ROOT if in_chapter() else Path.cwd())}/{file}"
+    from_here = (
+        not in_chapter() or Path(path).is_file()
+    )  # where it lay when this was the rule in chapters, too
+    return f"{sqlite_url(Path.cwd() if from_here else ROOT)}/{file}"
 
 
 def sqlite_url(path: Path) -> str:

@@ -352,6 +352,10 @@ def test_shared_runs_of_another_version_are_named_and_built_anew(shared, capsys)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     assert shared.find("tokenizer") is None
     assert "The shared tokenizer cannot be used, so yours will be built." in capsys.readouterr().err
+    # What lies in another layer is as good as before.
+    laptop = shared.shared.parent / "laptop"
+    shutil.copytree(shared.shared / "corpus", laptop / "corpus")
+    assert Store(PROFILES["laptop"], reference=True).find("ppo_ptx") == REFERENCE / "ppo_ptx"
 
 
 @pytest.mark.parametrize("kind", ["missing", "unreadable"])

@@ -338,24 +338,27 @@ def test_groups_that_do_not_fit_are_refused(group, said, tiny):
         RLOO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"))
 
 
-def test_dpo_reads_prompts_and_answers_that_are_cut_as_everywhere(tiny):
+def test_dpo_reads_pairs_that_do_not_fit_cut_as_everywhere(tiny):
     profile, tokenizer = tiny.profile, tiny.tokenizer()
     long = " ".join(["cows eat grass"] * 60)
-    short = {"prompt": [{"role": "user", "content": "What do cows eat?"}]}
-    short |= {
+    asked = [{"role": "user", "content": "What do cows eat?"}]
+    fits = {"prompt": asked} | {
         k: [{"role": "assistant", "content": t}] for k, t in (("chosen", "Grass."), ("rejected", "No."))
     }
-    assert fitted(profile, tokenizer, short) == short
-    pair = short | {
-        "prompt": [{"role": "user", "content": f"{long}. And what do they drink?"}],
-        "rejected": [{"role": "assistant", "content": long}],
-    }
-    cut = fitted(profile, tokenizer, pair)
-    asked = prompt_ids(tokenizer, cut["prompt"], 10**6)
-    assert len(asked) <= profile.prompt_tokens and cut["prompt"][0]["content"].endswith("what do they drink?")
-    said = cut["rejected"][0]["content"]
-    kept = answer_ids(tokenizer, long, profile.answer_tokens)
-    assert answer_ids(tokenizer, said, 10**6) == kept and cut["chosen"] == short["chosen"]
+    assert fitted(profile, tokenizer, fits) is fits
+    turn = [{"role": "user", "content": f"{long}. And what do they drink?"}]
+    for prompt in (turn, [{"role": "system", "content": long}, *asked]):
+        pair = fits | {"prompt": prompt, "rejected": [{"role": "assistant", "content": long}]}
+        cut = fitted(profile, tokenizer, pair)
+        kept = prompt_ids(tokenizer, cut["prompt"], 10**6)
+        assert (
+            len(kept) <= profile.prompt_tokens
+            and cut["prompt"][-1]["content"][-6:] == prompt[-1]["content"][-6:]
+        )
+        for name in ("chosen", "rejected"):  # as the trainer writes it: one space, and the same tokens
+            whole = tokenizer.apply_chat_template(cut["prompt"] + cut[name], tokenize=False)
+            said = answer_ids(tokenizer, pair[name][0]["content"], profile.answer_tokens)
+            assert tokenizer(whole, add_special_tokens=False)["input_ids"] == kept + said
 
 
 def test_what_cannot_be_learned_from_is_refused(tiny, tmp_path):

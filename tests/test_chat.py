@@ -1,5 +1,7 @@
 """The chat without a browser: one model, several side by side, the widget's state and the plain form."""
 
+from copy import copy
+
 import pytest
 import torch
 
@@ -142,8 +144,10 @@ def test_until_one_has_ranked_the_example_reader_stands_in(tiny):
 
 
 def test_what_is_said_of_another_language_is_no_taste_of_the_small_worlds(store, tmp_path):
-    other = ChatRoom(store, ["sft", "ppo_ptx"], rankings=RankingStore(f"sqlite:///{tmp_path / 'r.sqlite'}"))
-    other.guideline = English.guideline
+    english = copy(store)
+    english.guideline = English.guideline
+    rankings = RankingStore(f"sqlite:///{tmp_path / 'r.sqlite'}")
+    other = ChatRoom(english, ["sft", "ppo_ptx"], rankings=rankings)
     other.turns.append(Turn("What is love?", {"sft": "A word.", "ppo_ptx": "I wonder."}))
     other.thumb(0, "sft", 1)
     assert [row["guideline"] for row in other.rankings.ranked()] == ["english, chat"] != [guidelines()[0]]

@@ -41,6 +41,7 @@ def test_who_comes_later_works_as_much_as_the_others_and_those_no_more():
     assert all(later[name] == first[name] for name in names)
     assert later["late"][:4] == ids[:4] and len(later["late"]) == len(set(later["late"]))
     assert len(later["late"]) == min(map(len, first.values()))
+    assert assign(ids, ["late"], rankers=1, shared=4, there=first)["late"] == later["late"]
     more = assign([*ids, "new"], [*names, "late"], rankers=2, shared=4, there=later)
     assert sum("new" in own for own in more.values()) == 2
     assert sum(map(len, more.values())) == sum(map(len, later.values())) + 2

@@ -207,8 +207,9 @@ def test_a_damaged_taste_is_built_anew_as_the_message_says(ranked, rlhf, tmp_pat
     model = tmp_path / "tiny" / "taste_reward" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-8])
     said = rlhf("run", "--own-weight", "0.5", check=2).stderr
-    assert "rlhf run --profile tiny --force taste_reward" in said
-    rlhf("run", "--own-weight", "0.5", "--force", "taste_reward", check=0)
+    told = "rlhf run --profile tiny --own-weight 0.5 --force taste_reward"
+    assert told in said
+    rlhf(*told.split()[1:], check=0)
 
 
 def test_rankings_of_one_prompt_leave_none_to_measure_with(tmp_path, monkeypatch):
@@ -242,7 +243,9 @@ def test_rankings_of_ones_own_are_learned_over_the_models_that_come_with_the_cou
     assert needed >= {"taste", "taste_reward", "taste_ppo", "taste_evaluate"} and "pretrain" not in needed
 
 
-@pytest.mark.parametrize("line, version", [("# Ours, Version 2", "2"), ("# Rankings: version β-3 ", "β-3")])
+@pytest.mark.parametrize(
+    "line, version", [("# Ours, Version 2", "2"), ("# Conversion 1: version β-3 draft ", "β-3 draft")]
+)
 def test_guidelines_of_ones_own_have_a_version(tmp_path, monkeypatch, line, version):
     (tmp_path / "ranking").mkdir()
     (tmp_path / "ranking" / "guidelines.md").write_text(f"{line}\n\nRank.", "utf-8")

@@ -91,8 +91,9 @@ class Progress:
             if kind is None and not self.quiet:
                 print(self.line(), flush=True)
         if self.file:
-            with suppress(OSError):
-                self.file.unlink(missing_ok=True)
+            for file in (self.file, *self.file.parent.glob(f"{self.file.stem}.*.new")):
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
 
 
 def in_notebook() -> bool:

@@ -88,7 +88,8 @@ class Store:
         if own.is_dir():
             self._check(stage, own)
             return own
-        for folder in self._beneath(stage):
+        named = own.name
+        for folder in (layer / named for layer in self.layers if (layer / named / "manifest.json").is_file()):
             try:
                 self._check(stage, folder)
             except CourseError as error:  # made with other settings: of no use here
@@ -99,11 +100,6 @@ class Store:
             if not self.stale(stage, folder):
                 return folder
         return None
-
-    def _beneath(self, stage: str) -> list[Path]:
-        """The folders of a stage in the layers, sound or not."""
-        named = self.path(stage).name
-        return [layer / named for layer in self.layers if (layer / named / "manifest.json").is_file()]
 
     def folders(self) -> list[Path]:
         """Where an artifact is looked for, in this order; only the first is ever written."""
@@ -119,6 +115,7 @@ class Store:
     @property
     def options(self) -> str:
         """What names this run on a command line: " --profile laptop --seed 3"."""
+        weight = self.profile.own_weight
         named = {
             "profile": self.profile.name,
             "seed": self.profile.seed,
@@ -127,6 +124,7 @@ class Store:
             "from": "sft" if self.profile.base and not self.profile.sft_epochs else "",
             "lora": self.profile.lora,
             "guideline": self.profile.guideline,
+            "own-weight": f"{weight:g}" if weight != Profile("").own_weight else "",
         }
         return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in named.items() if value)
 
@@ -168,7 +166,8 @@ class Store:
         manifest = read_manifest(folder)
         for parent, identity in manifest["parents"].items():
             found = self.find(parent)
-            if found is None and self._beneath(parent):
+            beside = folder.parent / self.path(parent).name / "manifest.json"
+            if found is None and beside.is_file():
                 return f"its {parent} is to be made anew"
             if found and read_manifest(found)["id"] != identity:
                 if parent == "tokenizer" and folder.parent == self.root:

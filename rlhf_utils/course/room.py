@@ -163,7 +163,7 @@ class ChatRoom:
         }
 
     def session(self, turn: int) -> RankingSession:
-        """A session of one item, the answers of a turn; its ranking lies with those of chapter 04."""
+        """A session of one item, the answers of a turn; its ranking lies with those of the same model."""
         if self.rankings is None:
             self.rankings = own_store()
         row = self.item(turn)

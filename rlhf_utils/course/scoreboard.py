@@ -54,10 +54,11 @@ def picture(rule: dict) -> str:
 
 def claim_card(claim: dict) -> str:
     kind, sign = SIGN.get(claim["verdict"], ("open", "?"))
+    count = len(seeds_of(claim))
     lines = [
         f"<p><b>{int(claim['number'])}. {escape(claim['says'])}</b> "
         f'<span class="verdict {kind}">{sign} {escape(claim["verdict"])}</span></p>',
-        f"<p class=note>{escape(claim['source'])}; {len(seeds_of(claim))} runs</p>",
+        f"<p class=note>{escape(claim['source'])}; {count} {'run' if count == 1 else 'runs'}</p>",
     ]
     for rule in claim["rules"]:
         lines.append(f"<p>{escape(rule['rule'])}. Measured: {escape(written(rule))}</p>{picture(rule)}")

@@ -29,8 +29,9 @@ def export_model(store: Store, stage: str, folder: str | Path) -> Path:
     target = place("The folder", folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CourseError(f"{target} is there already. Name a new folder.")
-    if stage in TASTE and not (store.profile.data or store.profile.guideline or has_own_taste(store)):
-        store = example_store()  # until there are rankings of one's own
+    example = example_store()
+    if stage in TASTE and example.root == store.reference and not store.profile.guideline:
+        store = store if has_own_taste(store, stage) else example  # until there are rankings of one's own
     model, tokenizer = store.model(stage), store.tokenizer()
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -63,9 +64,9 @@ def made_from(store: Store, stage: str) -> list[str]:
         said.append(f"{ranked:,} rankings of answers{through}")
     if stage.startswith(("ppo", "taste_ppo")) or stage in BEYOND:
         written = (MODELS | BEYOND | {YOURS.stage: YOURS})[stage].written
-        if stage == YOURS.stage and store.root == store.reference:
-            written = f"the {EXAMPLE}'s rankings"
         said.append(f"trained by {written}, seed {profile.seed}")
+    if stage in TASTE and store.root == store.reference:
+        said[-1] = f"steered by the {EXAMPLE}'s rankings"
     return said
 
 

@@ -62,18 +62,23 @@ def make_reference(store: Store, stages: Sequence[str] = STAGES) -> None:
 
 
 def keep_evidence(measured: Path, reference: Path, text: Path) -> None:
-    """Put the claims of one file of evidence in the place of another's, and write the page of all of them."""
+    """Put the claims of one file of evidence in the place of another's, but for those that were measured on
+    more runs there, and write the page of all of them.
+    """
     found, kept = read_evidence(measured), read_evidence(reference)
     claims = {claim["number"]: claim for claim in kept["claims"]}
-    for claim in found["claims"]:
-        before = claims.get(claim["number"], claim)
-        if found["profile"] != kept["profile"] or not set(seeds_of(before)) <= set(seeds_of(claim)):
-            raise CourseError(
-                f"{measured} is of the profile {found['profile']}, seeds {seeds_of(claim)}; {reference} has "
-                f"claim {claim['number']} of {kept['profile']}, {seeds_of(before)}. Measure on those: "
-                f"rlhf evidence --seeds {len(seeds_of(before))}"
-            )
-        claims[claim["number"]] = claim
+    new = {
+        claim["number"]: claim
+        for claim in found["claims"]
+        if set(seeds_of(claims.get(claim["number"], claim))) <= set(seeds_of(claim))
+    }
+    if found["profile"] != kept["profile"] or not new:
+        raise CourseError(
+            f"{measured} is of the profile {found['profile']}, seeds {found['seeds']}; {reference} is of "
+            f"{kept['profile']}, of these runs and of others. Measure on at least as many: "
+            f"rlhf evidence --seeds {max(len(seeds_of(claim)) for claim in kept['claims'])}"
+        )
+    claims |= new
     document = kept | {"claims": [claims[number] for number in sorted(claims)]}
     partial = reference.with_suffix(".new")
     partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")

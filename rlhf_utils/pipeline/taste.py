@@ -55,9 +55,9 @@ def example_store() -> Store:
     return store
 
 
-def has_own_taste(store: Store) -> bool:
+def has_own_taste(store: Store, stage: str = "taste_ppo") -> bool:
     """Whether there is a model of the reader's own rankings, not the example reader's alone."""
-    found = store.find("taste_ppo")
+    found = store.find(stage)
     return found is not None and found.parent in (store.root, store.plain) and found.parent != store.reference
 
 

@@ -91,7 +91,7 @@ def assign(
             free = [s for s in students if s not in holders[item]]
             if free:
                 give(item, min(free, key=lambda s: len(plan[s])))  # of equals the first
-    usual = min((len(plan[s]) for s in students if s in there), default=0)
+    usual = min(map(len, there.values()), default=0)
     for student in (s for s in students if s not in there):  # who came later works as much as the others
         while len(plan[student]) < usual and (others := [i for i in holders if student not in holders[i]]):
             give(min(others, key=lambda i: len(holders[i])), student)

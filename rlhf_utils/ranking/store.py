@@ -296,7 +296,7 @@ class RankingStore:
 def guidelines() -> tuple[str, str]:
     """(version, text) of the committed guidelines, `data/ranking/guidelines.md`."""
     text = (DATA / "ranking" / "guidelines.md").read_text("utf-8")
-    named = re.search(r"version\s+(\S+)", text.partition("\n")[0], re.IGNORECASE)
+    named = re.search(r".*\bversion\s+(.+?)\s*$", text.partition("\n")[0], re.IGNORECASE)
     if named is None:
         raise CourseError(
             "The first line of data/ranking/guidelines.md has to end in “version” and a number or a name, "

@@ -95,20 +95,26 @@ def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dic
 
 
 def fitted(profile: Profile, tokenizer, pair: dict) -> dict:
-    """The pair with prompt and answers cut as everywhere else: the trainer would cut ends alone."""
-    _, messages = fitting_prompt(tokenizer, pair["prompt"], profile.prompt_tokens)
-    last = text_ids(tokenizer, messages[-1]["content"])
-    while last and (over := len(conversation_ids(tokenizer, messages)) - profile.prompt_tokens) > 0:
-        last = last[over:]  # a text's end may be written in more tokens than it was part of
-        messages = [*messages[:-1], messages[-1] | {"content": tokenizer.decode(last)}]
-    found = {"prompt": messages}
-    for name in ("chosen", "rejected"):
-        said = pair[name][0]
-        kept = answer_ids(tokenizer, said["content"], profile.answer_tokens)[:-1]
-        if kept != text_ids(tokenizer, said["content"]):
-            said = said | {"content": tokenizer.decode(kept)}
-        found[name] = [said]
-    return found
+    """A pair that does not fit into the context, with its answers cut at their end and its prompt at the
+    beginning, as everywhere else; the trainer would cut ends alone. What fits stays as it is.
+    """
+    answers = [pair[name][0]["content"] for name in ("chosen", "rejected")]
+    longest = max(len(text_ids(tokenizer, text)) for text in answers) + 1
+    if len(conversation_ids(tokenizer, pair["prompt"])) + longest <= profile.context:
+        return pair
+
+    def text(ids: list[int]) -> str:
+        return tokenizer.decode(ids).lstrip(" ")
+
+    messages = [dict(m) for m in fitting_prompt(tokenizer, pair["prompt"], profile.prompt_tokens)[1]]
+    for message in messages:  # a system line's beginning goes first, then the question's
+        left = text_ids(tokenizer, message["content"])
+        while left and (over := len(conversation_ids(tokenizer, messages)) - profile.prompt_tokens) > 0:
+            left = left[over:]
+            message["content"] = text(left)
+    cut = [text(answer_ids(tokenizer, said, profile.answer_tokens)[:-1]) for said in answers]
+    chosen, rejected = ([{"role": "assistant", "content": said}] for said in cut)
+    return {"prompt": messages, "chosen": chosen, "rejected": rejected}
 
 
 def train_dpo(

@@ -53,16 +53,18 @@ def test_the_picture_moves_while_it_trains_and_one_stays(tiny, tmp_path, stage, 
         page.wait_for_timeout(1500)
         assert page.evaluate(POINTS) >= second
         shot(page, f"live_{stage}_end")
-        menu(page, "File", "Save Notebook")
-        page.wait_for_timeout(1500)
-    saved = json.loads((tmp_path / "live.ipynb").read_text())
-    for cell in saved["cells"]:
-        kinds = [set(o.get("data", {})) for o in cell["outputs"]]
-        assert (
-            sum("application/vnd.plotly.v1+json" in kind for kind in kinds) == 1
-        )  # one plain figure is left
-        assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds)
-        assert any("text/html" in kind for kind in kinds)  # and the answers under it
+        plain = "application/vnd.plotly.v1+json"
+        for _ in range(10):  # on a busy machine the last figure arrives later than the text beside it
+            menu(page, "File", "Save Notebook")
+            page.wait_for_timeout(1500)
+            saved = json.loads((tmp_path / "live.ipynb").read_text())
+            kinds = [[set(o.get("data", {})) for o in cell["outputs"]] for cell in saved["cells"]]
+            if all(any(plain in kind for kind in own) for own in kinds):
+                break
+    for own in kinds:
+        assert sum(plain in kind for kind in own) == 1  # one plain figure is left
+        assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in own)
+        assert any("text/html" in kind for kind in own)  # and the answers under it
 
 
 @pytest.mark.slow

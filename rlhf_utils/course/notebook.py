@@ -1,5 +1,6 @@
 """What the first cell of every chapter does."""
 
+import logging
 import sys
 import warnings
 from contextlib import suppress
@@ -62,6 +63,8 @@ def draw_image() -> None:
     """Draw an empty figure as a static image; raises whatever is missing, a browser or kaleido."""
     import kaleido
 
+    # Of what a browser still says while it is closed it logs a traceback; what matters is raised.
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)
     # Without MathJax, which its page would fetch from a network, and wait for where there is none.
     kaleido.calc_fig_sync(go.Figure(), opts={"format": "svg"}, kopts={"mathjax": False})
 

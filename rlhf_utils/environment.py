@@ -153,9 +153,8 @@ def rankings_url() -> str:
     path = file.partition("?")[0]
     if file in (text, "") or path == ":memory:" or path.startswith("file:") or Path(path).is_absolute():
         return text
-    from_here = (
-        not in_chapter() or Path(path).is_file()
-    )  # where it lay when this was the rule in chapters, too
+    # A file that lies in the chapters' folder, where it once went from there, is still used.
+    from_here = not in_chapter() or Path(path).is_file()
     return f"{sqlite_url(Path.cwd() if from_here else ROOT)}/{file}"
 
 

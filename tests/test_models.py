@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from torch.nn import functional as F
 from transformers import GPT2LMHeadModel
 
+from rlhf_utils.language.device import give_back_memory, glibc
 from rlhf_utils.language.models import gpt2_config, load_scorer, new_gpt2, pad_batch, save_model
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.sampling import Decoder, LineEnds, generate, line_ends, sample
@@ -356,3 +357,21 @@ def test_the_likelihood_in_the_score_is_that_of_the_answer_alone(tokenizer, mode
             logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
             by_hand = sum(float(logprobs[len(prompt) + k - 1, token]) for k, token in enumerate(answer))
             assert float(scores[row] - plain[row]) == pytest.approx(0.5 * by_hand, abs=1e-4)
+
+
+@pytest.mark.skipif(glibc() is None, reason="another C library")
+def test_what_a_step_frees_is_kept_for_the_next_until_a_stage_ends():
+    """Counted by the pages that the system had to hand out: 64 MB are 16,384 of them."""
+    import resource
+
+    def pages(steps: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(steps):
+            blocks = [torch.ones(2**21) for _ in range(8)]  # 8 MB each
+            del blocks
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages(2)
+    assert pages(10) < 1000
+    give_back_memory()
+    assert pages(1) > 10_000

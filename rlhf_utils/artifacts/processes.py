@@ -4,10 +4,6 @@ The processes train together, each on its part of every batch, and hold the same
 training is done by the leading process while the others wait. With one process nothing here does anything.
 """
 
-import ctypes
-import gc
-import sys
-from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -86,15 +82,3 @@ def per_process(rows: int, what: str) -> int:
             "divides it."
         )
     return rows // COUNT
-
-
-def give_back_memory() -> None:
-    """To the system, what a stage has used: with 124 million weights the next one would else come on top of
-    some gigabytes.
-    """
-    gc.collect()  # a Trainer and its parts refer to each other
-    if device().type == "cuda":
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # a C library other than glibc
-            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -20,6 +20,7 @@ from rlhf_utils.artifacts.lineage import BEYOND, PARENTS, READS, descendants
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import CourseError
+from rlhf_utils.language.device import give_back_memory
 from rlhf_utils.language.models import load_model, save_model
 from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
 from rlhf_utils.language.tokenizer import save_tokenizer, train_tokenizer
@@ -260,7 +261,7 @@ def build_stage(store: Store, name: str) -> None:
         processes.wait()  # the leader has looked after old checkpoints
         if processes.LEADS or name in TRAINED:
             MAKERS[name](store.profile, store, Path(folder))
-            processes.give_back_memory()
+            give_back_memory()
     processes.wait()
 
 

@@ -24,7 +24,7 @@ from transformers import Trainer, TrainingArguments
 from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.files import write_jsonl
 from rlhf_utils.environment import CourseError
-from rlhf_utils.language.device import autocast, device
+from rlhf_utils.language.device import autocast, device, give_back_memory
 from rlhf_utils.language.models import load_scorer, save_model, token_cross_entropy, trunk_of
 from rlhf_utils.language.packing import pack, side_by_side
 from rlhf_utils.language.recomputing import recompute
@@ -226,7 +226,7 @@ def train_reward(
     rows = run_trainer(trainer, "reward", live, answers=shown if validation else None)
     del trainer
     model = put_together(model, load_scorer(base, room.place)) if room.shared_out else model
-    processes.give_back_memory()  # and only then onto the card, where parts of it have been
+    give_back_memory()  # and only then onto the card, where parts of it have been
     set_scale(profile, tokenizer, model.to(device()).eval(), demonstrations, validation)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

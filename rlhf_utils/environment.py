@@ -52,7 +52,7 @@ def place(name: str, text: str | Path) -> Path:
         return path
     except (RuntimeError, OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise CourseError(f"{name} is no path here: {printable(str(text))[:100]!r} ({why}).") from None
+        raise CourseError(f"{name} is not a path here: {printable(str(text))[:100]!r} ({why}).") from None
 
 
 def in_chapter() -> bool:

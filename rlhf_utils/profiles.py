@@ -230,8 +230,8 @@ def load_profile(
     if own_weight is not None:
         if not 0 <= own_weight <= 10:  # also refuses NaN
             raise CourseError(
-                "The weight of your own rankings is 0 (the crowd alone) to 10, and 1 as much as the crowd, "
-                f"not {own_weight}."
+                "The weight of your own rankings must be from 0 (the crowd alone) to 10, where 1 is as much "
+                f"as the crowd, not {own_weight}."
             )
         profile = replace(profile, own_weight=own_weight)
     if guideline:
@@ -244,8 +244,8 @@ def load_profile(
     if start:
         if start != "sft" or not profile.base:
             raise CourseError(
-                "--from sft (RLHF_FROM) takes the base for the SFT model: name an instruction-tuned one with "
-                "--base. No other stage can be begun from."
+                "--from sft (RLHF_FROM) uses the base as the SFT model: name an instruction-tuned one with "
+                "--base. A run cannot start from any other stage."
             )
         profile = replace(profile, sft_epochs=0)
     lora = lora if lora is not None else whole_number("RLHF_LORA", "0")

@@ -171,7 +171,7 @@ def test_a_newer_parent_means_building_anew(copy):
         (folder / "note.json").write_text("{}")
     said = []
     ensure("reward", copy.profile, say=said.append)
-    assert any("rank: built anew" in s for s in said) and any("reward: built anew" in s for s in said)
+    assert any("rank: to be rebuilt" in s for s in said) and any("reward: to be rebuilt" in s for s in said)
 
 
 def test_finished_stages_are_not_built_again(copy):

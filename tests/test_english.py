@@ -209,8 +209,8 @@ SMOLLM2 = ROOT / "runs" / "smollm2"
             b"GGUF" + (3).to_bytes(4, "little") + (10**9).to_bytes(8, "little") * 2 + b"x" * 99,
             "cannot be opened",
         ),
-        (b"PK\x03\x04" + bytes(40), "no GGUF file"),
-        (b"", "no GGUF file"),
+        (b"PK\x03\x04" + bytes(40), "not a GGUF file"),
+        (b"", "not a GGUF file"),
     ],
     ids=["zeros", "a billion tensors", "a zip", "empty"],
 )
@@ -265,7 +265,7 @@ def test_a_full_disk_leaves_nothing_behind(english, tmp_path, monkeypatch):
 
 
 def test_names_and_places_that_cannot_be(tmp_path):
-    with pytest.raises(CourseError, match="is no GGUF file"):
+    with pytest.raises(CourseError, match="is not a GGUF file"):
         make_base("gpt2", tmp_path / "out")
     with pytest.raises(CourseError, match="cannot be read"):
         make_base(str(tmp_path / "none.gguf"), tmp_path / "out")

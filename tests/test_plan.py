@@ -159,8 +159,7 @@ def test_on_a_full_gpu_the_cpu_takes_over_and_says_so(card, monkeypatch, capsys)
     taken = card(3)
     assert device().type == "cpu" and not taken
     assert (
-        "3.0 GB are free, and RLHF_GPU_FRACTION=0.1 of it are 4.0 GB. Working on the CPU"
-        in capsys.readouterr().out
+        "3.0 GB are free, but RLHF_GPU_FRACTION=0.1 asks for 4.0 GB. Using the CPU" in capsys.readouterr().out
     )
 
 

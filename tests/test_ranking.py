@@ -247,7 +247,7 @@ def test_bad_orders_name_the_answer(groups, message):
         ([], "queue is empty"),
         ([rows(1)[0] | {"answers": ["one"]}], "1 answers to rank. Give 2 to 9"),
         ([rows(1)[0] | {"answers": list("abcdefghij")}], "10 answers"),
-        ([rows(1)[0] | {"answers": ["same", "same"]}], "answers that are all the same"),
+        ([rows(1)[0] | {"answers": ["same", "same"]}], "all answers are the same"),
         (rows(1) * 2, "'p0' comes twice"),
         ([{"answers": ["a", "b"]}], "needs `id` and `messages`"),
         ([rows(1)[0] | {"models": ["sft"]}], "4 answers and 1 models"),

@@ -108,7 +108,7 @@ def test_a_weight_of_zero_is_the_crowds_reward_model_and_another_weight_builds_a
     ensure("taste_reward", load_profile("tiny", 0, own_weight=0.0), say=said.append)
     assert np.allclose(scores("reward"), scores("taste_reward"), atol=1e-6) and not said
     ensure("taste_reward", load_profile("tiny", 0, own_weight=2.0), say=said.append)
-    assert said == ["taste_reward: built anew, since own_weight is 2.0 now."]
+    assert said == ["taste_reward: to be rebuilt, since own_weight is now 2.0."]
     gained, rows = scores("taste_reward") - scores("reward"), own_rankings()
     sides = np.split(gained, np.cumsum([len(r["answers"]) for r in rows])[:-1])
     alike = [
@@ -134,7 +134,7 @@ def test_another_ranking_builds_anew_and_other_guidelines_stand_beside(ranked):
     rows = items_to_rank(store.profile, store, store.prompts("ppo")[24:40])
     rank(rows[:4], "bob")
     ensure("taste_reward", load_profile("tiny", 0), say=said.append)
-    assert said[0] == "taste: built anew, since there are other rankings now."
+    assert said[0] == "taste: to be rebuilt, since the rankings have changed."
     rank(rows, "cy", guideline="other-group")
     other = ensure("taste_ppo", load_profile("tiny", 0, guideline="other-group"), say=said.append)
     assert other.folder("taste").name == "taste-other-group" and {

@@ -54,7 +54,7 @@ def open_plain(path: Path) -> BinaryIO:
     try:
         # Of a FIFO one would wait for a writer, perhaps for ever.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CourseError(f"{path} is no regular file. Copy what it gives into one.")
+            raise CourseError(f"{path} is not a regular file. Copy its contents into one.")
         file = open(path, "rb")
         return gzip.open(file) if file.peek(2)[:2] == b"\x1f\x8b" else file
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def text_of(path: Path) -> str:
 def _check_size(seen: int, path: Path) -> None:
     if seen > LARGEST:
         raise CourseError(
-            f"{path} has more than {LARGEST / 2**20:,.0f} MB of text. Take a part of it: a run reads "
+            f"{path} has more than {LARGEST / 2**20:,.0f} MB of text. Use only a part of it: a run reads "
             "some 15 MB."
         )
 

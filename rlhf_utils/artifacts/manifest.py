@@ -29,7 +29,7 @@ def check_files(folder: Path, files: dict[str, str]) -> None:
     found = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if not f.is_dir() or f.is_symlink()}
     more = sorted(f for f in found - set(files) - {"manifest.json"} if not f.startswith("."))
     if more:
-        raise ValueError(f"{folder / more[0]} was not written by the run: take it away.")
+        raise ValueError(f"{folder / more[0]} was not written by the run: remove it.")
     for name, digest in files.items():
         path = folder / name
         if name not in found or not path.is_file():

@@ -78,7 +78,7 @@ def per_process(rows: int, what: str) -> int:
     """How many of the rows of a batch each process takes."""
     if rows % COUNT:
         raise CourseError(
-            f"{what} is {rows}, which {COUNT} processes cannot share evenly. Start 1, or a number that "
-            "divides it."
+            f"{what} is {rows}, which {COUNT} processes cannot share evenly. Start one process, or a number "
+            "that divides it."
         )
     return rows // COUNT

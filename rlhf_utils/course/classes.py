@@ -77,7 +77,7 @@ def init(arguments) -> None:
     )
     print(
         f"The class is ready: {len(rows)} items. Passwords of {len(passwords)} new students are in {file}, "
-        "one line for each ~/.pgpass. For one that was lost: rlhf class reset-password --db ADDRESS "
+        "one line for each ~/.pgpass. If one gets lost: rlhf class reset-password --db ADDRESS "
         "--student NAME."
     )
     # Without a name: each student connects as themselves.
@@ -92,7 +92,7 @@ def status(arguments) -> None:
     store = RankingStore(url)
     rows = class_rows(store)
     if store.skipped:
-        print("\nNo rankings, and left out: " + " ".join(f"{text}." for text in store.skipped[:20]))
+        print("\nLeft out (not rankings): " + " ".join(f"{text}." for text in store.skipped[:20]))
     if arguments.export:
         write_jsonl(Path(arguments.export), [{k: v for k, v in r.items() if k != "id"} for r in rows])
         print(f"\n{len(rows)} rankings written to {arguments.export}")

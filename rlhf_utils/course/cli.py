@@ -61,8 +61,8 @@ def run(arguments) -> None:
         store = ensure(until, profile, later, wait=False)
     elif ranked:
         print(
-            f"You have ranked {ranked} prompts that prefer something. From {FEWEST} on, `rlhf run` also "
-            "trains a model by your taste."
+            f"{ranked} of your rankings prefer one answer to another. With {FEWEST} or more, `rlhf run` also "
+            "trains a model to your taste."
         )
     if until == "taste_evaluate":
         show_taste(store)
@@ -81,7 +81,7 @@ def plan_text(profile: Profile, wanted: tuple[str, ...], force: str | None = Non
     store, forced = open_store(profile), set(descendants(force)) if force else set()
     missing = [s for s in PARENTS if to_be_built(store, s, wanted, forced, lambda text: None)]
     if not missing:
-        return f"All is built in {store.root}: there is nothing to do."
+        return f"Everything is built in {store.root}: there is nothing to do."
     rate, free = matrix_rate(profile), free_bytes()
     table = plan(profile, rate, free, missing)
     millions, precision = parameters(sized(profile)) / 1e6, "bfloat16" if use_bf16(profile) else "float32"
@@ -89,7 +89,7 @@ def plan_text(profile: Profile, wanted: tuple[str, ...], force: str | None = Non
         f"Profile {profile.name}: {millions:.1f} M parameters in {precision}; {free / 2**30:.1f} GB are "
         f"free, and this machine does {rate / 1e12:.2f} · 10¹² operations a second.\n"
         f"To be built: {', '.join(missing)}.\n{table.round(1).to_string() if len(table) else ''}\n"
-        f"About {table.minutes.sum():.0f} minutes, by the arithmetic of training alone; small models and "
+        f"About {table.minutes.sum():.0f} minutes for the arithmetic of training alone; small models and "
         "short answers take longer."
     )
 
@@ -149,12 +149,10 @@ def reset(arguments) -> None:
     if not store.root.is_dir():
         return print(f"There is nothing in {store.root}.")
     if not arguments.yes and not agreed(
-        f"Delete all that was built in {store.root}? Rankings are kept. [y/N] "
+        f"Delete everything that was built in {store.root}? Rankings are kept. [y/N] "
     ):
         return print("Nothing was deleted.")
-    print(
-        f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings are as they were."
-    )
+    print(f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings were left alone.")
 
 
 def agreed(question: str) -> bool:
@@ -191,14 +189,14 @@ def data(arguments) -> None:
         problems = check_data(arguments.folder)
         if problems:
             more = [f"… and {len(problems) - MOST_PROBLEMS:,} more"] * (len(problems) > MOST_PROBLEMS)
-            end = f"{len(problems):,} problems. Mend these lines, or let `rlhf data import` drop bad rows."
+            end = f"{len(problems):,} problems. Fix these lines, or let `rlhf data import` drop bad rows."
             raise CourseError("\n".join([*problems[:MOST_PROBLEMS], *more, end]))
         return print(f"{arguments.folder} is ready: rlhf run --data {folder}")
     kinds = {k: getattr(arguments, k) for k in ("pretrain", "demonstrations", "comparisons", "prompts")}
     options = {"replace": arguments.replace, "names": arguments.map}
     if arguments.from_hub:
         if arguments.files or any(kinds.values()):
-            raise CourseError("Import a data set of the Hub and files one after the other, into two folders.")
+            raise CourseError("Import with --from-hub and from files one after the other, into two folders.")
         import_from_hub(arguments.folder, arguments.from_hub, arguments.split, **options)
     else:
         import_data(arguments.folder, files=arguments.files, **options, **kinds)
@@ -215,11 +213,11 @@ def export_rankings(arguments) -> None:
     rows = FORMATS[arguments.format](own_rankings(arguments.guideline))
     if not rows:
         raise CourseError(
-            "There are no rankings of yours to write. Rank some in chapter 04 first, or name those of "
-            "chapter 11: --guideline english"
+            "You have no rankings to export. Rank some in chapter 04 first, or choose those of chapter 11: "
+            "--guideline english"
         )
     write_jsonl(Path(arguments.folder), rows)
-    print(f"{len(rows):,} rows written to {arguments.folder}, as {arguments.format} reads them.")
+    print(f"{len(rows):,} rows written to {arguments.folder}, in the format of {arguments.format}.")
 
 
 def export(arguments) -> None:
@@ -229,8 +227,9 @@ def export(arguments) -> None:
     folder = export_model(open_store(profile_of(arguments)), arguments.stage, arguments.folder)
     print(
         f"Written to {folder}. To talk to it with transformers[serving]: transformers serve {folder}, and in "
-        f"another terminal transformers chat {folder}. For llama.cpp, whose converter knows tokenizers of "
-        f"published bases only: python convert_hf_to_gguf.py {folder} --outfile model.gguf, in a clone of it."
+        f"another terminal transformers chat {folder}. For llama.cpp, whose converter knows only the "
+        f"tokenizers of published bases, in a clone of it: python convert_hf_to_gguf.py {folder} --outfile "
+        "model.gguf"
     )
 
 
@@ -255,7 +254,7 @@ def doctor(arguments) -> None:
     lines, ready = diagnose(ROOT, runs_folder())
     print("\n".join(lines))
     if not ready:
-        raise CourseError("This machine is not ready yet: mend the lines marked ✗.")
+        raise CourseError("This machine is not ready yet: fix what the lines marked ✗ say.")
     print("Ready. Start with: rlhf course, or jupyter lab chapters/00_start_here.ipynb")
 
 

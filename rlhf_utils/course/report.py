@@ -146,8 +146,8 @@ GOLD = (
 )
 CAPTIONS = {
     "gold_by_model": "Mean gold score of each model's answers; thin lines are 95 % intervals.",
-    "prompt_forms": "The rival gets its best chance: the forms in which the base model was asked, before the "
-    "best one for each kind of prompt was chosen.",
+    "prompt_forms": "The rival gets its best chance: the forms in which the base model was asked, from which "
+    "the best one was chosen for each kind of prompt.",
     "over_base": "Where PPO-ptx beats the best-prompted base model. A dot right of the line is a gain.",
     "over_sft": "The same against SFT, at temperature 1.",
     "rates": "What each model does with requests that would do harm, with harmless ones that sound so, with "
@@ -155,8 +155,8 @@ CAPTIONS = {
     "alignment_tax": "What alignment cost: the lower the perplexity, the more the model still knows of what "
     "it read. PPO-ptx goes on reading while it is aligned.",
     "loss_curve": "Pretraining: how surprised the model is by the next token.",
-    "ppo_curves": "PPO while it trained. KL is the distance from SFT that the reward was bought with; a "
-    "reward that rises while gold falls would be a reward model that is being fooled.",
+    "ppo_curves": "PPO while it trained. KL is the distance from SFT that was paid for the reward; a reward "
+    "that rises while gold falls would mean that the reward model is being fooled.",
 }
 
 
@@ -169,7 +169,7 @@ def write_report(store: Store) -> Path:
         f"<p class=lead>{_headline(metrics)}</p>",
         _dialogue(store, metrics),
         f"<p class=note>Profile {metrics['profile']}, seed {metrics['seed']}. All figures are measured on "
-        "prompts that, greetings apart, no model was trained on; ranges are 95 % bootstrap intervals.</p>",
+        "prompts that, greetings aside, no model was trained on; ranges are 95 % bootstrap intervals.</p>",
         "<h2>In figures</h2>",
         f"<p>{GOLD}</p>" if "gold" in metrics else "",
         _table([{"what": what, "measured": value} for what, value in summary_rows(metrics)]),
@@ -201,7 +201,7 @@ def _headline(metrics: dict) -> str:
     return (
         "A small language model was trained from nothing, fine-tuned on demonstrations and aligned with "
         "rankings. Where its answers differ in quality from those of the same base model, asked as well as "
-        f"one can, PPO-ptx wins {interval(rival)}; against SFT {interval(sft)}."
+        f"possible, PPO-ptx wins {interval(rival)}; against SFT, {interval(sft)}."
     )
 
 
@@ -311,7 +311,7 @@ def _answers(store: Store, metrics: dict) -> str:
     if not rows:
         return (
             "<p>The models that come with the course come without their answers. <code>rlhf run</code> "
-            "trains yours and shows them here.</p>"
+            "trains your own and shows their answers here.</p>"
         )
     made = []
     for row in rows:

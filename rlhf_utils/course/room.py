@@ -67,8 +67,8 @@ class ChatRoom:
             raise CourseError("The question is empty. Ask something, for example: What do cows eat?")
         if len(text) > LONGEST:
             raise CourseError(
-                f"The question has {len(text):,} characters; at most {LONGEST:,} can be asked, and the "
-                "models read far fewer."
+                f"The question has {len(text):,} characters. Shorten it to {LONGEST:,} at most; the models "
+                "read far fewer."
             )
         if self.busy:
             raise CourseError("The models are still answering. Stop them first, or wait.")
@@ -152,7 +152,7 @@ class ChatRoom:
         said = self.turns[turn]
         answers = {name: text for name, text in said.answers.items() if text.strip()}
         if len(set(answers.values())) < 2:
-            raise CourseError("There is nothing to rank: not two answers here differ.")
+            raise CourseError("There is nothing to rank: all the answers here are the same.")
         asked = "\n".join(t.question for t in self.turns[: turn + 1])
         told = sha256(repr((asked, list(answers.items()))).encode()).hexdigest()[:12]
         return {
@@ -177,10 +177,10 @@ class ChatRoom:
         if value not in (-1, 0, 1) or model not in self.chats or not 0 <= turn < len(self.turns):
             raise CourseError("A thumb is up, down or neither, for one of the answers.")
         if not self.turns[turn].answers[model].strip():
-            raise CourseError("There is no answer here to like or not.")
+            raise CourseError("There is no answer here to like or dislike.")
         session = self.session(turn)
         if session.groups and not self.turns[turn].thumbs:
-            raise CourseError("You have ranked these answers. Rank them anew to change your mind.")
+            raise CourseError("You have ranked these answers already. To change your mind, rank them again.")
         thumbs = self.turns[turn].thumbs | {model: value}
         liked: dict[int, list[str]] = {}
         for letter, text in session.answers.items():

@@ -94,9 +94,9 @@ def claims_part(profile: Profile) -> list[str]:
     counted = ", ".join(f"{count} {escape(verdict)}" for verdict, count in verdicts.items())
     return [
         "<h2>What the field claims</h2>",
-        f"<p>Measured on {whose}, each on {runs} {'run' if runs == '1' else 'runs'}; each rule stood before, "
-        f"but where a note says otherwise: {counted}. The dot is the mean over runs, the bar its 95 % "
-        "interval, the dashed line what it is held against.</p>",
+        f"<p>Measured on {whose}, each claim on {runs} {'run' if runs == '1' else 'runs'}: {counted}. Each "
+        "rule was fixed beforehand, unless a note says otherwise. The dot is the mean over runs, the bar its "
+        "95 % interval, the dashed line the limit that it is held against.</p>",
         *map(claim_card, document["claims"]),
     ]
 

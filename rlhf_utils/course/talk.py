@@ -9,9 +9,9 @@ from rlhf_utils.environment import CourseError, printable
 
 HELP = """/model NAME[,NAME]   talk to another model, or to several side by side; the conversation starts anew
 /reset               forget the conversation
-/temperature X       0 always takes the likeliest word, 1 draws as the model was trained
-/help                this
-/quit                leave, as Ctrl-D does"""
+/temperature X       0 always takes the likeliest word, 1 draws by the model's own probabilities
+/help                show this
+/quit                leave (so does Ctrl-D)"""
 
 
 def open_chats(store: Store, names: str, temperature: float, prompted: bool = False) -> list[Chat]:
@@ -48,7 +48,7 @@ def obey(command: str, chats: list[Chat], store: Store, prompted: bool) -> list[
             chat.temperature = temperature_of(value.strip())
         print(f"The temperature is {chats[0].temperature:g} now.")
     else:
-        raise CourseError(f"There is no command {name}. These there are:\n{HELP}")
+        raise CourseError(f"There is no command {name}. The commands are:\n{HELP}")
     return chats
 
 

@@ -124,7 +124,7 @@ def configuration(folder: Path, found: dict) -> PreTrainedConfig:
         shared = config.hidden_size % config.num_attention_heads == 0 or hasattr(config, "head_dim")
     except Exception as error:  # of many kinds, and all of them mean the same
         raise CourseError(
-            f"{folder}/config.json is no configuration of a {found['model_type']} model "
+            f"{folder}/config.json is not a configuration of a {found['model_type']} model "
             f"({type(error).__name__}: {str(error)[:200]})."
         ) from None
     if not shared:
@@ -162,7 +162,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise CourseError(f"{index} cannot be read: it has no `weight_map`.")
     for name in names.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CourseError(f"{index} names {name!r:.60}, which is no safetensors file of this folder.")
+            raise CourseError(f"{index} names {name!r:.60}, which is not a safetensors file in this folder.")
     return [folder / name for name in sorted(set(names.values()))]
 
 

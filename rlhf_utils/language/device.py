@@ -81,9 +81,9 @@ def device() -> torch.device:
     free, total = torch.cuda.mem_get_info()
     if share < 1 and free < share * total:
         print(
-            f"The GPU is full: {free / 2**30:.1f} GB are free, and RLHF_GPU_FRACTION={share:g} of it are "
+            f"The GPU is full: {free / 2**30:.1f} GB are free, but RLHF_GPU_FRACTION={share:g} asks for "
             f"{share * total / 2**30:.1f} GB. "
-            "Working on the CPU instead; restart the kernel once others are done.",
+            "Using the CPU instead; restart the kernel once others are done.",
             flush=True,
         )
         return torch.device("cpu")

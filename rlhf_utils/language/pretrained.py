@@ -55,7 +55,7 @@ def find_base(base: str) -> Path:
         return Path(snapshot_download(base, allow_patterns=list(FILES)))
     except HFValidationError:
         raise CourseError(
-            f"{base!r} is neither a folder nor a name on the Hub, which looks like openai-community/gpt2."
+            f"{base!r} is neither a folder nor a name on the Hub (such as openai-community/gpt2)."
         ) from None
     except GatedRepoError:
         raise CourseError(
@@ -69,8 +69,8 @@ def find_base(base: str) -> Path:
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise CourseError(
-            f"{base} is no folder here, and the Hub cannot be reached ({type(error).__name__}). Where there "
-            f"is a network, run `hf download {base} "
+            f"{base} is not a folder here, and the Hub cannot be reached ({type(error).__name__}). Where "
+            f"there is a network, run `hf download {base} "
             "--local-dir FOLDER`, copy that folder to this machine, and name it: --base FOLDER."
         ) from None
 
@@ -205,6 +205,6 @@ def check_reading(model: PreTrainedModel, folder: Path) -> None:
         away = float((row[: len(answer)] - exact).abs().max())
         if not away < 1e-3:
             raise CourseError(
-                f"{folder}: a {model.config.model_type} model cannot be trained here. It takes no notice of "
-                f"positions or of who may see whom: an answer's log-probability is {away:.3f} nats off."
+                f"{folder}: a {model.config.model_type} model cannot be trained here. It ignores "
+                f"positions, or who may see whom: an answer's log-probability is {away:.3f} nats off."
             )

@@ -59,11 +59,11 @@ def ranking_problem(row: dict) -> str:
     """What is wrong with the answers and ranks of a ranking, or an empty string."""
     answers, ranks = row["answers"], row["ranks"]
     if not isinstance(answers, list) or not all(map(is_text, answers)):
-        return "`answers` is no list of texts"
+        return "`answers` is not a list of texts"
     if not isinstance(ranks, list) or not all(type(r) is int and 1 <= r <= MOST_RANKED for r in ranks):
-        return f"`ranks` is no list of whole numbers from 1 to {MOST_RANKED}"
+        return f"`ranks` is not a list of whole numbers from 1 to {MOST_RANKED}"
     if len(answers) != len(ranks) or not 2 <= len(ranks) <= MOST_RANKED:
-        return f"{len(answers)} answers and {len(ranks)} ranks; there must be 2 or more, one for each"
+        return f"{len(answers)} answers and {len(ranks)} ranks; give 2 or more answers, with a rank each"
     return ""
 
 

@@ -187,8 +187,8 @@ class English:
         """A reward model: the model's trunk with a scalar head that orders answers as they were ranked."""
         if len(rankings) < FEWEST:
             raise CourseError(
-                f"There are {len(rankings)} rankings that prefer something; at least {FEWEST} are needed, "
-                "and 30 are good."
+                f"There are {len(rankings)} rankings that prefer one answer to another; at least {FEWEST} "
+                "are needed, and 30 work well."
             )
         return self.kept(f"reward-{name}", rankings, partial(self._fit, rankings))
 

@@ -13,8 +13,8 @@ from rlhf_utils.profiles import BEYOND, MODELS, YOURS
 LANGUAGE_MODELS = ("pretrain", "sft", "ppo", "ppo_ptx", *BEYOND, YOURS.stage)
 SCORERS = ("reward", "taste_reward")
 LIMITS = (
-    "It was trained to learn from, and is no product: it states falsehoods with confidence, and what its "
-    "rankings did not ask for, safety above all, it was not taught."
+    "It was trained as an exercise, and is not a product: it states falsehoods with confidence, and it was "
+    "not taught what its rankings did not ask for, above all safety."
 )
 
 
@@ -77,7 +77,7 @@ def figures_of(store: Store, stage: str) -> list[str]:
     gold = store.metrics("evaluate").get("gold", {})
     names = [name for name, model in MODELS.items() if model.stage == stage and name in gold]
     return [
-        f"{said}: {gold[name][kind]['total']:.3f} by the course's judge of 0 to 1"
+        f"{said}: {gold[name][kind]['total']:.3f} by the course's judge, from 0 to 1"
         for name in names
         for kind, said in (("greedy", "greedy"), ("t1", "at temperature 1"))
         if kind in gold[name]
@@ -101,7 +101,7 @@ def write_card(folder: Path, name: str, scores: bool, made: list[str], figures: 
         lines += ["", "## Figures", "", *(f"- {figure}" for figure in figures)]
     lines += ["", "## Limits", "", LIMITS]
     if made[0].startswith("begun from"):
-        lines += ["", "The licence of the model that it was begun from holds for this one, too."]
+        lines += ["", "The licence of the model that it was begun from also applies to this one."]
     lines += ["", "## Use", "", "```python"]
     if scores:
         lines += [

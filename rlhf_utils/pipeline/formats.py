@@ -46,7 +46,7 @@ def answered(messages, what: str) -> tuple[list[dict], str]:
     """A conversation that the assistant ends, as what came before and the answer."""
     good = isinstance(messages, list) and len(messages) > 1 and all(isinstance(m, dict) for m in messages)
     if not good or messages[-1].get("role") != "assistant":
-        raise ValueError(f"{what} must end with the assistant's")
+        raise ValueError(f"{what} must end with the assistant's turn")
     return messages[:-1], messages[-1].get("content")
 
 
@@ -56,7 +56,7 @@ def hh_rlhf(row: dict) -> list[dict]:
     if texts[0].rpartition("\n\nAssistant:")[0] != texts[1].rpartition("\n\nAssistant:")[0]:
         raise ValueError("chosen and rejected answer different prompts")
     if chosen is None or rejected is None:
-        raise ValueError("an empty turn, or no dialogue")
+        raise ValueError("an empty turn, or not a dialogue")
     if chosen[-1]["role"] != "assistant":
         raise ValueError("the dialogue does not end with an answer")
     last, other = chosen[-1]["content"], rejected[-1]["content"]
@@ -89,7 +89,7 @@ def instruction(row: dict) -> list[dict]:
 def ranked(prompt, answers: list, values: list, where: str) -> dict:
     """A ranking from a value of each answer, the highest first."""
     if not all(isinstance(v, int | float) and v == v for v in values):
-        raise ValueError(f"{where} that is no number")
+        raise ValueError(f"{where} that is not a number")
     ranks = [1 + sum(other > value for other in values) for value in values]
     best = answers[ranks.index(1)] if ranks else None
     return {"prompt": prompt, "completion": best, "answers": answers, "ranks": ranks}
@@ -142,7 +142,7 @@ def turns_of(row: dict) -> list[dict]:
     for turn in row["conversations"]:
         role = ROLES.get(str(turn.get("from", turn.get("role")))) if isinstance(turn, dict) else None
         if role is None:
-            raise ValueError("a turn by nobody known (from: human or gpt)")
+            raise ValueError("a turn by an unknown speaker (from: human or gpt)")
         found.append({"role": role, "content": turn.get("value", turn.get("content"))})
     return found
 

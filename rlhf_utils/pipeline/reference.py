@@ -75,7 +75,7 @@ def keep_evidence(measured: Path, reference: Path, text: Path) -> None:
     if found["profile"] != kept["profile"] or not new:
         raise CourseError(
             f"{measured} is of the profile {found['profile']}, seeds {found['seeds']}; {reference} is of "
-            f"{kept['profile']}, of these runs and of others. Measure on at least as many: "
+            f"{kept['profile']}, and of more runs. Measure on at least as many: "
             f"rlhf evidence --seeds {max(len(seeds_of(claim)) for claim in kept['claims'])}"
         )
     claims |= new

@@ -277,7 +277,7 @@ def to_be_built(store: Store, name: str, wanted: Sequence[str], forced: set[str]
     found = store.find(name) if name not in forced else None
     why = store.stale(name, found) if found else ""
     if why:
-        say(f"{name}: built anew, since {why}.")
+        say(f"{name}: to be rebuilt, since {why}.")
     return not found or bool(why)
 
 

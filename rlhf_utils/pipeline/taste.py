@@ -82,9 +82,8 @@ def write_taste(profile: Profile, folder: Path) -> None:
     if len(rows) < FEWEST:
         which = f" by guideline {profile.guideline!r}" if profile.guideline else ""
         raise CourseError(
-            f"There are {len(rows)} rankings{which} that prefer something; at least {FEWEST} are needed, "
-            "and about 40 are good. "
-            "Rank some in chapters/04_collect_rankings.ipynb."
+            f"There are {len(rows)} rankings{which} that prefer one answer to another; at least {FEWEST} are "
+            "needed, and about 40 work well. Rank some in chapters/04_collect_rankings.ipynb."
         )
     prompts: dict[str, str] = {}  # what was asked, however often → the first item that asked it
     for row in rows:
@@ -92,8 +91,8 @@ def write_taste(profile: Profile, folder: Path) -> None:
         prompts[asked] = min(row["item"], prompts.get(asked, row["item"]))
     if len(prompts) < 2:
         raise CourseError(
-            "All your rankings are of one prompt, so none is left to measure with. Rank answers to others, "
-            "too."
+            "All your rankings are of one prompt, so none is left to measure with. Rank answers to other "
+            "prompts, too."
         )
     mixed = sorted(prompts, key=lambda asked: hashlib.sha256(prompts[asked].encode()).hexdigest())
     held = set(mixed[: max(len(mixed) // HELD_OUT, 1)])

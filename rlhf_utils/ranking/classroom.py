@@ -71,8 +71,8 @@ def assign(
     """
     if not 1 <= rankers <= len(students):
         raise CourseError(
-            f"Each item needs 1 to {len(students)} rankers, since there are {len(students)} students, not "
-            f"{rankers}."
+            f"Each item needs 1 to {len(students)} rankers, not {rankers}, since there are {len(students)} "
+            "students."
         )
     if not 0 <= shared <= len(ids):
         raise CourseError(f"There are {len(ids)} items, so {shared} cannot be shared. Give 0 to {len(ids)}.")
@@ -111,7 +111,7 @@ def check_students(names: Sequence[str]) -> list[str]:
                 "-, 62 at most."
             )
         if [n.lower() for n in names].count(name.lower()) > 1:  # a JupyterHub makes names lower case
-            raise CourseError(f"The student {name!r} is listed twice, or in capitals and small letters.")
+            raise CourseError(f"The student {name!r} is listed twice (upper and lower case count as one).")
     if not names:
         raise CourseError("There are no students. Give a file with one name a line.")
     return names
@@ -135,7 +135,7 @@ def init_class(
     if make_url(url).get_backend_name() != "postgresql":
         raise CourseError(
             "A class needs PostgreSQL, which keeps students apart: "
-            "postgresql+psycopg://ADMIN@HOST/NAME. One person needs no `class`."
+            "postgresql+psycopg://ADMIN@HOST/NAME. If you rank alone, you need no `class`."
         )
     names = check_students(students)
     queue = item_rows(rows, guideline)
@@ -176,8 +176,8 @@ def item_rows(rows: Sequence[dict], guideline: str) -> list[dict]:
     for item in made:
         if not storable([*item.messages, *item.answers]):
             raise CourseError(
-                f"The prompt {item.id!r} holds a NUL character or half of a character pair, or more than "
-                f"{MOST_BYTES // 1_000_000} MB, which the database cannot keep. Take it out."
+                f"The prompt {item.id!r} holds a NUL character, half of a surrogate pair, or more than "
+                f"{MOST_BYTES // 1_000_000} MB, which the database cannot keep. Remove it."
             )
     return [
         {
@@ -225,7 +225,7 @@ def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> No
     lines = {f"{where}{role_of(name, url.database)}:": password for name, password in passwords.items()}
     try:
         if path.exists() and not path.is_file():
-            raise OSError(0, "it is no regular file")
+            raise OSError(0, "it is not a regular file")
         old = path.read_text("utf-8").splitlines() if path.exists() else []
         kept = [line for line in old if not line.startswith(tuple(lines))]
         fresh = [start + password for start, password in lines.items()]
@@ -238,7 +238,7 @@ def write_passwords(url: str | URL, passwords: dict[str, str], path: Path) -> No
             os.fsync(made)
         os.replace(partial, path)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "there is no UTF-8 text, or no name"
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text, or its name is not valid"
         raise CourseError(
             f"The passwords cannot be written to {path} ({why}), so nothing was changed in the database. "
             "Name another file with --passwords."
@@ -250,7 +250,7 @@ def class_session(url: str | URL | None = None, seed: int = 0) -> RankingSession
     store = RankingStore(url)
     if store.engine.dialect.name != "postgresql":
         raise CourseError(
-            "This is no class's database. Set RLHF_RANKINGS to the URL that your instructor gave you."
+            "This is not a class database. Set RLHF_RANKINGS to the URL that your instructor gave you."
         )
     name = (store.engine.url.username or ranker_name()).removesuffix(f"@{store.engine.url.database}")
 

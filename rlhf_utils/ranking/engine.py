@@ -16,7 +16,7 @@ def make_engine(url: str | URL, patience: float = 30.0) -> Engine:
         url = make_url(url)
         if {"user", "password", "passfile"} & set(url.query):  # they would be shown wherever the address is
             raise CourseError(
-                "The database URL names its user or password behind a question mark. Write "
+                "The database URL has its user or password after a question mark. Write "
                 "postgresql+psycopg://USER@HOST/NAME, and put the password into ~/.pgpass."
             )
         if url.get_backend_name() == "postgresql" and not url.username:
@@ -58,5 +58,5 @@ def make_folder(url: URL) -> None:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CourseError(
-                f"There is no folder for {url.database}: {error.strerror}. Choose another place."
+                f"The folder for {url.database} cannot be made: {error.strerror}. Choose another place."
             ) from None

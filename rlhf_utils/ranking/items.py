@@ -54,7 +54,7 @@ def make_item(row: dict, practice: bool = False) -> Item | None:
     answers, models = list(answers), list(models)
     if models and len(models) != len(answers):
         raise CourseError(
-            f"{where} has {len(answers)} answers and {len(models)} models: give one model an answer."
+            f"{where} has {len(answers)} answers and {len(models)} models: give one model per answer."
         )
     if not 2 <= len(answers) <= MOST_ANSWERS:
         raise CourseError(f"{where} has {len(answers)} answers to rank. Give 2 to {MOST_ANSWERS}.")

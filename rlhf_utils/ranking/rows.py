@@ -44,7 +44,7 @@ def check_row(row: dict, where: str, end: str = "") -> None:
     for name, kind in KINDS.items():
         value = row.get(name)
         if value is not None and not isinstance(value, kind):
-            fail(f"`{name}` must be of another kind than {value!r:.40}")
+            fail(f"`{name}` has a value of the wrong type: {value!r:.40}")
     if not 0 <= (row.get("seconds") or 0) < 1e9:  # also refuses what is not a number
         fail(f"`seconds` must be 0 or more, not {row['seconds']}")
     if isinstance(row.get("shown"), list) and sorted(map(str, row["shown"])) != sorted(
@@ -54,4 +54,4 @@ def check_row(row: dict, where: str, end: str = "") -> None:
     try:
         json.dumps(row, ensure_ascii=False, default=str).encode("utf-8")
     except UnicodeEncodeError:
-        fail("a text holds half of a character pair")
+        fail("a text holds half of a surrogate pair")

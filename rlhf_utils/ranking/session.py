@@ -72,7 +72,7 @@ class RankingSession:
             raise CourseError(
                 "There is nothing to rank: "
                 + (
-                    f"all {self.skipped_equal} prompts have answers that are all the same. Sample at a "
+                    f"in each of the {self.skipped_equal} prompts, all answers are the same. Sample at a "
                     "higher temperature."
                     if made
                     else "the queue is empty. Give prompts with 2 to 9 answers."

@@ -141,7 +141,7 @@ class RankingStore:
                 if any(h in str(error.orig) for h in HOPELESS) or time.monotonic() > end:
                     raise CourseError(
                         f"The rankings could not be reached in {self.name}: {reason}. Nothing that "
-                        "was acknowledged is lost; try again when it is mended."
+                        "was acknowledged is lost; try again when this is fixed."
                     ) from None
                 if pause == 1.0 and not told:  # after about two seconds
                     print(f"Waiting up to {self.patience:.0f} s for {self.name}: {reason}", flush=True)
@@ -153,7 +153,7 @@ class RankingStore:
                 broken = "malformed" in reason or "not a database" in reason
                 raise CourseError(
                     f"{self.name} refused: {reason}."
-                    + " Move the file away and submit again: what this session knows is written anew."
+                    + " Move the file away and submit again; the session writes all it knows to a new one."
                     * broken
                 ) from None
             except ValueError as error:  # JSON that somebody wrote by hand
@@ -176,7 +176,7 @@ class RankingStore:
         if rows:
             with self.engine.execution_options(writes=True).begin() as connection:
                 connection.execute(sqlite.insert(rankings).on_conflict_do_nothing(), rows)
-        self.notice = f"{self.name} was gone; it was made anew with the {len(rows)} rankings known here."
+        self.notice = f"{self.name} was gone; it was made again, with the {len(rows)} rankings known here."
 
     # -- writing ------------------------------------------------------------------------------------------
     def add(self, row: dict) -> dict:

@@ -188,7 +188,7 @@ class Grouped(Reinforce):
             )
         if profile.episodes % self.group:
             raise CourseError(
-                f"{profile.episodes} episodes an update are no whole number of groups of {self.group}. "
+                f"{profile.episodes} episodes per update cannot be split into groups of {self.group}. "
                 "Choose a group that divides them."
             )
         super().__init__(profile, *arguments, **named)

@@ -47,7 +47,7 @@ def train_rejection(
     """
     if profile.best_of < 1:
         raise CourseError(
-            f"best_of is how many answers there are to choose from, 1 or more, not {profile.best_of}."
+            f"best_of, the number of answers to choose from, must be 1 or more, not {profile.best_of}."
         )
     ids = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in prompts]
     asked = [prompt for prompt in ids for _ in range(profile.best_of)]
@@ -88,8 +88,8 @@ def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dic
             rows.append({"prompt": row["messages"], "chosen": said[0], "rejected": said[1]})
     if not rows:
         raise CourseError(
-            f"Of {len(rankings)} rankings none has two answers of which one is better: there is nothing "
-            "that DPO could learn."
+            f"None of {len(rankings)} rankings has one answer better than another: there is nothing for "
+            "DPO to learn."
         )
     return rows
 

@@ -126,7 +126,7 @@ def room(
     needed = (taken + each) / SHARE
     raise CourseError(
         f"Training this model takes {needed / 2**30:.1f} GB at least, and {free / 2**30:.1f} GB are "
-        "free. Close what else uses the memory, or choose a smaller profile."
+        "free. Close other programs that use memory, or choose a smaller profile."
     )
 
 

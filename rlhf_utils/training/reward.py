@@ -206,7 +206,7 @@ def train_reward(
     encoded = encode_rankings(profile, tokenizer, rankings)
     if not any(len(set(row["ranks"])) > 1 or (tie_threshold and len(row["ranks"]) > 1) for row in encoded):
         raise CourseError(
-            f"None of the {len(encoded)} rankings prefers an answer to another: a single answer, or ties "
+            f"None of the {len(encoded)} rankings prefers one answer to another: a single answer, or ties "
             "alone, teach nothing."
         )
     torch.manual_seed(profile.seed)
@@ -340,7 +340,7 @@ def normalised(model, scores: Tensor, ended: Tensor, lengths: Tensor) -> Tensor:
     rewards = torch.where(ended & (lengths > 1), rewards, NO_ANSWER)
     if not torch.isfinite(rewards).all():
         raise CourseError(
-            "The reward model gave a reward that is not a finite number. Train it anew with a lower "
+            "The reward model gave a reward that is not a finite number. Train it again with a lower "
             "reward_rate."
         )
     return rewards

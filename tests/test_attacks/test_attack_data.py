@@ -207,7 +207,7 @@ def test_what_is_no_file(tmp_path, kind):
         path.symlink_to("nowhere")
     else:
         socket.socket(socket.AF_UNIX).bind(str(path))
-    with pytest.raises(CourseError, match="no regular file|no such file|cannot be read"):
+    with pytest.raises(CourseError, match="not a regular file|no such file|cannot be read"):
         import_data(tmp_path / "out", prompts=[str(path)])
     path.rename(tmp_path / "prompts.jsonl")
     assert any("prompts.jsonl: missing" in problem for problem in check_data(tmp_path))

@@ -85,7 +85,7 @@ def test_a_database_that_is_gone_is_made_anew(session, file, harm):
     harm(file)
     session.rank("cba")
     session.submit()
-    assert "made anew with the 3 rankings" in session.store.notice
+    assert "made again, with the 3 rankings" in session.store.notice
     assert len(RankingStore(f"sqlite:///{file}").latest("ada")) == 4 and session.progress()["done"] == 4
 
 
@@ -311,7 +311,7 @@ def test_the_database_comes_back_while_the_widget_waits(session, file):
     delete(file)
     widget = RankingWidget(session)
     widget.receive({"do": "submit", "item": "p3", "groups": [["a"], ["b"], ["c"]]})
-    assert "made anew" in widget.state["message"]
+    assert "made again" in widget.state["message"]
     widget.receive({"do": "submit", "item": "p4", "groups": [["a"], ["b"], ["c"]]})
     assert widget.state["message"] == ""
     delete(file)
@@ -319,7 +319,7 @@ def test_the_database_comes_back_while_the_widget_waits(session, file):
     for box, rank in zip(plain.ranks.values(), (1, 2, 3)):
         box.value = rank
     plain.press("submit")
-    assert "made anew" in plain.note.value and len(session.store.latest("ada")) == 6
+    assert "made again" in plain.note.value and len(session.store.latest("ada")) == 6
 
 
 def test_ten_thousand_items_open(file, tmp_path):

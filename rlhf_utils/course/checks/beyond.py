@@ -15,7 +15,7 @@ def dpo_loss(function: Callable) -> bool:
         return math.log1p(math.exp(-x))
 
     mistakes = {
-        "The reference is missing: it counts how much likelier an answer became.": lambda c, r, _, __, b: (
+        "The reference is missing: what counts is how much likelier an answer got.": lambda c, r, _, __, b: (
             softplus(b * (c - r))
         ),
         "Chosen and rejected are swapped.": lambda c, r, rc, rr, b: softplus(-b * ((c - rc) - (r - rr))),
@@ -24,8 +24,8 @@ def dpo_loss(function: Callable) -> bool:
             b * softplus((c - rc) - (r - rr))
         ),
         "You divided by β.": lambda c, r, rc, rr, b: softplus(((c - rc) - (r - rr)) / b),
-        "That is the chance itself: the loss is its negative logarithm.": lambda c, r, rc, rr, b: math.exp(
-            -softplus(b * ((c - rc) - (r - rr)))
+        "That is the probability itself: the loss is its negative logarithm.": (
+            lambda c, r, rc, rr, b: math.exp(-softplus(b * ((c - rc) - (r - rr))))
         ),
     }
     cases = [
@@ -50,10 +50,10 @@ def leave_one_out(function: Callable) -> bool:
             r, lambda i: sum(r) / len(r)
         ),
         "The baseline is the mean of the others, not their sum.": lambda r: less(r, lambda i: sum(r) - r[i]),
-        "Of k answers there are k − 1 others: divide by that.": lambda r: less(
+        "Each of k answers has k − 1 others: divide by that.": lambda r: less(
             r, lambda i: (sum(r) - r[i]) / len(r)
         ),
-        "That is GRPO's: here nothing is divided by the deviation.": deviations,
+        "That is GRPO's advantage: here nothing is divided by the deviation.": deviations,
         "That is the baseline: subtract it from the reward.": lambda r: [
             (sum(r) - x) / (len(r) - 1) for x in r
         ],
@@ -69,10 +69,10 @@ def leave_one_out(function: Callable) -> bool:
 def divergence_of_best(function: Callable) -> bool:
     """How far best of n is from the model that it chooses among, in nats."""
     mistakes = {
-        "Something is to be subtracted: (n − 1)/n.": math.log,
-        "Add nothing: (n − 1)/n is subtracted.": lambda n: math.log(n) + (n - 1) / n,
+        "A term is missing: subtract (n − 1)/n.": math.log,
+        "You added (n − 1)/n: subtract it.": lambda n: math.log(n) + (n - 1) / n,
         "Nats, not bits: the natural logarithm.": lambda n: math.log2(n) - (n - 1) / n,
-        "(n − 1)/n, and not 1/n.": lambda n: math.log(n) - 1 / n,
+        "Subtract (n − 1)/n, not 1/n.": lambda n: math.log(n) - 1 / n,
     }
     cases = [((n,), math.log(n) - (n - 1) / n) for n in (1, 2, 16, 64)]
     return check(function, cases, mistakes)
@@ -96,17 +96,17 @@ def better_at_equal_kl(function: Callable) -> bool:
         return by(lambda log: log[last][1])(a, b)
 
     mistakes = {
-        "You compared the last rewards: who goes further from SFT has more for that alone.": by(
+        "You compared the last rewards: a run has more just for going further from SFT.": by(
             lambda log: log[-1][1]
         ),
         "You compared the highest rewards, each at a KL of its own.": by(
             lambda log: max(reward for _, reward in log)
         ),
-        "You took the one that stayed nearer to SFT: to stay at home is no merit in itself.": by(
+        "You took the one that stayed nearer to SFT: staying close is no merit in itself.": by(
             lambda log: -log[-1][0]
         ),
-        "You compared at the same update: one update goes further than another's.": same_update,
-        "Reward a nat prefers whoever stopped early: the first nats are the cheapest.": by(
+        "You compared at the same update: one run's updates go further than the other's.": same_update,
+        "Reward per nat favours the run that stopped early: the first nats are the cheapest.": by(
             lambda log: log[-1][1] / log[-1][0]
         ),
     }

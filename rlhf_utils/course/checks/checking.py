@@ -76,8 +76,8 @@ def check(function: Callable, cases: Sequence[Case], mistakes: Mistakes | None =
             return False
         if found is None or found is Ellipsis:
             begun = any(result is not None and result is not Ellipsis for result in results)
-            print(f"✗ {shown} returns nothing" if begun else f"○ Not done yet: {shown}", end=" ")
-            print(f"and should be {wanted}." if begun else f"should be {wanted}.")
+            print(f"✗ {shown} returned nothing," if begun else f"○ Not done yet: {shown}", end=" ")
+            print(f"but should return {wanted}." if begun else f"should be {wanted}.")
             return False
         if not same(found, expected):
             print(f"✗ {shown} is {shortened(found)}, but should be {wanted}.")

@@ -37,11 +37,11 @@ def best_within(function: Callable) -> bool:
         return [i for i in range(len(kl)) if max(kl[: i + 1]) <= budget]
 
     mistakes = {
-        "You took the most reward of all: there lies over-optimisation.": lambda kl, reward, budget: max(
-            range(len(kl)), key=lambda i: reward[i]
+        "You took the highest reward of all: that is where over-optimisation lies.": (
+            lambda kl, reward, budget: max(range(len(kl)), key=lambda i: reward[i])
         ),
-        "You took an update that came after the KL had left its budget: that policy had been far away, and "
-        "only its samples came back.": lambda kl, reward, budget: max(
+        "You took an update from after the KL had left its budget: that policy had strayed too far, and "
+        "only the KL of its samples came back.": lambda kl, reward, budget: max(
             (i for i in range(len(kl)) if kl[i] <= budget), key=lambda i: reward[i]
         ),
         "You took the last update within the budget, whatever its reward.": lambda kl, reward, budget: before(

@@ -15,7 +15,7 @@ def win_rate(function: Callable) -> bool:
         return sum(x > y for x, y in zip(a, b)), sum(x < y for x, y in zip(a, b)), len(a)
 
     mistakes = {
-        "You divided by all comparisons: ties are left out above and below the line.": lambda a, b: (
+        "You divided by all comparisons: leave ties out of the denominator, too.": lambda a, b: (
             counted(a, b)[0] / counted(a, b)[2]
         ),
         "You counted ties as half a win: here they are left out.": lambda a, b: (
@@ -57,11 +57,11 @@ def equal_length(function: Callable) -> bool:
         "You used all pairs: leave out those whose lengths differ by more than `most`.": lambda *x: share(
             *x, near=lambda m, n, most: True
         ),
-        "You divided by ties as well.": lambda *x: share(*x, ties=True),
+        "Your denominator counts ties.": lambda *x: share(*x, ties=True),
         "A pair that differs by exactly `most` words counts.": lambda *x: share(
             *x, near=lambda m, n, most: abs(m - n) < most
         ),
-        "You asked whether the winner is no longer; the difference may go either way.": lambda *x: share(
+        "You limited the difference in one direction only; it may go either way.": lambda *x: share(
             *x, near=lambda m, n, most: m - n <= most
         ),
     }
@@ -90,11 +90,11 @@ def drawn_differences(function: Callable) -> bool:
         return found
 
     mistakes = {
-        "You took the mean of the things' means: each prompt weighs the same.": lambda *x: means(
+        "You took the mean of the things' means: every prompt should weigh the same.": lambda *x: means(
             *x, prompts=False
         ),
         "A thing that was drawn twice counts twice.": lambda *x: means(*x, once=True),
-        "You left out the drawing: that is the plain mean, each time.": lambda d, _, drawings: (
+        "You ignored the drawings: that is the plain mean, each time.": lambda d, _, drawings: (
             [sum(d) / len(d)] * len(drawings)
         ),
         "You drew single prompts, not things.": lambda differences, things, drawings: [
@@ -124,15 +124,15 @@ def interval_of(function: Callable) -> bool:
         "That leaves out a twentieth on each side: the middle 95 % leaves out half as much.": lambda v: (
             middle(v, 0.05, 0.95)
         ),
-        "Those are the extremes; they grow with the number of drawings.": lambda v: [min(v), max(v)],
-        "That supposes a bell curve. The drawings themselves say where the middle lies.": deviations,
+        "Those are the extremes, which move apart as you draw more.": lambda v: [min(v), max(v)],
+        "That assumes a bell curve. The drawings themselves show where the middle lies.": deviations,
         "You interpolated: take the value at the nearest place.": lambda v: np.quantile(
             v, [0.025, 0.975]
         ).tolist(),
         "The last of n places is n − 1, counted from 0.": lambda v: [
             sorted(v)[min(round(q * len(v)), len(v) - 1)] for q in (0.025, 0.975)
         ],
-        "Put them in order first.": lambda v: [v[round(q * (len(v) - 1))] for q in (0.025, 0.975)],
+        "Sort the means first.": lambda v: [v[round(q * (len(v) - 1))] for q in (0.025, 0.975)],
     }
     draw = np.random.default_rng(0)
     rows = [draw.permutation(201) / 200, draw.permutation(401) ** 2 / 160_000, draw.permutation(30) / 29]
@@ -156,7 +156,7 @@ def fit_conversation(function: Callable) -> bool:
             t, n, step=1, keep=1
         ),
         "The limit is in words, not in turns.": lambda t, n: dropped(t, n, count=len),
-        "What has exactly `limit` words fits.": lambda t, n: dropped(t, n, too_long=int.__ge__),
+        "A total of exactly `limit` words fits.": lambda t, n: dropped(t, n, too_long=int.__ge__),
         "You dropped the *last* turns: the newest are what the answer is about.": lambda t, n: next(
             (t[:k] for k in range(len(t), 0, -2) if words(t[:k]) <= n), t[:1]
         ),
@@ -187,12 +187,12 @@ def nucleus(function: Callable) -> bool:
 
     mistakes = {
         "What you keep must add up to 1 again.": lambda q, p: kept(q, p, renormalise=False),
-        "The token that reaches p belongs to them; else too little is kept.": lambda q, p: kept(
+        "Keep the token that reaches p as well; otherwise you keep too little.": lambda q, p: kept(
             q, p, over=True
         ),
-        "p is a share of all probability, no floor for each token.": lambda q, p: kept(q, p, by="each"),
+        "p is a share of all probability, not a floor for each token.": lambda q, p: kept(q, p, by="each"),
         "Return them in the order in which they were given.": lambda q, p: kept(sorted(q, reverse=True), p),
-        "Keep the likeliest, wherever they stand: put them in order first.": lambda q, p: [
+        "Keep the likeliest tokens, wherever they stand: sort them first.": lambda q, p: [
             x / sum(q[: k + 1]) if i <= k else 0.0
             for k in [next((j for j in range(len(q)) if sum(q[: j + 1]) >= p - 1e-9), len(q) - 1)]
             for i, x in enumerate(q)
@@ -228,9 +228,9 @@ def remembered(function: Callable) -> bool:
     mistakes = {
         "Only whole turns are kept: one that fits in part is dropped.": lambda w, n: back(w, n, partly=True),
         "A turn that just fits is read.": lambda w, n: back(w, n, strict=True),
-        "Stop at the first that does not fit: what lies further back is gone, too.": skipping,
+        "Stop at the first turn that does not fit: everything before it is gone, too.": skipping,
         "Count from the end: the newest turns are kept.": lambda w, n: back(w[::-1], n),
-        "That is the window divided by the mean length; turns differ.": lambda w, n: int(
+        "That is the window divided by the mean length; turns differ in length.": lambda w, n: int(
             n / (sum(w) / len(w))
         ),
     }
@@ -242,13 +242,13 @@ def remembered(function: Callable) -> bool:
 def largest_microbatch(function: Callable) -> bool:
     """The largest part of a batch that fits and divides it."""
     mistakes = {
-        "That fits, but the batch is no multiple of it: the last part would be smaller, and its mean would "
+        "That fits, but it does not divide the batch: the last part would be smaller, and its mean would "
         "count as much as the others'.": lambda rows, fitting: min(rows, fitting),
-        "You took a power of two; the largest that divides the batch may be none.": lambda rows, fitting: max(
-            2**k for k in range(20) if 2**k <= fitting and rows % 2**k == 0
+        "You took a power of two; the largest that divides the batch may not be one.": (
+            lambda rows, fitting: max(2**k for k in range(20) if 2**k <= fitting and rows % 2**k == 0)
         ),
-        "That divides the batch, and does not fit.": lambda rows, fitting: rows,
-        "That is how many parts there are, and not how many rows are in one.": lambda rows, fitting: (
+        "That divides the batch, but does not fit.": lambda rows, fitting: rows,
+        "That is the number of parts, not the number of rows in each.": lambda rows, fitting: (
             rows // max(n for n in range(1, fitting + 1) if rows % n == 0)
         ),
     }

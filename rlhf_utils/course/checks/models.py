@@ -22,7 +22,7 @@ def causal_mask(function: Callable) -> bool:
         "Each token sees only itself here, and not what came before it.": lambda n: [
             [j == i for j in range(n)] for i in range(n)
         ],
-        "Nothing is masked: everybody sees everything.": lambda n: [[True] * n] * n,
+        "Nothing is masked: every token sees all the others.": lambda n: [[True] * n] * n,
     }
     cases = [((1,), [[True]]), ((3,), [[True, False, False], [True, True, False], [True, True, True]])]
     return check(function, cases, mistakes)
@@ -35,15 +35,15 @@ def surprise(function: Callable) -> bool:
         return float(torch.tensor(logits).softmax(0)[token])
 
     mistakes = {
-        "You took the logit for a probability: softmax first.": lambda z, t: -z[t],
+        "You used the logit as a probability: apply softmax first.": lambda z, t: -z[t],
         "That is in bits, with the logarithm to base 2; losses are in nats, with ln.": lambda z, t: (
             -math.log2(p(z, t))
         ),
-        "The sign is missing: ln of a probability is below 0, and a surprise is not.": lambda z, t: math.log(
+        "The minus is missing: ln of a probability is negative, a surprise is not.": lambda z, t: math.log(
             p(z, t)
         ),
         "That is the probability; its surprise is −ln of it.": p,
-        "That is one minus the probability, which hardly grows when a likely thing is called impossible.": (
+        "That is one minus the probability, which hardly tells an unlikely token from an impossible one.": (
             lambda z, t: 1 - p(z, t)
         ),
     }
@@ -58,10 +58,10 @@ def surprise(function: Callable) -> bool:
 def bits_per_byte(function: Callable) -> bool:
     """Of a loss in nats a token, and bytes a token."""
     mistakes = {
-        "This is bits a token: divide by the bytes that a token stands for.": lambda loss, size: (
+        "This is bits per token: divide by the bytes that a token stands for.": lambda loss, size: (
             loss / math.log(2)
         ),
-        "This is nats a byte: divide by ln 2 for bits.": lambda loss, size: loss / size,
+        "This is nats per byte: divide by ln 2 for bits.": lambda loss, size: loss / size,
         "You multiplied by ln 2: one nat is more than one bit.": lambda loss, size: loss * math.log(2) / size,
         "The bytes of a token share its surprise: divide, do not multiply.": lambda loss, size: (
             loss / math.log(2) * size
@@ -78,10 +78,10 @@ def at_temperature(function: Callable) -> bool:
         return (torch.tensor(logits) / divide).softmax(0)
 
     mistakes = {
-        "You multiplied by the temperature: hot is flat, so the logits are divided by it.": lambda z, t: soft(
-            z, 1 / t
+        "You multiplied by the temperature: a high one flattens the odds, so divide the logits by it.": (
+            lambda z, t: soft(z, 1 / t)
         ),
-        "You divided the probabilities, and then they no longer sum to 1: divide the logits.": lambda z, t: (
+        "You divided the probabilities, so that they no longer sum to 1: divide the logits.": lambda z, t: (
             soft(z, 1) / t
         ),
         "Your temperature does nothing: at 2 the odds must be flatter than at 1.": lambda z, t: soft(z, 1),
@@ -117,7 +117,7 @@ def training_step(function: Callable) -> bool:
             back=False
         ),
         "Gradients of earlier steps are added up: call optimizer.zero_grad().": step(zero=False),
-        "Each token is to predict itself here: compare position t with token t + 1.": step(shift=0),
+        "You have each token predict itself: compare position t with token t + 1.": step(shift=0),
         "You look two tokens ahead: compare position t with token t + 1.": step(shift=2),
     }
     return check_training(function, step(), mistakes, (ids,))
@@ -127,9 +127,9 @@ def training_step(function: Callable) -> bool:
 def completion_labels(function: Callable) -> bool:
     """Labels with -100 on the prompt, and the end-of-text token after the answer."""
     mistakes = {
-        "The prompt counts in your loss: its tokens get −100.": lambda p, a, e: p + a + [e],
-        "Without the end-of-text token it never learns to stop.": lambda p, a, e: [-100] * len(p) + a,
-        "The end must count as well: its label is the end's id.": lambda p, a, e: (
+        "Your loss counts the prompt: its labels should be −100.": lambda p, a, e: p + a + [e],
+        "Without the end-of-text token the model never learns to stop.": lambda p, a, e: [-100] * len(p) + a,
+        "The end-of-text token must count as well: its label is its own id.": lambda p, a, e: (
             [-100] * len(p) + a + [-100]
         ),
         "The answer does not count in your loss.": lambda p, a, e: [-100] * len(p + a) + [e],
@@ -174,8 +174,8 @@ def learning_rate(function: Callable) -> bool:
         return peak / 2 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
     mistakes = {
-        "There is no warm-up: it begins at 0 and reaches the peak at step `warm`.": cosine,
-        "The way down is a straight line; a cosine starts and ends flat.": lambda step, steps, warm, peak: (
+        "There is no warm-up: the rate should begin at 0 and reach the peak at step `warm`.": cosine,
+        "Yours falls in a straight line; a cosine starts and ends flat.": lambda step, steps, warm, peak: (
             peak * (step / warm if step < warm else (steps - step) / (steps - warm))
         ),
         "Your cosine falls from the first step on: count from the end of the warm-up.": (
@@ -183,7 +183,7 @@ def learning_rate(function: Callable) -> bool:
                 peak * step / warm if step < warm else peak / 2 * (1 + math.cos(math.pi * step / steps))
             )
         ),
-        "It stays at the peak: after the warm-up it falls to 0.": lambda step, steps, warm, peak: (
+        "Yours stays at the peak: after the warm-up it should fall to 0.": lambda step, steps, warm, peak: (
             peak * min(step / warm, 1)
         ),
     }

@@ -22,7 +22,7 @@ def k3(function: Callable) -> bool:
         "You took ℓ the wrong way round: the policy draws, so ℓ = policy − reference.": lambda p, q: (
             math.expm1(p - q) + q - p
         ),
-        "You forgot the − 1: of two equal log-probabilities the estimate is 0.": lambda p, q: (
+        "You forgot the − 1: for two equal log-probabilities the estimate is 0.": lambda p, q: (
             math.exp(q - p) + p - q
         ),
     }
@@ -38,7 +38,7 @@ def answer_gradient(function: Callable) -> bool:
 
     mistakes = {
         "You pushed with the whole reward: subtract the baseline.": lambda p, x, r, b: gradient(p, x, r, 0),
-        "Only the drawn answer moves in yours; every other one goes down by its π.": lambda p, x, r, b: (
+        "In yours only the drawn answer moves; every other one should go down by its π.": lambda p, x, r, b: (
             (r - b) * np.eye(len(p))[x] * (1 - p[x])
         ).tolist(),
         "That is the gradient of the probability, not of its logarithm: divide by the probability.": (
@@ -60,7 +60,7 @@ def best_policy(function: Callable) -> bool:
         return [w / sum(weights) for w in weights]
 
     mistakes = {
-        "You left out the reference: its probabilities are what is weighted.": lambda ref, r, beta: weighted(
+        "You left out the reference: weight its probabilities.": lambda ref, r, beta: weighted(
             [1.0] * len(r), [x / beta for x in r]
         ),
         "You multiplied by β: a large one holds the policy back, so divide.": lambda ref, r, beta: weighted(
@@ -69,10 +69,10 @@ def best_policy(function: Callable) -> bool:
         "Your probabilities do not add up to 1: divide by their sum.": lambda ref, r, beta: [
             p * math.exp(x / beta) for p, x in zip(ref, r)
         ],
-        "All on the best answer is the best policy only without a penalty.": lambda ref, r, beta: [
+        "Putting everything on the best answer is best only without a penalty.": lambda ref, r, beta: [
             float(i == r.index(max(r))) for i in range(len(r))
         ],
-        "You turned the sign: a higher reward makes an answer likelier.": lambda ref, r, beta: weighted(
+        "You flipped the sign: a higher reward makes an answer likelier.": lambda ref, r, beta: weighted(
             ref, [-x / beta for x in r]
         ),
     }
@@ -141,17 +141,17 @@ def trained_policy(function: Callable) -> bool:
         return _softmax(theta).tolist()
 
     mistakes = {
-        "You went downhill: add the gradient, the reward shall rise.": lambda *a: trained(*a, sign=-1),
+        "You went downhill: add the gradient, so that the reward rises.": lambda *a: trained(*a, sign=-1),
         "You left out the baseline.": lambda *a: trained(*a, baseline=False),
         "You took the sum over a step's answers, not their mean.": lambda *a: trained(*a, summed=True),
-        "The baseline is what the policy expects, not the mean of what happened to be drawn.": (
+        "The baseline is the reward that the policy expects, not the mean of those that were drawn.": (
             lambda *a: trained(*a, of_drawn=True)
         ),
         "Those are the logits: return probabilities.": lambda *a: np.log(trained(*a)).tolist(),
-        "You stepped after each answer: one step along the mean of all that were drawn.": (
+        "You took a step after each answer: take one step, along the mean of all that were drawn.": (
             lambda theta, drawn, *a: trained(theta, [[x] for answers in drawn for x in answers], *a)
         ),
-        "You worked out the probabilities once: after each step they are others.": lambda *a: trained(
+        "You worked out the probabilities only once: they change with each step.": lambda *a: trained(
             *a, fixed=True
         ),
     }
@@ -174,7 +174,7 @@ def token_rewards(function: Callable) -> bool:
         return found
 
     mistakes = {
-        "Your toll is paid out: it is −β times the log-ratio.": lambda *a: rewards(*a, sign=1),
+        "Your toll has the wrong sign: it is −β times the log-ratio.": lambda *a: rewards(*a, sign=1),
         "You gave the score to every token: then a long answer is paid many times.": lambda *a: rewards(
             *a, everywhere=True
         ),
@@ -199,7 +199,7 @@ def whitened(function: Callable) -> bool:
     mistakes = {
         "You took mean and deviation over the padding as well.": lambda *a: white(*a, over="all"),
         "Padding must stay 0.": lambda *a: white(*a, keep=True),
-        "You divided by a sample's deviation: here it is the root of the mean square.": (
+        "You used the sample deviation (ddof=1): here it is the root of the mean square.": (
             lambda *a: white(*a, ddof=1)
         ),
         "You only divided: subtract the mean as well.": lambda *a: white(*a, shift=False),
@@ -219,13 +219,13 @@ def clipped_objective(function: Callable) -> bool:
 
     mistakes = {
         "That is not clipped at all.": lambda r, a, c: r * a,
-        "That is always clipped: where the unclipped product is smaller, it counts.": lambda r, a, c: (
+        "You always clip: where the unclipped product is smaller, it counts instead.": lambda r, a, c: (
             clipped(r, c) * a
         ),
-        "You took the larger of the two. The smaller lets mistakes be put right.": lambda r, a, c: max(
+        "You took the larger of the two: the smaller one lets mistakes be corrected.": lambda r, a, c: max(
             r * a, clipped(r, c) * a
         ),
-        "That is the loss, to be made small; the objective has no minus.": lambda r, a, c: (
+        "That is the loss, which is minimised; the objective has no minus sign.": lambda r, a, c: (
             -min(r * a, clipped(r, c) * a)
         ),
     }
@@ -253,11 +253,11 @@ def ptx_gradient(function: Callable) -> bool:
         return (shorter(ppo + ptx) if cut else ppo + ptx).tolist()
 
     mistakes = {
-        "You cut the two apart: they are added up first, then the whole is cut.": lambda *a: gradient(
+        "You cut the two separately: add them up first, then cut the sum.": lambda *a: gradient(
             *a, apart=True
         ),
-        "You cut PPO's part alone: the sum is what is cut.": lambda *a: gradient(*a, first=True),
-        "You cut each number: it is the whole that is scaled, so that its direction stays.": (
+        "You cut only PPO's part: cut the sum.": lambda *a: gradient(*a, first=True),
+        "You cut each number: scale the gradient as a whole, so that its direction stays the same.": (
             lambda ppo, ptx, w, longest: np.clip(gradient(ppo, ptx, w, longest, cut=False), -longest, longest)
         ),
         "You did not cut: a gradient longer than `longest` is scaled down to that length.": lambda *a: (
@@ -287,12 +287,12 @@ BUGS = {
     "F": "rate",
 }  # log → what was broken in it, as `tests/benchmarks/bugs.py` wrote `data/reference/bugs.json`
 SIGNS = {
-    "toll": "with its sign turned, the toll pays for going away from SFT: KL goes on rising",
-    "value": "a value model that does not learn foresees nothing: explained variance stays at 0",
+    "toll": "with its sign flipped, the toll rewards moving away from SFT: KL keeps rising",
+    "value": "a value model that does not learn predicts nothing: explained variance stays at 0",
     "reference": "a reference that moves along is never far: KL is exactly 0 while the answers change",
-    "sign": "what is made small instead of large goes down: reward falls and falls, step by healthy step",
+    "sign": "minimising what should be maximised: reward falls and falls, though each step looks healthy",
     "rate": "steps far too large ruin the policy at once: answers of a single token, and no reward any more",
-    "dropout": "another network in each pass: k1 is below 0, much is clipped, and updates are cut short",
+    "dropout": "each pass uses another network: k1 is below 0, much is clipped, and updates are cut short",
 }
 
 

@@ -24,7 +24,7 @@ def comparisons_in(function: Callable) -> bool:
         ),
         "You counted ties as half a comparison.": lambda r: sum(0.5 if x == 0 else 1 for x, _ in _pairs(r)),
         "You counted each pair twice.": lambda r: 2 * sum(x != 0 for x, _ in _pairs(r)),
-        "That is how many places there are, not how many pairs are ordered.": lambda r: len(set(r)),
+        "That is the number of different ranks, not of ordered pairs.": lambda r: len(set(r)),
     }
     cases = [(([1, 2, 3, 4],), 6), (([2, 1, 2],), 2), (([1, 1, 1],), 0), (([3, 1, 1, 3, 5],), 8)]
     return check(function, cases, mistakes)
@@ -47,9 +47,9 @@ def agreement(function: Callable) -> bool:
         return (alike + (pairs - alike - apart) / 2) / pairs
 
     mistakes = {
-        "You counted ties as disagreement: a pair that one of the two calls equal is left out.": of_all,
-        "You counted ties as half: a pair that one of the two calls equal is left out.": half,
-        "That is how many answers have the same rank; compare pairs.": lambda a, b: (
+        "You counted ties as disagreement: leave out a pair that either of the two calls equal.": of_all,
+        "You counted ties as half: leave out a pair that either of the two calls equal.": half,
+        "That is the share of answers with the same rank; compare pairs.": lambda a, b: (
             sum(map(int.__eq__, a, b)) / len(a)
         ),
         "That is the share of pairs ordered differently.": lambda a, b: (
@@ -85,7 +85,7 @@ def tau_b(function: Callable) -> bool:
         ),
         "That is Goodman and Kruskal's γ, which leaves out ties altogether.": gamma,
         "That is the share of pairs ordered alike: subtract the share of those ordered differently.": share,
-        "Take the root of the product of the two numbers of ordered pairs.": lambda a, b: (
+        "Divide by the square root of the product of the two numbers of ordered pairs.": lambda a, b: (
             parts(a, b)[0] / (parts(a, b)[2] * parts(a, b)[3])
         ),
     }
@@ -101,8 +101,8 @@ def tau_b(function: Callable) -> bool:
 def best_possible(function: Callable) -> bool:
     """The accuracy of a perfect judge, from how often two noisy labelers agree."""
     mistakes = {
-        "Two labelers err both; a judge who never errs agrees with one more often than they do with each "
-        "other.": lambda a: a,
+        "Both labelers err; a judge who never errs agrees with either of them more often than they do "
+        "with each other.": lambda a: a,
         "Two labelers also agree where both are wrong: solve p² + (1 − p)² = a.": lambda a: a**0.5,
         "That is the other root, of labelers who are mostly wrong.": lambda a: (1 - (2 * a - 1) ** 0.5) / 2,
         "That is half-way to 1, which is not what p² + (1 − p)² = a gives.": lambda a: (1 + a) / 2,
@@ -125,7 +125,7 @@ def pairwise_loss(function: Callable) -> bool:
         "The logarithm is missing: that is a probability.": lambda c, r: math.exp(-_surprise(c - r)),
         "That is to base 2: losses are in nats, with ln.": lambda c, r: _surprise(c - r) / math.log(2),
         "The sign is missing: a loss is −log σ.": lambda c, r: -_surprise(c - r),
-        "A margin loss is 0 from some gap on; −log σ never is.": lambda c, r: max(0.0, 1 - (c - r)),
+        "That is a margin loss, which reaches 0; −log σ never does.": lambda c, r: max(0.0, 1 - (c - r)),
     }
     cases = [((c, r), _surprise(c - r)) for c, r in ((0.0, 0.0), (2.0, 0.0), (-1.0, 1.5))]
     return check(function, cases, mistakes)
@@ -157,11 +157,11 @@ def ranking_loss(function: Callable) -> bool:
         "Divide by the number of comparisons, or nine answers weigh more than four.": lambda s, r: sum(
             losses(s, r)
         ),
-        "Ties are no comparisons: leave them out.": lambda s, r: mean(losses(s, r, ties=True)),
+        "Ties are not comparisons: leave them out.": lambda s, r: mean(losses(s, r, ties=True)),
         "Rank 1 is the best: the lower rank should have the higher score.": lambda s, r: mean(
             losses(s, r, other=True)
         ),
-        "You compared neighbours only: each answer is compared with each.": neighbours,
+        "You compared only neighbours: compare each answer with every other.": neighbours,
     }
     cases = [
         (([0.0, 0.0, 0.0], [1, 2, 3]), math.log(2)),
@@ -204,7 +204,7 @@ def trained_head(function: Callable) -> bool:
     mistakes = {
         "You climbed the loss: subtract the gradient.": lambda b, w, s, r: train(b, w, s, r, way=1.0),
         "Take the mean over pairs, not the sum.": lambda b, w, s, r: train(b, w, s, r, mean=False),
-        "A pair that is ordered rightly pulls little: by σ(−gap), not 1.": lambda b, w, s, r: train(
+        "A pair in the right order pulls only a little: by σ(−gap), not by 1.": lambda b, w, s, r: train(
             b, w, s, r, sigma=False
         ),
         "The better answer's features come first: you taught it the opposite.": lambda b, w, s, r: train(

@@ -13,7 +13,7 @@ def comparisons(function: Callable) -> bool:
     """How many pairs does a ranking of K answers hold?"""
     mistakes = {
         "That compares each answer with itself as well, and each pair twice.": lambda k: k * k,
-        "You counted each pair twice: A with B is B with A.": lambda k: k * (k - 1),
+        "You counted each pair twice: A with B and B with A are one.": lambda k: k * (k - 1),
         "You compare each answer with itself, too.": lambda k: k * (k + 1) // 2,
         "That is how many answers there are, not how many pairs.": lambda k: k,
     }
@@ -32,10 +32,10 @@ def learns_from(function: Callable) -> bool:
     mistakes = {
         "PPO never sees a ranking: it gets prompts, and scores of its own answers.": but(PPO="rankings"),
         "PPO never sees what people wrote: it answers the prompts itself.": but(PPO="demonstrations"),
-        "Nobody writes an answer for the reward model: people put answers of the SFT model in order.": but(
+        "Nobody writes answers for the reward model: people rank answers of the SFT model.": but(
             RM="demonstrations"
         ),
-        "Of prompts alone there is nothing to imitate: SFT needs the answers that people wrote.": but(
+        "With prompts alone there is nothing to imitate: SFT needs the answers that people wrote.": but(
             SFT="prompts"
         ),
     }
@@ -55,10 +55,10 @@ def raised_shares(function: Callable) -> bool:
         return {k: 100 * s / sum(raised.values()) for k, s in raised.items()}
 
     mistakes = {
-        "Your shares sum to more than 100: take from the others what you add.": lambda shares, floor: {
+        "Your shares sum to more than 100: take what you add away from the others.": lambda shares, floor: {
             k: max(s, floor) for k, s in shares.items()
         },
-        "You scaled the raised ones down again, below the floor: only the others may shrink.": scaled,
+        "You scaled the raised shares back down, below the floor: only the others may shrink.": scaled,
         "When the others shrink, another may fall below the floor: look again until none does.": once,
     }
     cases = [
@@ -136,7 +136,7 @@ def merged(function: Callable) -> bool:
     mistakes = {
         "You merged the first occurrence only.": first_only,
         "After a merge the second token of the pair is used up: skip it.": overlapping,
-        "The last token is lost when it is in no pair.": without_last,
+        "You lose the last token when it is not part of a pair.": without_last,
     }
     cases = [
         ((["a", "b", "c", "a", "b"], ("a", "b")), ["ab", "c", "ab"]),
@@ -152,10 +152,10 @@ def unknown_share(function: Callable) -> bool:
         "That is the share of words that are known.": lambda words, known: (
             sum(w in known for w in words) / len(words)
         ),
-        "You counted each word once: a text has its words as often as they stand there.": lambda w, known: (
+        "You counted each different word once: count every occurrence in the text.": lambda w, known: (
             len(set(w) - set(known)) / len(set(w))
         ),
-        "That is how many are unknown: divide by how many words there are.": lambda words, known: sum(
+        "That is the number of unknown words: divide it by the number of words.": lambda words, known: sum(
             w not in known for w in words
         ),
     }
@@ -188,8 +188,8 @@ def learned_merges(function: Callable) -> bool:
 
     mistakes = {
         "Your merges run across words: split the text into words first.": lambda t, n: learn([list(t)], n),
-        "Count anew after each merge: a merged pair makes new pairs.": lambda t, n: learn(words(t), n, False),
-        "You counted each word once: a frequent word counts as often as it stands there.": lambda t, n: learn(
+        "Count again after a merge: a merged pair makes new pairs.": lambda t, n: learn(words(t), n, False),
+        "You counted each different word once: count every occurrence in the text.": lambda t, n: learn(
             [list(w) for w in dict.fromkeys(re.findall(r" ?\S+", t))], n
         ),
     }

@@ -101,7 +101,7 @@ GIVEN = {
     "agree on 73 %": "InstructGPT, section 3.4",
     "can't be better than 73 %": "the same, as notes have it",
     "chance 0.84": "p of p² + (1 − p)² = 0.73",
-    "Two answers 0.8 apart": "the numbers of the example above it",
+    "With η = 0.5, two answers 0.8 apart": "the numbers of the example above it",
     "σ(1) = 73 %": "1 / (1 + 1/e)",
     "Python 3.11 to 3.13": "pyproject.toml",
     "TRL 1.12's": "the version of tests/benchmarks/peer_trl_ppo.py",
@@ -201,7 +201,7 @@ def test_a_figure_without_a_source_would_be_found(text):
 
 def glossary() -> list[tuple[str, str]]:
     """(term, chapter that explains it first)."""
-    rows = [line.strip("|\n ").split(" | ") for line in GLOSSARY.read_text("utf-8").splitlines()[7:]]
+    rows = [line.strip("|\n ").split(" | ") for line in GLOSSARY.read_text("utf-8").splitlines()[6:]]
     return [(row[0], row[-1]) for row in rows]
 
 

@@ -90,10 +90,11 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "Average and last weights come from one training, whose learning rate stays where the course's "
-    "begins; each step's weights count 0.8 %, those before it that much less. (The paper does not say "
-    "whether its decay is of a step or of an update.) The rule was written down after a first look: three "
-    "other trainings of PPO-ptx, on another machine, from the same SFT and reward models, whose average "
-    "was ahead on validation prompts, by two hundredths of gold, drawn and greedy; PPO's was not looked "
-    "at. The prompts are those of claim 27.",
+    "The average and the last weights come from the same training, whose learning rate stays where the "
+    "course's begins. In the average, the weights after each step count 0.8 %, and all those before them "
+    "count that much less. (The paper does not say whether its decay is per step or per update.) The rule "
+    "was written down after a first look at three other trainings of PPO-ptx, on another machine, from "
+    "the same SFT and reward models. On validation prompts, their averaged weights were ahead by two "
+    "hundredths of gold, both with drawn answers and with greedy ones. PPO's average was not looked at. "
+    "The prompts are those of claim 27.",
 )

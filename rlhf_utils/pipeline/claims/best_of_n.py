@@ -63,5 +63,6 @@ CLAIM = Claim(
     (Rule("best of 16 − best of 1", GOLD, 0.0), Rule("ppo, one sample − best of 1", GOLD, 0.0)),
     ("evaluate",),
     measure,
-    "Samples of SFT at temperature 1, chosen by the reward model that PPO was trained with.",
+    "The samples are SFT's answers at temperature 1, and they are chosen by the reward model that PPO was "
+    "trained with.",
 )

@@ -64,5 +64,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "The best of K against each of the others, by the same loss over two epochs; as many rankings both ways.",
+    "Where only the best of K is known, it is compared with each of the other answers. Both ways use the "
+    "same loss, over two epochs, and the same number of rankings.",
 )

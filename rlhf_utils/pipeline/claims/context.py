@@ -125,11 +125,9 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "Facts of things that do not exist; one right value of four, so that guessing gives 0.25. "
-    "Fine-tuning asks "
-    "in another wording than the measurement. On seed 0 other forms of the prompt were tried as "
-    "well, with 0.29 to "
-    "0.38 in context: a model of a million parameters hardly learns from its prompt. Intervals of "
-    "attention are over "
-    "facts, not of the mean.",
+    "The facts are about things that do not exist, and one value of four is right, so that guessing gives "
+    "0.25. Fine-tuning words its questions differently from the measurement. On seed 0, other forms of "
+    "the prompt were tried as well, and gave 0.29 to 0.38 in context: a model of a million parameters "
+    "hardly learns from its prompt. In each run, the intervals of attention show how much it varies from "
+    "fact to fact, not how well its mean is known.",
 )

@@ -100,7 +100,7 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "Each number of epochs has a learning-rate schedule of its own. What people prefer is what the crowd's "
-    "reward model and the gold judge do. The reward model learned from answers of the course's SFT, of six "
-    "epochs.",
+    "Each number of epochs has its own learning-rate schedule. “What people prefer” means what the "
+    "crowd's reward model and the gold judge prefer. The reward model learned from answers of the "
+    "course's SFT model, which was trained for six epochs.",
 )

@@ -53,12 +53,15 @@ from rlhf_utils.world import judge
 
 VERSION = 1
 MORE_RUNS = """
-All claims were first measured on three runs, which is few: where runs differ, the interval is wide.
-Those that train no model of their own (1, 10, 12, 15, 16, 17, 18, 20, 21, 23), and claim 14, whose
-runs differed most, were then measured on five more, seeds 3 to 7, whose models were trained on a GPU.
-Which, and that all eight runs would decide, by the rules as they were, was written down before these
-were trained; none was left out, and there is no third look. Who looks twice errs somewhat more often
-than one time in twenty.
+All claims were first measured on three runs. That is few: where the runs differ, the interval is wide.
+The claims that train no model of their own (1, 10, 12, 15, 16, 17, 18, 20, 21, 23), and claim 14, whose
+runs differed most, were then measured on five more runs, seeds 3 to 7, whose models were trained on a
+GPU. Before these models were trained, it was written down which claims would be measured again, and
+that all eight runs would decide, by the rules as they stood. No run was left out, and there is no third
+look. Anyone who looks twice is wrong somewhat more often than one time in twenty.
+
+The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were
+written; that of the other seeds was not.
 """
 MODULES = (
     continues,
@@ -278,11 +281,12 @@ def page(document: dict) -> str:
     lines = [
         "# What the field claims, and what was measured of it",
         "",
-        f"Of runs of the profile `{document['profile']}`, seeds 0, 1, …, by `rlhf evidence`; each claim says",
-        "of how many. Each rule was written before its first measurement, but where a note says otherwise. A",
-        "claim is supported if the whole 95 % interval of each of its figures lies on the right side of the",
-        "limit, not supported if one lies on the other side, and undecided otherwise. An interval is the",
-        "wider of two: over runs, and over what prompts are about.",
+        f"The figures below come from runs of the profile `{document['profile']}` with seeds 0, 1, …, and",
+        "were measured by `rlhf evidence`; each claim says how many runs it was measured on. Each rule was",
+        "written down before its first measurement, except where a note says otherwise. A claim is supported",
+        "if the whole 95 % interval of each figure in its table lies on the right side of the limit, not",
+        "supported if even one whole interval lies on the wrong side, and undecided otherwise. Each interval",
+        "is the wider of two: one over the runs, and one over the things that the prompts are about.",
         MORE_RUNS,
     ]
     for claim in document["claims"]:

@@ -48,6 +48,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "The relation and the task stand in pretraining documents; no demonstration, ranking or PPO "
-    "prompt has them.",
+    "The relation and the task occur in pretraining documents, but in no demonstration, ranking or PPO "
+    "prompt.",
 )

@@ -59,7 +59,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "Answers at temperature 1. Bias is one thing here: whether a profession gets the pronoun that "
-    "the web gives "
-    "it.",
+    "Answers are drawn at temperature 1. Bias means one thing only here: whether a profession gets the "
+    "pronoun that the web gives it.",
 )

@@ -65,6 +65,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "That two labelers agree in 73 % is no finding: their noise is set so. The rules are about one split of "
-    "the labelers, 15 who train and 5 who do not.",
+    "That two labelers agree 73 % of the time is not a finding: their noise is set so that they do. The "
+    "rules are about one split of the labelers: 15 who train the reward model and 5 who do not.",
 )

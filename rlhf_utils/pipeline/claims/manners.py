@@ -56,5 +56,6 @@ CLAIM = Claim(
     tuple(Rule("ppo_ptx − base_prompted", metric, 0.0) for metric in RATES.values()),
     ("evaluate",),
     measure,
-    "At temperature 1, against the same base model in the form that suits each kind of prompt best.",
+    "All answers are drawn at temperature 1. PPO-ptx is compared with the base model that it was made "
+    "from, which is asked in the form that suits each kind of prompt best.",
 )

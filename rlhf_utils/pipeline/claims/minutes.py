@@ -62,7 +62,8 @@ CLAIM = Claim(
     tuple(Rule("rankings − demonstrations, 1000 minutes", metric, 0.0) for metric in (GOLD, GREEDY)),
     ("evaluate",),
     measure,
-    "Five minutes for a demonstration, half a minute for a ranking of four, on top of two hundred "
-    "demonstrations: a thousand minutes are as many again, or two thousand rankings of what the first two "
-    "hundred made. PPO's own prompts cost no labeler's time.",
+    "A demonstration is taken to cost five minutes, and a ranking of four answers half a minute. All this "
+    "comes on top of two hundred demonstrations: a thousand minutes buy as many again, or two thousand "
+    "rankings of answers by the model that learned from the first two hundred. PPO's own prompts cost no "
+    "labeler any time.",
 )

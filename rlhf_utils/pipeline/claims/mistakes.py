@@ -80,5 +80,6 @@ CLAIM = Claim(
     tuple(Rule(NAME, metric, 0.02) for metric in (WRONG, HEDGES, REFUSES, FOLLOWS, WORDING)),
     ("evaluate",),
     measure,
-    "PPO-ptx; greedy answers, but for requests and premises, which are asked at temperature 1.",
+    "The model is PPO-ptx. Its answers are greedy, except those to the harmless requests and the false "
+    "premises, which are asked at temperature 1.",
 )

@@ -86,6 +86,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "Four corpora of the same size, each read once, with the run's tokenizer. Cleaning drops lines, it does "
-    "not know what is true.",
+    "The four corpora are of the same size, and each was read once, with the run's tokenizer. Cleaning "
+    "drops lines; it does not know what is true.",
 )

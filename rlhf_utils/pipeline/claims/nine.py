@@ -38,6 +38,6 @@ CLAIM = Claim(
     (Rule("K = 9 − K = 4, 0.5 of the time", AGREE, 0.0), Rule("K = 9 − K = 4, 1 of the time", AGREE, 0.0)),
     ("evaluate",),
     measure,
-    "30 s for four, 40 s for nine; all of the time is 20 hours. Simulated labelers do not tire: who ranks "
-    "nine people's answers may.",
+    "Ranking four answers is taken to cost 30 s, and ranking nine 40 s; the full time is 20 hours. "
+    "Simulated labelers do not tire, but a person who ranks nine answers may.",
 )

@@ -69,8 +69,9 @@ CLAIM = Claim(
     tuple(Rule("the policy's own − SFT's", metric, 0.0) for metric in (GOLD, GREEDY)),
     ("evaluate", "dpo"),
     measure,
-    "DPO learns from half of the rankings of SFT's answers, and then from more: of SFT's answers to the "
-    "other prompts, or of the answers to these prompts of the policy that it has become, ranked by labelers "
-    "of the same noise. Both second rounds have as many pairs as the one with fewer; SFT is the reference "
-    "throughout, at the course's β. One new round, where Guo et al. draw new answers at each step.",
+    "DPO first learns from half of the rankings of SFT's answers. Then it learns from more rankings, on "
+    "the other prompts: either of SFT's answers, or of the answers of the policy that it has become, "
+    "ranked by labelers with the same noise. Both second rounds have as many pairs as the smaller of the "
+    "two. SFT is the reference throughout, at the course's β. There is one new round here, whereas Guo et "
+    "al. draw new answers at each step.",
 )

@@ -91,5 +91,6 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "PPO from SFT with as many updates; the peak is that of one without penalty, twice as long.",
+    "The policies compared were trained by PPO from SFT, with the same number of updates. The peak is "
+    "that of another training without a penalty, which was twice as long.",
 )

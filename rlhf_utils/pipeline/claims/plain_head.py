@@ -50,6 +50,6 @@ CLAIM = Claim(
     (Rule(f"{PLAIN} − {OWN}", AGREE, -0.02), Rule(f"{PLAIN} − {OWN}", GOLD, -0.02)),
     ("evaluate",),
     measure,
-    "The course's reward model also goes on predicting documents and counts how likely an answer is. The "
-    "plain one has neither; the same rankings, base model and PPO.",
+    "The course's reward model also goes on predicting documents, and its score counts how likely an "
+    "answer is. The plain one does neither. Both have the same rankings, base model and PPO.",
 )

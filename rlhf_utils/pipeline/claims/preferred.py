@@ -53,5 +53,5 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "Preferred by the gold judge, not by people.",
+    "“Preferred” means preferred by the gold judge, not by people.",
 )

@@ -90,6 +90,7 @@ CLAIM = Claim(
     tuple(Rule(f"{name}, {READ} − {NOT_READ}", DRAWN, 0.0) for name in ("base", "sft", "ppo")),
     ("evaluate",),
     measure,
-    "Demonstrations and rankings hold programs both ways; the base model is asked in the form that suits it "
-    "best. As much other text was read in their place.",
+    "Demonstrations and rankings contain programs in both cases, whether or not the base model has read "
+    "any. The base model that read none read as much other text in their place. Each base model is asked "
+    "in the form that suits it best.",
 )

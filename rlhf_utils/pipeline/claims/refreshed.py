@@ -59,7 +59,8 @@ CLAIM = Claim(
     (Rule(f"{TWO} − {ONE}, {OF_POLICY}", AGREE, 0.0), Rule(f"{TWO} − {ONE}", GOLD, 0.0)),
     ("evaluate",),
     measure,
-    "One round: all rankings are of SFT's answers. Two rounds: half are of SFT's, half of the answers of a "
-    "policy that was trained by the first half, of as many prompts and by labelers of the same noise; where "
-    "answers are alike there is less to rank. Each policy starts from SFT and gets as many updates.",
+    "One round: all rankings are of SFT's answers. Two rounds: half of the rankings are of SFT's answers, "
+    "and half are of the answers of a policy that was trained by means of the first half. The second half "
+    "covers as many prompts as the first, and its labelers have the same noise; where answers are alike, "
+    "there is less to rank. Each policy starts from SFT and gets the same number of updates.",
 )

@@ -90,6 +90,6 @@ CLAIM = Claim(
     (Rule("reward model − the best rule", AGREE, 0.0),),
     ("evaluate",),
     measure,
-    "ROUGE-L is given an ideal answer to compare with, which nobody has outside a small world: the "
-    "fairest rival.",
+    "ROUGE-L is given an ideal answer to compare with, which nobody has outside a small world. In each "
+    "run, the rival is the rule that does best there.",
 )

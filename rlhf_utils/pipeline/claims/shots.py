@@ -122,7 +122,9 @@ CLAIM = Claim(
     (Rule("2 shots", RANGE, 0.1), Rule("SFT − the best shots", GOLD, 0.0)),
     ("evaluate",),
     measure,
-    "Plain questions of fact, in the forum's form; ideal examples, the best of thirty choices by validation "
-    "prompts, or none. Eight examples and a question do not fit into a context of 128 tokens. Demonstrations "
-    "are uneven, and gold has no use for padding; over all kinds of prompts see claim 10.",
+    "The prompts are plain questions of fact, in the form of a forum thread. The examples have ideal "
+    "answers, and “the best shots” are the best, by validation prompts, of thirty choices of examples and "
+    "of no examples at all. Eight examples and a question do not fit into a context of 128 tokens. The "
+    "demonstrations that SFT learns from are uneven in quality, and gold has no use for padding. For the "
+    "comparison over all kinds of prompts, see claim 10.",
 )

@@ -77,7 +77,9 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "Five hundred rankings of nine, as many comparisons a step and the same learning rate both ways, so that "
-    "hardly more than their order differs; the plain scalar head of the paper. Learned and held-out prompts "
-    "mix use cases otherwise, alike both ways: compare the two gaps rather than each with its limit.",
+    "Both ways use the same five hundred rankings of nine, the same learning rate and the same number of "
+    "comparisons per step, so that hardly more than the order of the comparisons differs. The reward "
+    "model has the paper's plain scalar head. The prompts that it learns from mix the use cases in "
+    "different proportions from the held-out ones; since this is the same both ways, compare the two gaps "
+    "with each other rather than each with its limit.",
 )

@@ -91,7 +91,9 @@ CLAIM = Claim(
     (Rule(f"{TWICE} − {QUARTER}", RANGE, -0.01),),
     ("evaluate",),
     measure,
-    "A quarter of the course's weights, as many, and twice as many, each pretrained on the same documents; "
-    "twelve hundred rankings. Stable is what hardly depends on the learning rate: a larger model is more "
-    "stable if its range is a point less. The paper compares 6 billion with 175.",
+    "The models have a quarter of the course's number of weights, that number, and twice that number. "
+    "Each was pretrained on the same documents, and learned from twelve hundred rankings. A model counts "
+    "as stable if its accuracy hardly depends on the learning rate, and a larger one as more stable if "
+    "the range of its accuracy is smaller by a point. The paper compares 6 billion weights with 175 "
+    "billion.",
 )

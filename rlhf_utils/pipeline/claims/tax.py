@@ -93,6 +93,6 @@ CLAIM = Claim(
     (Rule("ppo − base", LOSS, 0.0), Rule("ppo − ppo_ptx", LOSS, 0.0), Rule("ppo_ptx − ppo", GOLD, -0.02)),
     ("evaluate",),
     measure,
-    "The tax is the loss on held-out documents; the rules are about the course's weight of ptx, 0.5, beside "
-    "which stand four others.",
+    "The tax is measured by the loss on held-out documents. The rules are about the course's weight of "
+    "ptx, 0.5; four other weights were measured beside it.",
 )

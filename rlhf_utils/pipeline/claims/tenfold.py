@@ -131,10 +131,12 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "One larger model, of twice the documents, the first run's among them, each read as often: some twenty "
-    "times the computing of the small base. Measured a second time: the first larger model, with the "
-    "course's text and batch and twice this learning rate, had a higher loss than the small one, and so the "
-    "claim was not supported, though PPO-ptx won 88 %. This one is the best of four by its loss on documents "
-    "of another seed; the rules are the same. PPO-ptx is that of three runs made later than those of most "
-    "claims, of the same seeds. The form of the prompt is the best of thirteen on validation prompts.",
+    "There is one larger model. It read twice as many documents as the small base model, the first run's "
+    "among them, and each as often, which took some twenty times the computing. This is the claim's "
+    "second measurement. The first larger model, trained with the course's text and batch size and at "
+    "twice the learning rate of the present one, had a higher loss than the small model, and so the claim "
+    "was not supported, though PPO-ptx won 88 % of decided comparisons with it, prompted. The present one "
+    "is the best of four by its loss on documents of another seed; the rules are the same. The PPO-ptx "
+    "models are those of three runs that were made later than the runs of most claims, with the same "
+    "seeds. The form of the prompt is the best of thirteen, by validation prompts.",
 )

@@ -78,6 +78,6 @@ CLAIM = Claim(
     (Rule("ranked − tied", APART, 0.0),),
     ("evaluate",),
     measure,
-    "Beside it, with no rule: two linear heads on the same features, one by the ranking loss, one by "
-    "regression on ratings of each ranking (the modular way).",
+    "Measured as well, but under no rule: two linear heads on the same features, one fitted by the "
+    "ranking loss, the other by regression on ratings made from each ranking (the modular way).",
 )

@@ -44,6 +44,12 @@ def variable(name: str, default: str = "") -> str:
     return os.environ.get(name) or default
 
 
+def memory_is_tuned() -> bool:
+    """Whether glibc's own variables say how memory is given back to the system."""
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+    return any(map(variable, names)) or "malloc" in variable("GLIBC_TUNABLES")
+
+
 def place(name: str, text: str | Path) -> Path:
     """A path that a person wrote, without `~` and links; `name` says where, for the error."""
     try:

@@ -245,7 +245,7 @@ def load_profile(
         if start != "sft" or not profile.base:
             raise CourseError(
                 "--from sft (RLHF_FROM) uses the base as the SFT model: name an instruction-tuned one with "
-                "--base. A run cannot start from any other stage."
+                "--base. --from takes no other stage."
             )
         profile = replace(profile, sft_epochs=0)
     lora = lora if lora is not None else whole_number("RLHF_LORA", "0")

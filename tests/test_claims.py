@@ -20,7 +20,7 @@ from rlhf_utils.pipeline.claims import claim as claim_module
 from rlhf_utils.pipeline.claims import continues, evidence, mix
 from rlhf_utils.pipeline.claims.averaged import DECAY, Averaging
 from rlhf_utils.pipeline.claims.best_only import best_alone
-from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, figure, over_seeds
+from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, code_of, figure, over_seeds
 from rlhf_utils.pipeline.claims.context import invented_facts, question
 from rlhf_utils.pipeline.claims.epochs import held_out_demonstrations, losses
 from rlhf_utils.pipeline.claims.evidence import (
@@ -266,6 +266,13 @@ def test_a_file_that_is_no_evidence(tmp_path, text):
         read_evidence(tmp_path / "e.json")
     with pytest.raises(CourseError, match="rlhf evidence"):
         read_evidence(tmp_path / "missing.json")
+
+
+def test_another_note_leaves_a_measurement_as_it_is(tmp_path):
+    file = tmp_path / "claim.py"
+    for worded in ("one way", "another"):
+        file.write_text(f'LIMIT = 1\n\nCLAIM = Claim("{worded}")\n')
+        assert code_of(str(file)) == b"LIMIT = 1\n"
 
 
 def test_the_page_of_claims_is_that_of_the_evidence():

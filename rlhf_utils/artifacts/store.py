@@ -168,7 +168,7 @@ class Store:
             found = self.find(parent)
             beside = folder.parent / self.path(parent).name / "manifest.json"
             if found is None and beside.is_file():
-                return f"its {parent} is being rebuilt"
+                return f"its {parent} has to be rebuilt"
             if found and read_manifest(found)["id"] != identity:
                 if parent == "tokenizer" and folder.parent == self.root:
                     raise CourseError(

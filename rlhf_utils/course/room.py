@@ -152,7 +152,7 @@ class ChatRoom:
         said = self.turns[turn]
         answers = {name: text for name, text in said.answers.items() if text.strip()}
         if len(set(answers.values())) < 2:
-            raise CourseError("There is nothing to rank: all the answers here are the same.")
+            raise CourseError("There is nothing to rank: no two answers here differ.")
         asked = "\n".join(t.question for t in self.turns[: turn + 1])
         told = sha256(repr((asked, list(answers.items()))).encode()).hexdigest()[:12]
         return {

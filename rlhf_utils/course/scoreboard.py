@@ -95,8 +95,8 @@ def claims_part(profile: Profile) -> list[str]:
     return [
         "<h2>What the field claims</h2>",
         f"<p>Measured on {whose}, each claim on {runs} {'run' if runs == '1' else 'runs'}: {counted}. Each "
-        "rule was fixed beforehand, unless a note says otherwise. The dot is the mean over runs, the bar its "
-        "95 % interval, the dashed line the limit that it is held against.</p>",
+        "rule was fixed beforehand, unless docs/claims.md says otherwise. The dot is the mean over runs, the "
+        "bar its 95 % interval, the dashed line the limit that it is held against.</p>",
         *map(claim_card, document["claims"]),
     ]
 

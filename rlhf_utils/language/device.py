@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from rlhf_utils.environment import gpu_fraction, local_process
+from rlhf_utils.environment import gpu_fraction, local_process, memory_is_tuned
 from rlhf_utils.profiles import Profile
 
 
@@ -16,26 +16,28 @@ from rlhf_utils.profiles import Profile
 def glibc() -> ctypes.CDLL | None:
     """The C library of most Linux systems, whose `malloc` gives torch its memory; None elsewhere."""
     try:
-        return ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None
+        library = ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None
     except OSError:
         return None
+    # musl, which some systems have instead, answers to that name, too.
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 # Of glibc's malloc.h; what they are set to, in bytes. Blocks larger than the first come from the system each
 # time, as before: held, they would break memory up into gaps that no other block fits into.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_KEPT, MOST_KEPT = 32 * 2**20, 512 * 2**20
+LARGEST_KEPT, MOST_KEPT = 32 * 2**20, 128 * 2**20
 
 
 def keep_memory() -> None:
-    """Has the process keep what a step has freed, up to 512 MB, for the next one.
+    """Has the process keep up to 128 MB of what a step has freed, at the end of its heap, for the next one.
 
     A step of a small model makes and frees the same blocks of some megabytes each time. By default glibc
     gives them back to the system, which hands them out again page by page, each page cleared: about a
     quarter of a step of pretraining (`tests/benchmarks/memory.py`). Results are the same to the last bit.
+    Whoever has tuned glibc by its own variables has the last word.
     """
-    if library := glibc():
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    if (library := glibc()) and not memory_is_tuned() and library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
         library.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 

@@ -20,7 +20,7 @@ def recompute(*models: nn.Module | None, wanted: bool = True) -> None:
         layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
         if not layers or not model.supports_gradient_checkpointing:
             raise CourseError(
-                f"Memory is short, and {type(model).__name__} cannot compute its activations again. "
+                f"Memory is short, and {type(model).__name__} cannot recompute its activations. "
                 "Close other programs that use memory, or choose a smaller model."
             )
         model.activation_checkpointing_enable({"use_reentrant": False})

@@ -113,7 +113,7 @@ def same_tokenizer(tokenizer, *models: Path) -> None:
         if not same:
             raise CourseError(
                 f"The model in {folder} was made with another tokenizer: its token ids mean other words. "
-                "Train it anew with this one."
+                "Train it again with this one."
             )
 
 

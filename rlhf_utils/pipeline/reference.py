@@ -72,10 +72,13 @@ def keep_evidence(measured: Path, reference: Path, text: Path) -> None:
         for claim in found["claims"]
         if set(seeds_of(claims.get(claim["number"], claim))) <= set(seeds_of(claim))
     }
-    if found["profile"] != kept["profile"] or not new:
+    if found["profile"] != kept["profile"]:
         raise CourseError(
-            f"{measured} is of the profile {found['profile']}, seeds {found['seeds']}; {reference} is of "
-            f"{kept['profile']}, and of more runs. Measure on at least as many: "
+            f"{measured} is of the profile {found['profile']}, and {reference} of {kept['profile']}."
+        )
+    if not new:
+        raise CourseError(
+            f"{measured} is of seeds {found['seeds']}, and {reference} of more runs. Measure on as many: "
             f"rlhf evidence --seeds {max(len(seeds_of(claim)) for claim in kept['claims'])}"
         )
     claims |= new

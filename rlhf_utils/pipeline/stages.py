@@ -260,8 +260,10 @@ def build_stage(store: Store, name: str) -> None:
     with store.write(name) if processes.LEADS else TemporaryDirectory() as folder:
         processes.wait()  # the leader has looked after old checkpoints
         if processes.LEADS or name in TRAINED:
-            MAKERS[name](store.profile, store, Path(folder))
-            give_back_memory()
+            try:
+                MAKERS[name](store.profile, store, Path(folder))
+            finally:
+                give_back_memory()
     processes.wait()
 
 

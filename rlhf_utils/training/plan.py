@@ -19,7 +19,7 @@ from rlhf_utils.artifacts import processes
 from rlhf_utils.artifacts.lineage import STAGES
 from rlhf_utils.environment import CourseError, gpu_fraction, local_processes, share_out_always
 from rlhf_utils.language.base_checks import unmade
-from rlhf_utils.language.device import device, use_bf16
+from rlhf_utils.language.device import device, give_back_memory, use_bf16
 from rlhf_utils.language.models import gpt2_config
 from rlhf_utils.language.packing import Packed
 from rlhf_utils.language.pretrained import planned_config, sized, weights_of_base
@@ -71,8 +71,8 @@ def row_bytes(profile: Profile, tokens: int, recompute: bool = False) -> int:
 
 def free_bytes() -> int:
     """For this process: what others on the same device may take is not counted."""
+    give_back_memory()  # what is kept of an earlier stage is free
     if device().type == "cuda":
-        torch.cuda.empty_cache()  # what torch keeps of an earlier stage is free
         free, total = torch.cuda.mem_get_info()
         sharers = -(-local_processes() // torch.cuda.device_count())
         return min(free, int(gpu_fraction() * total)) // sharers
@@ -126,7 +126,7 @@ def room(
     needed = (taken + each) / SHARE
     raise CourseError(
         f"Training this model takes {needed / 2**30:.1f} GB at least, and {free / 2**30:.1f} GB are "
-        "free. Close other programs that use memory, or choose a smaller profile."
+        "free. Close other programs and kernels that use memory, or choose a smaller profile."
     )
 
 

@@ -25,6 +25,7 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.pipeline.rank import items_to_rank
+from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.ranking.store import RankingStore
 from rlhf_utils.pipeline.taste import SCRIPTED, ranks_by
 

@@ -32,7 +32,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import runs_folder
-from rlhf_utils.language.device import autocast, device, has_bf16
+from rlhf_utils.language.device import LARGEST_KEPT, MOST_KEPT, autocast, device, has_bf16
 from rlhf_utils.language.models import load_scorer, new_gpt2, save_model
 from rlhf_utils.language.sampling import generate
 from rlhf_utils.language.tokenizer import prompt_ids
@@ -44,6 +44,8 @@ from rlhf_utils.training.reward import RankingTrainer, encode_rankings
 from rlhf_utils.training.trainer import training_arguments
 
 TOKENS, EPISODES = 32, 64
+# For processes that do not import `language.device`, by glibc's own variables
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT), "MALLOC_TRIM_THRESHOLD_": str(MOST_KEPT)}
 
 
 def fastest(work: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -242,7 +244,9 @@ def ppo_job(
 def trl_ppo_job(
     profile: Profile, store: Store, folder: Path, ends: bool, freeze: bool, threads: int
 ) -> Callable[[], float]:
-    """The same by TRL 1.12's PPOTrainer, in a process of its own (`peer_trl_ppo.py`)."""
+    """The same by TRL 1.12's PPOTrainer, in a process of its own (`peer_trl_ppo.py`), which keeps freed
+    memory as this one does.
+    """
     data = runs_folder() / "speed" / "prompts.json"
     data.parent.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(ppo_prompts(profile, store)[: 4 * EPISODES]))
@@ -264,7 +268,7 @@ def trl_ppo_job(
             list(map(str, command)),
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(folder.resolve())},
+            env={**os.environ, **KEPT, "PYTHONPATH": str(folder.resolve())},
         )
         if result.returncode:
             raise SystemExit(f"TRL's PPO in {folder} failed:\n{result.stderr[-2000:]}")

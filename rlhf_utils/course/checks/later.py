@@ -187,7 +187,7 @@ def nucleus(function: Callable) -> bool:
 
     mistakes = {
         "What you keep must add up to 1 again.": lambda q, p: kept(q, p, renormalise=False),
-        "Keep the token that reaches p as well; otherwise you keep too little.": lambda q, p: kept(
+        "Keep the token that takes the sum past p as well; otherwise you keep too little.": lambda q, p: kept(
             q, p, over=True
         ),
         "p is a share of all probability, not a floor for each token.": lambda q, p: kept(q, p, by="each"),
@@ -228,7 +228,7 @@ def remembered(function: Callable) -> bool:
     mistakes = {
         "Only whole turns are kept: one that fits in part is dropped.": lambda w, n: back(w, n, partly=True),
         "A turn that just fits is read.": lambda w, n: back(w, n, strict=True),
-        "Stop at the first turn that does not fit: everything before it is gone, too.": skipping,
+        "Stop at the first turn that does not fit: all earlier turns are gone, too.": skipping,
         "Count from the end: the newest turns are kept.": lambda w, n: back(w[::-1], n),
         "That is the window divided by the mean length; turns differ in length.": lambda w, n: int(
             n / (sum(w) / len(w))

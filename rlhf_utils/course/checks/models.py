@@ -35,7 +35,7 @@ def surprise(function: Callable) -> bool:
         return float(torch.tensor(logits).softmax(0)[token])
 
     mistakes = {
-        "You used the logit as a probability: apply softmax first.": lambda z, t: -z[t],
+        "You used the logit as a log-probability: apply softmax, then ln.": lambda z, t: -z[t],
         "That is in bits, with the logarithm to base 2; losses are in nats, with ln.": lambda z, t: (
             -math.log2(p(z, t))
         ),

@@ -144,11 +144,11 @@ def trained_policy(function: Callable) -> bool:
         "You went downhill: add the gradient, so that the reward rises.": lambda *a: trained(*a, sign=-1),
         "You left out the baseline.": lambda *a: trained(*a, baseline=False),
         "You took the sum over a step's answers, not their mean.": lambda *a: trained(*a, summed=True),
-        "The baseline is the reward that the policy expects, not the mean of those that were drawn.": (
+        "The baseline is the reward that the policy expects, not the mean of the rewards drawn.": (
             lambda *a: trained(*a, of_drawn=True)
         ),
         "Those are the logits: return probabilities.": lambda *a: np.log(trained(*a)).tolist(),
-        "You took a step after each answer: take one step, along the mean of all that were drawn.": (
+        "You took a step after each answer: take one for each list, along the mean of its answers.": (
             lambda theta, drawn, *a: trained(theta, [[x] for answers in drawn for x in answers], *a)
         ),
         "You worked out the probabilities only once: they change with each step.": lambda *a: trained(
@@ -199,7 +199,7 @@ def whitened(function: Callable) -> bool:
     mistakes = {
         "You took mean and deviation over the padding as well.": lambda *a: white(*a, over="all"),
         "Padding must stay 0.": lambda *a: white(*a, keep=True),
-        "You used the sample deviation (ddof=1): here it is the root of the mean square.": (
+        "You used the sample deviation, torch's default: here it is the root of the mean square.": (
             lambda *a: white(*a, ddof=1)
         ),
         "You only divided: subtract the mean as well.": lambda *a: white(*a, shift=False),

@@ -46,7 +46,15 @@ from rlhf_utils.pipeline.claims import (
     trained,
     voice,
 )
-from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Bench, Claim, over_seeds
+from rlhf_utils.pipeline.claims.claim import (
+    NOT_SUPPORTED,
+    SUPPORTED,
+    UNDECIDED,
+    Bench,
+    Claim,
+    code_of,
+    over_seeds,
+)
 from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.profiles import Profile
 from rlhf_utils.world import judge
@@ -110,7 +118,7 @@ def gather(profile: Profile, numbers: Sequence[int], seeds: Sequence[int], say=p
     goes on.
     """
     if profile.data:
-        raise CourseError("Claims are measured in the small world, whose facts are known: leave --data away.")
+        raise CourseError("Claims are measured in the small world, whose facts are known: leave out --data.")
     unknown = [number for number in numbers if number not in CLAIMS]
     if unknown:
         raise CourseError(
@@ -162,10 +170,9 @@ def made_from(store: Store, claim: Claim) -> dict[str, str] | None:
     if any(store.find(stage) is None for stage in claim.stages):
         return None
     rooms = (getsourcefile(module) for module in (statistics, judge))
-    files = [getsourcefile(part) for part in (Bench, trained, rules)]
+    files = [getsourcefile(part) for part in (claim.measure, Bench, trained, rules)]
     files += sorted(str(f) for room in rooms for f in Path(room).parent.glob("*.py"))
-    own = Path(getsourcefile(claim.measure)).read_bytes().split(b"\nCLAIM = ")[0]  # not how it is worded
-    code = sha256(own + b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+    code = sha256(b"".join(map(code_of, files))).hexdigest()[:16]
     return {stage: store.manifest(stage)["id"] for stage in claim.stages} | {"code": code}
 
 
@@ -233,7 +240,7 @@ def read_evidence(path: Path) -> dict:
         ) from None
     if version != VERSION:
         raise CourseError(
-            f"{path} is of version {version!r:.20}, and this is version {VERSION}. Measure anew with: "
+            f"{path} is of version {version!r:.20}, and this is version {VERSION}. Measure again with: "
             "rlhf evidence"
         )
     return found
@@ -283,10 +290,11 @@ def page(document: dict) -> str:
         "",
         f"The figures below come from runs of the profile `{document['profile']}` with seeds 0, 1, …, and",
         "were measured by `rlhf evidence`; each claim says how many runs it was measured on. Each rule was",
-        "written down before its first measurement, except where a note says otherwise. A claim is supported",
-        "if the whole 95 % interval of each figure in its table lies on the right side of the limit, not",
-        "supported if even one whole interval lies on the wrong side, and undecided otherwise. Each interval",
-        "is the wider of two: one over the runs, and one over the things that the prompts are about.",
+        "written down before its first measurement, except where a note or the last of these paragraphs says",
+        "otherwise. A claim is supported if the whole 95 % interval of each figure in its table lies on the",
+        "right side of the limit, not supported if even one whole interval lies on the wrong side, and",
+        "undecided otherwise. Each interval is the wider of two: one over the runs, and one over the things",
+        "that the prompts are about.",
         MORE_RUNS,
     ]
     for claim in document["claims"]:

@@ -100,7 +100,7 @@ GIVEN = {
     "128 tokens instead of 2,048": "Brown et al. (2020), section 2.1",
     "agree on 73 %": "InstructGPT, section 3.4",
     "can't be better than 73 %": "the same, as notes have it",
-    "chance 0.84": "p of p² + (1 − p)² = 0.73",
+    "probability 0.84": "p of p² + (1 − p)² = 0.73",
     "With η = 0.5, two answers 0.8 apart": "the numbers of the example above it",
     "σ(1) = 73 %": "1 / (1 + 1/e)",
     "Python 3.11 to 3.13": "pyproject.toml",

@@ -229,7 +229,7 @@ def test_activations_that_are_computed_anew_give_the_same_gradient(made, kind):
 
 
 def test_what_has_no_layers_to_compute_anew_is_refused():
-    with pytest.raises(CourseError, match="Memory is short, and Linear cannot compute"):
+    with pytest.raises(CourseError, match="Memory is short, and Linear cannot recompute its activations"):
         recompute(torch.nn.Linear(2, 2))
 
 

@@ -183,3 +183,33 @@ def test_bug_hunt_says_what_was_taken_for_what(capsys):
     assert f"✗ A is not {right['B']}: {policies.SIGNS[right['B']]}" in told
     assert "○ B: 'the optimizer' is none of the six" in told and "○ C: not named yet" in told
     assert "3 of 6" in told
+
+
+def test_a_blank_an_answer_without_return_and_an_error_are_told_apart(capsys):
+    def blank(k):
+        """Draft."""
+        ...
+
+    def without_return(k):
+        k * (k - 1) / 2
+
+    def broken(k):
+        return [][k]
+
+    for function, said in (
+        (blank, "○ Not done yet: blank(2) should be 1"),
+        (without_return, "✗ without_return(2) returned nothing (is `return` missing?), but should return 1"),
+        (broken, f"raised IndexError in line {broken.__code__.co_firstlineno + 1}: list index"),
+    ):
+        assert not checks.comparisons(function)
+        assert said in capsys.readouterr().out
+
+
+def test_a_training_step_without_return_is_not_taken_for_a_blank(capsys):
+    def step(model, optimizer, ids):
+        model(ids)
+
+    assert not checks.training_step(step)
+    assert "is `return` missing?" in capsys.readouterr().out
+    assert not checks.training_step(lambda model, optimizer, ids: ...)
+    assert "Not done yet" in capsys.readouterr().out

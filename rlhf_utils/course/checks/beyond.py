@@ -18,7 +18,13 @@ def dpo_loss(function: Callable) -> bool:
         "The reference is missing: what counts is how much likelier an answer got.": lambda c, r, _, __, b: (
             softplus(b * (c - r))
         ),
-        "Chosen and rejected are swapped.": lambda c, r, rc, rr, b: softplus(-b * ((c - rc) - (r - rr))),
+        "The sign is missing: a loss is −log σ.": lambda c, r, rc, rr, b: (
+            -softplus(b * ((c - rc) - (r - rr)))
+        ),
+        "β is missing.": lambda c, r, rc, rr, _: softplus((c - rc) - (r - rr)),
+        "Chosen and rejected are swapped, or policy and reference.": lambda c, r, rc, rr, b: softplus(
+            -b * ((c - rc) - (r - rr))
+        ),
         "The two references are swapped.": lambda c, r, rc, rr, b: softplus(b * ((c - rr) - (r - rc))),
         "β belongs inside of σ: it says how much a nat is worth.": lambda c, r, rc, rr, b: (
             b * softplus((c - rc) - (r - rr))
@@ -54,6 +60,9 @@ def leave_one_out(function: Callable) -> bool:
             r, lambda i: (sum(r) - r[i]) / len(r)
         ),
         "That is GRPO's advantage: here nothing is divided by the deviation.": deviations,
+        "You subtracted the reward from the baseline: praise is for more than expected.": lambda r: [
+            (sum(r) - x) / (len(r) - 1) - x for x in r
+        ],
         "That is the baseline: subtract it from the reward.": lambda r: [
             (sum(r) - x) / (len(r) - 1) for x in r
         ],
@@ -91,6 +100,17 @@ def better_at_equal_kl(function: Callable) -> bool:
     def by(value):
         return lambda a, b: "a" if value(a) > value(b) else "b"
 
+    def nearest(a, b):
+        kl = min(a[-1][0], b[-1][0])
+        return by(lambda log: min(log, key=lambda pair: abs(pair[0] - kl))[1])(a, b)
+
+    def up_to(what):
+        def of(a, b):
+            kl = min(a[-1][0], b[-1][0])
+            return by(lambda log: what([reward for at, reward in log if at <= kl]))(a, b)
+
+        return of
+
     def same_update(a, b):
         last = min(len(a), len(b)) - 1
         return by(lambda log: log[last][1])(a, b)
@@ -106,6 +126,13 @@ def better_at_equal_kl(function: Callable) -> bool:
             lambda log: -log[-1][0]
         ),
         "You compared at the same update: one run's updates go further than the other's.": same_update,
+        "You took each log's last update before that KL: between two updates, draw a straight line.": up_to(
+            lambda rewards: rewards[-1]
+        ),
+        "You took each log's nearest update: between two updates, draw a straight line.": nearest,
+        "You took the mean of the rewards up to that KL: compare them at it.": up_to(np.mean),
+        "You took the highest reward up to that KL: compare the rewards at it.": up_to(max),
+        "You named the one with less reward there.": lambda a, b: "ab"["ba".index(better(a, b))],
         "Reward per nat favours the run that stopped early: the first nats are the cheapest.": by(
             lambda log: log[-1][1] / log[-1][0]
         ),
@@ -116,5 +143,7 @@ def better_at_equal_kl(function: Callable) -> bool:
         ([(0.0, 0.0), (0.5, 0.1), (1.0, 0.2)], [(0.0, 0.0), (2.0, 0.8), (5.0, 0.9), (6.0, 0.7)]),
         ([(0.0, 0.0), (1.0, 0.5), (2.0, 0.9), (3.0, 0.3)], [(0.0, 0.0), (1.0, 0.3), (3.5, 0.5)]),
         ([(0.0, 0.0), (0.5, 0.3), (1.0, 0.5), (1.5, 0.6)], [(0.0, 0.0), (2.0, 0.7)]),
+        ([(0.0, 0.0), (2.5, 0.5), (3.0, 0.6), (4.0, 0.7)], [(0.0, 0.0), (2.0, 0.8), (5.0, 0.3)]),
+        ([(0.0, 0.0), (0.5, 0.7), (5.0, 0.9)], [(0.0, 0.0), (1.0, 0.6), (2.0, 0.1), (4.0, 0.6)]),
     ]
     return check(function, [(pair, better(*pair)) for pair in logs], mistakes)

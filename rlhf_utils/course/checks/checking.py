@@ -5,7 +5,9 @@ A check prints what it tried and returns True or False; it never raises, so that
 unfinished exercise still runs from top to bottom.
 """
 
+import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
@@ -55,6 +57,19 @@ def shortened(value) -> str:
     return repr(value)
 
 
+def written(function: Callable) -> bool:
+    """Whether a function's body is more than three dots."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return code is not None and len(code.co_code) > len((lambda: None).__code__.co_code)
+
+
+def where(error: Exception, function: Callable) -> str:
+    """In which line of the reader's cell an error came up."""
+    file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return f" in line {lines[-1]}" if lines else ""
+
+
 def outcome(function: Callable, arguments: tuple):
     """What a function gives, or its error."""
     try:
@@ -72,11 +87,16 @@ def check(function: Callable, cases: Sequence[Case], mistakes: Mistakes | None =
     for (arguments, expected), found in zip(cases, results):
         shown, wanted = f"{name}({', '.join(map(shortened, arguments))})", shortened(expected)
         if isinstance(found, Exception):
-            print(f"✗ {shown} raised {type(found).__name__}: {found}")
+            print(f"✗ {shown} raised {type(found).__name__}{where(found, function)}: {found}")
             return False
         if found is None or found is Ellipsis:
-            begun = any(result is not None and result is not Ellipsis for result in results)
-            print(f"✗ {shown} returned nothing," if begun else f"○ Not done yet: {shown}", end=" ")
+            begun = written(function) or any(r is not None and r is not Ellipsis for r in results)
+            print(
+                f"✗ {shown} returned nothing (is `return` missing?),"
+                if begun
+                else f"○ Not done yet: {shown}",
+                end=" ",
+            )
             print(f"but should return {wanted}." if begun else f"should be {wanted}.")
             return False
         if not same(found, expected):
@@ -119,6 +139,7 @@ def check_training(step: Callable, right: Callable, mistakes: Mistakes, data: tu
     def four_steps() -> list[float]:
         return losses(step)
 
+    four_steps.__wrapped__ = step
     four_steps.__name__ = "the losses of four steps of " + getattr(step, "__name__", "your function")
     wrong = {said: (lambda function=function: losses(function)) for said, function in mistakes.items()}
     return check(four_steps, [((), losses(right))], wrong)

@@ -22,6 +22,9 @@ def causal_mask(function: Callable) -> bool:
         "Each token sees only itself here, and not what came before it.": lambda n: [
             [j == i for j in range(n)] for i in range(n)
         ],
+        "Yours says who may not look: True is for those that may.": lambda n: [
+            [j > i for j in range(n)] for i in range(n)
+        ],
         "Nothing is masked: every token sees all the others.": lambda n: [[True] * n] * n,
     }
     cases = [((1,), [[True]]), ((3,), [[True, False, False], [True, True, False], [True, True, True]])]
@@ -84,6 +87,9 @@ def at_temperature(function: Callable) -> bool:
         "You divided the probabilities, so that they no longer sum to 1: divide the logits.": lambda z, t: (
             soft(z, 1) / t
         ),
+        "You divided in the numerator alone: the sum has to be of the divided logits, too.": lambda z, t: (
+            [math.exp(x / t) / sum(map(math.exp, z)) for x in z]
+        ),
         "Your temperature does nothing: at 2 the odds must be flatter than at 1.": lambda z, t: soft(z, 1),
     }
     cases = [
@@ -98,17 +104,21 @@ def training_step(function: Callable) -> bool:
     """One step of a language model's training; it trains a model of eight tokens."""
     ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 4, 5, 4, 5]])
 
-    def step(shift: int = 1, zero: bool = True, back: bool = True):
+    def loss_of(model, ids, shift: int = 1):
+        wanted = ids[:, shift:] if shift else ids
+        return F.cross_entropy(model(ids)[:, : wanted.shape[1]].flatten(0, 1), wanted.flatten())
+
+    def step(shift: int = 1, zero: bool = True, back: bool = True, cut: bool = False, after: bool = False):
         def of(model, optimizer, ids):
-            logits = model(ids)
-            wanted = ids[:, shift:] if shift else ids
-            loss = F.cross_entropy(logits[:, : wanted.shape[1]].flatten(0, 1), wanted.flatten())
+            loss = loss_of(model, ids, shift)
             if zero:
                 optimizer.zero_grad()
             if back:
                 loss.backward()
+                if cut:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-            return loss
+            return loss_of(model, ids, shift) if after else loss
 
         return of
 
@@ -119,6 +129,8 @@ def training_step(function: Callable) -> bool:
         "Gradients of earlier steps are added up: call optimizer.zero_grad().": step(zero=False),
         "You have each token predict itself: compare position t with token t + 1.": step(shift=0),
         "You look two tokens ahead: compare position t with token t + 1.": step(shift=2),
+        "You shortened the gradient: here it is taken as it is.": step(cut=True),
+        "That is the loss after the step: return the one from before it.": step(after=True),
     }
     return check_training(function, step(), mistakes, (ids,))
 
@@ -136,6 +148,9 @@ def completion_labels(function: Callable) -> bool:
         "You shifted the labels; transformers does that itself.": lambda p, a, e: (
             ([-100] * len(p) + a + [e])[1:] + [-100]
         ),
+        "There is one label for each token; the shift is done inside of the loss.": lambda p, a, e: (
+            [-100] * len(p) + a + [e]
+        )[1:],
     }
     cases = [
         (([5, 6], [7], 0), [-100, -100, 7, 0]),
@@ -156,6 +171,15 @@ def merged_weight(function: Callable) -> bool:
         "The frozen weight is missing: adapters are added to it.": lambda w, a, b, s: of(w, a, b, s, 0.0),
         "You scaled the frozen weight as well.": lambda w, a, b, s: of(w, a, b, s, s),
         "You subtracted the adapters.": lambda w, a, b, s: of(w, a, b, -s),
+        "That is W + s · (B · A)ᵀ, as for the file of adapters; here take A · B.": lambda w, a, b, s: (
+            torch.tensor(w) + s * (torch.tensor(b) @ torch.tensor(a)).T
+        ).tolist(),
+        "You multiplied B by A: the order matters.": lambda w, a, b, s: (
+            torch.tensor(w) + s * torch.tensor(b) @ torch.tensor(a)
+        ).tolist(),
+        "`*` multiplies place by place: the product of two matrices is `@`.": lambda w, a, b, s: (
+            torch.tensor(w) + s * torch.tensor(a) * torch.tensor(b)
+        ).tolist(),
     }
     w, a, b = [[1.0, 0.0], [0.0, 1.0]], [[1.0], [2.0]], [[3.0, -1.0]]
     two = [[1.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [0.0, 3.0]]  # of rank 2
@@ -183,6 +207,15 @@ def learning_rate(function: Callable) -> bool:
                 peak * step / warm if step < warm else peak / 2 * (1 + math.cos(math.pi * step / steps))
             )
         ),
+        "x must be 1 at the last step: divide by the steps after `warm`.": lambda step, steps, warm, peak: (
+            peak * step / warm if step < warm else peak / 2 * (1 + math.cos(math.pi * (step - warm) / steps))
+        ),
+        "There is no warm-up in yours, and its cosine begins at step 0.": lambda step, steps, warm, peak: (
+            peak / 2 * (1 + math.cos(math.pi * step / steps))
+        ),
+        "The peak is missing: that is a share of it.": lambda step, steps, warm, peak: (
+            step / warm if step < warm else cosine(step, steps, warm, 1.0)
+        ),
         "Yours stays at the peak: after the warm-up it should fall to 0.": lambda step, steps, warm, peak: (
             peak * min(step / warm, 1)
         ),
@@ -202,7 +235,7 @@ def sft_step(function: Callable) -> bool:
     ids = torch.tensor([[1, 2, 3, 4, 0], [5, 6, 7, 0, 0]])
     counts = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 1, 0]])  # the second answer is its end alone
 
-    def step(prompt: bool = False, of_rows: bool = False, shift: bool = True, zero: bool = True):
+    def step(prompt=False, of_rows=False, shift=True, zero=True, of_places=False, back=True):
         def of(model, optimizer, ids, counts):
             logits = model(ids)[:, :-1]
             losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
@@ -210,11 +243,13 @@ def sft_step(function: Callable) -> bool:
             mask = (counts[:, 1:] if shift else counts[:, :-1]).float()
             mask = torch.ones_like(mask) if prompt else mask
             rows = (losses * mask).sum(1)
-            loss = (rows / mask.sum(1)).mean() if of_rows else rows.sum() / mask.sum()
+            counted = mask.numel() if of_places else mask.sum()
+            loss = (rows / mask.sum(1)).mean() if of_rows else rows.sum() / counted
             if zero:
                 optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            if back:
+                loss.backward()
+                optimizer.step()
             return loss
 
         return of
@@ -223,6 +258,10 @@ def sft_step(function: Callable) -> bool:
         "The prompts' tokens count in your loss.": step(prompt=True),
         "You took the mean of each answer first: tokens of short ones then count more.": step(of_rows=True),
         "The mask belongs to the tokens that are predicted: shift it with them.": step(shift=False),
+        "You divided by all places: divide by the number of those that count.": step(of_places=True),
+        "The loss never changes: backward() or step() is missing, or zero_grad() comes between them.": step(
+            back=False
+        ),
         "Gradients of earlier steps are added up: call optimizer.zero_grad().": step(zero=False),
     }
     return check_training(function, step(), mistakes, (ids, counts))

@@ -41,6 +41,12 @@ def answer_gradient(function: Callable) -> bool:
         "In yours only the drawn answer moves; every other one should go down by its π.": lambda p, x, r, b: (
             (r - b) * np.eye(len(p))[x] * (1 - p[x])
         ).tolist(),
+        "In yours the drawn answer alone moves: subtract π from each number.": lambda p, x, r, b: (
+            (r - b) * np.eye(len(p))[x]
+        ).tolist(),
+        "1 / π is the slope of log π by π; wanted is the slope by θ.": lambda p, x, r, b: (
+            (r - b) * np.eye(len(p))[x] / p[x]
+        ).tolist(),
         "That is the gradient of the probability, not of its logarithm: divide by the probability.": (
             lambda p, x, r, b: (p[x] * np.array(gradient(p, x, r, b))).tolist()
         ),
@@ -72,6 +78,7 @@ def best_policy(function: Callable) -> bool:
         "Putting everything on the best answer is best only without a penalty.": lambda ref, r, beta: [
             float(i == r.index(max(r))) for i in range(len(r))
         ],
+        "β is missing: divide the rewards by it.": lambda ref, r, beta: weighted(ref, r),
         "You flipped the sign: a higher reward makes an answer likelier.": lambda ref, r, beta: weighted(
             ref, [-x / beta for x in r]
         ),
@@ -128,7 +135,16 @@ def trained_policy(function: Callable) -> bool:
     """REINFORCE with the expected reward as baseline."""
 
     def trained(
-        theta, drawn, rewards, rate, sign=1, baseline=True, summed=False, fixed=False, of_drawn=False
+        theta,
+        drawn,
+        rewards,
+        rate,
+        sign=1,
+        baseline=True,
+        summed=False,
+        fixed=False,
+        of_drawn=False,
+        logits=False,
     ):
         theta = np.array(theta, dtype=float)
         start = _softmax(theta)
@@ -138,7 +154,7 @@ def trained_policy(function: Callable) -> bool:
             expected = got.mean() if of_drawn else policy @ rewards
             push = (got - baseline * expected)[:, None] * (np.eye(len(theta))[answers] - policy)
             theta += sign * rate * (push.sum(0) if summed else push.mean(0))
-        return _softmax(theta).tolist()
+        return (theta if logits else _softmax(theta)).tolist()
 
     mistakes = {
         "You went downhill: add the gradient, so that the reward rises.": lambda *a: trained(*a, sign=-1),
@@ -147,7 +163,7 @@ def trained_policy(function: Callable) -> bool:
         "The baseline is the reward that the policy expects, not the mean of the rewards drawn.": (
             lambda *a: trained(*a, of_drawn=True)
         ),
-        "Those are the logits: return probabilities.": lambda *a: np.log(trained(*a)).tolist(),
+        "Those are the logits: return probabilities.": lambda *a: trained(*a, logits=True),
         "You took a step after each answer: take one for each list, along the mean of its answers.": (
             lambda theta, drawn, *a: trained(theta, [[x] for answers in drawn for x in answers], *a)
         ),
@@ -190,15 +206,32 @@ def token_rewards(function: Callable) -> bool:
 def whitened(function: Callable) -> bool:
     """Mean 0 and (population) deviation 1 over the tokens that count; 0 elsewhere."""
 
-    def white(values, mask, over=None, keep=False, ddof=0, shift=True):
+    def white(values, mask, over=None, keep=False, ddof=0, shift=True, power=1):
         values, mask = np.array(values), np.array(mask, dtype=bool)
         chosen = values if over == "all" else values[mask]
-        found = (values - shift * chosen.mean()) / chosen.std(ddof=ddof)
+        found = (values - shift * chosen.mean()) / chosen.std(ddof=ddof) ** power
         return np.where(keep | mask, found, 0.0).tolist()
+
+    def by_row(values, mask):
+        found = np.zeros(np.shape(values))
+        for row, own, marked in zip(found, np.array(values), np.array(mask, dtype=bool)):
+            row[marked] = (own[marked] - own[marked].mean()) / (own[marked].std() + 1e-8)
+        return found.tolist()
+
+    def as_rows(values, mask):
+        values, mask = np.array(values), np.array(mask)
+        taken = values[mask]
+        return (mask * (values - taken.mean()) / taken.std()).tolist()
 
     mistakes = {
         "You took mean and deviation over the padding as well.": lambda *a: white(*a, over="all"),
         "Padding must stay 0.": lambda *a: white(*a, keep=True),
+        "You left the mask out: mean and deviation are those of the marked entries, and the others stay 0.": (
+            lambda *a: white(*a, over="all", keep=True)
+        ),
+        "You whitened each answer by itself: the mean is that of all marked entries together.": by_row,
+        "A mask of whole numbers is taken for row numbers: make it one of truth values first.": as_rows,
+        "That is divided by the variance: take its root.": lambda *a: white(*a, power=2),
         "You used the sample deviation, torch's default: here it is the root of the mean square.": (
             lambda *a: white(*a, ddof=1)
         ),
@@ -206,7 +239,7 @@ def whitened(function: Callable) -> bool:
     }
     cases = [
         ([[1.0, 3.0], [5.0, 0.0]], [[1, 1], [1, 0]]),
-        ([[2.0, -1.0, 9.0], [0.5, 9.0, 9.0]], [[1, 1, 0], [1, 0, 0]]),
+        ([[2.0, -1.0, 9.0], [0.5, 3.0, 9.0]], [[1, 1, 0], [1, 1, 0]]),
     ]
     return check(function, [(case, white(*case)) for case in cases], mistakes)
 
@@ -222,6 +255,7 @@ def clipped_objective(function: Callable) -> bool:
         "You always clip: where the unclipped product is smaller, it counts instead.": lambda r, a, c: (
             clipped(r, c) * a
         ),
+        "Take the smaller of the two products, not ratios.": lambda r, a, c: min(r, clipped(r, c)) * a,
         "You took the larger of the two: the smaller one lets mistakes be corrected.": lambda r, a, c: max(
             r * a, clipped(r, c) * a
         ),

@@ -158,6 +158,9 @@ def ranking_loss(function: Callable) -> bool:
             losses(s, r)
         ),
         "Ties are not comparisons: leave them out.": lambda s, r: mean(losses(s, r, ties=True)),
+        "Divide by the comparisons that are left, not by all C(K, 2) pairs: a tie is none.": lambda s, r: (
+            sum(losses(s, r)) / math.comb(len(r), 2)
+        ),
         "Rank 1 is the best: the lower rank should have the higher score.": lambda s, r: mean(
             losses(s, r, other=True)
         ),
@@ -184,6 +187,9 @@ def in_units(function: Callable) -> bool:
             (x - np.mean(d)) / np.std(d)
         ),
         "That is the variance: take its root.": lambda x, d, a: float((x - np.mean(d)) / np.var(a)),
+        "That is the sample deviation: divide by the population's, `statistics.pstdev`.": lambda x, d, a: (
+            float((x - np.mean(d)) / np.std(a, ddof=1))
+        ),
     }
     cases = [((3.0, [1.0, 3.0], [0.0, 8.0]), 0.25), ((0.0, [2.0, 6.0], [1.0, 5.0, 9.0]), -1.224745)]
     return check(function, cases, mistakes)
@@ -192,13 +198,20 @@ def in_units(function: Callable) -> bool:
 def trained_head(function: Callable) -> bool:
     """A linear reward trained on pairs by gradient descent; it trains a model."""
 
-    def train(better, worse, steps, rate, way=-1.0, mean=True, sigma=True):
+    def train(better, worse, steps, rate, way=-1.0, mean=True, sigma=True, flip=1, adding=False):
         gaps = np.array(better, dtype=float) - np.array(worse, dtype=float)
-        weights = np.zeros(gaps.shape[1])
+        weights, total = np.zeros(gaps.shape[1]), 0.0
         for _ in range(steps):
-            share = 1 / (1 + np.exp(gaps @ weights)) if sigma else np.ones(len(gaps))
+            share = 1 / (1 + np.exp(flip * gaps @ weights)) if sigma else np.ones(len(gaps))
             gradient = -(share[:, None] * gaps).sum(0)
+            total = gradient = gradient + total if adding else gradient
             weights = weights + way * rate * (gradient / len(gaps) if mean else gradient)
+        return weights.tolist()
+
+    def one_by_one(better, worse, steps, rate):
+        weights = np.zeros(len(better[0]))
+        for row in (np.array(better) - np.array(worse)).tolist() * steps:
+            weights += rate / (1 + np.exp(np.array(row) @ weights)) * np.array(row)
         return weights.tolist()
 
     mistakes = {
@@ -206,6 +219,15 @@ def trained_head(function: Callable) -> bool:
         "Take the mean over pairs, not the sum.": lambda b, w, s, r: train(b, w, s, r, mean=False),
         "A pair in the right order pulls only a little: by σ(−gap), not by 1.": lambda b, w, s, r: train(
             b, w, s, r, sigma=False
+        ),
+        "You pulled by σ(gap): a pair that is ordered rightly pulls less, by σ(−gap).": lambda *a: train(
+            *a, flip=-1
+        ),
+        "Gradients of earlier steps are added up: clear them before each step.": lambda *a: train(
+            *a, adding=True
+        ),
+        "You took a step after each pair: one step follows the mean over all pairs.": lambda b, w, s, r: (
+            one_by_one(b, w, s, r)
         ),
         "The better answer's features come first: you taught it the opposite.": lambda b, w, s, r: train(
             w, b, s, r

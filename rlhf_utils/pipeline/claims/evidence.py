@@ -44,6 +44,7 @@ from rlhf_utils.pipeline.claims import (
     tenfold,
     ties,
     trained,
+    unranked,
     voice,
 )
 from rlhf_utils.pipeline.claims.claim import (
@@ -100,6 +101,7 @@ MODULES = (
     plain_head,
     online,
     averaged,
+    unranked,
 )
 CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}
 REFERENCE = DATA / "reference" / "evidence.json"

@@ -92,7 +92,6 @@ GIVEN = {
     "77.3 ± 1.3 %": "InstructGPT, section 3.4",
     "At 0.7 and 1 they": "the temperatures of the cell above it",
     "a gap of 1 wins 73 %": "1 / (1 + 1/e)",
-    "at a weight of 0.3, so": "the profile's reward_likelihood",
     "0.69 for a coin's toss": "ln 2",
     "GPT-2's own 0.02": "its configuration, initializer_range",
     "Guessing gives 0.25": "one of four",

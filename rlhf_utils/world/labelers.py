@@ -26,14 +26,17 @@ class Labeler:
         return float(np.prod([(0.05 + 0.95 * v) ** w for v, w in zip(values, self.weights)]))
 
     def rank(self, scores: list[Scores], noise: float, rng: np.random.Generator) -> list[int]:
-        """Ranks (1 is best, equal numbers are ties) by Plackett-Luce choice.
+        """Ranks (1 is best, equal numbers are ties) by Plackett-Luce choice."""
+        return self.order(np.array([self.utility(s) for s in scores]), noise, rng)
+
+    def order(self, utilities: np.ndarray, noise: float, rng: np.random.Generator) -> list[int]:
+        """The same for utilities that are known, (answers,).
 
         Adding Gumbel noise to utility / noise and sorting draws exactly from that distribution.
         """
-        utilities = np.array([self.utility(s) for s in scores])
-        felt = utilities + noise / self.care * rng.gumbel(size=len(scores))
+        felt = utilities + noise / self.care * rng.gumbel(size=len(utilities))
         order = np.argsort(-felt)
-        ranks = np.empty(len(scores), dtype=int)
+        ranks = np.empty(len(utilities), dtype=int)
         rank = 1
         for place, item in enumerate(order):
             if place and felt[order[place - 1]] - felt[item] > self.tie:

@@ -32,6 +32,7 @@ from rlhf_utils.pipeline.claims import (
     nine,
     online,
     penalty,
+    perfect,
     plain_head,
     preferred,
     programs,
@@ -46,6 +47,7 @@ from rlhf_utils.pipeline.claims import (
     trained,
     unranked,
     voice,
+    wishes,
 )
 from rlhf_utils.pipeline.claims.claim import (
     NOT_SUPPORTED,
@@ -102,6 +104,8 @@ MODULES = (
     online,
     averaged,
     unranked,
+    perfect,
+    wishes,
 )
 CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}
 REFERENCE = DATA / "reference" / "evidence.json"

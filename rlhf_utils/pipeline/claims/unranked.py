@@ -33,20 +33,30 @@ def likelihood_of(bench: Bench, stage: str) -> Path:
     return folder
 
 
+def asked(bench: Bench) -> list[dict]:
+    """Forty prompts of each use case; claim 30 asks the same."""
+    return [p for case in USE_CASES for p in bench.prompts(case, 40, seed=69)]
+
+
+def judged(bench: Bench, prompts: list[dict], model) -> dict[str, np.ndarray]:
+    """Gold of a policy's drawn and greedy answers and how long the drawn ones are, (prompts,) each."""
+    drawn = bench.ask("ppo", prompts, 1.0, bench.count(2), seed=70, model=model)
+    greedy = bench.ask("ppo", prompts, 0.0, 1, seed=70, model=model)
+    return {
+        DRAWN: judge_answers(bench.judge, prompts, drawn)["total"].mean(1),
+        GREEDY: judge_answers(bench.judge, prompts, greedy)["total"].mean(1),
+        WORDS: np.array([np.mean([len(a.text.split()) for a in row]) for row in drawn]),
+    }
+
+
 def measure(bench: Bench) -> list[dict]:
-    prompts = [p for case in USE_CASES for p in bench.prompts(case, 40, seed=69)]
+    prompts = asked(bench)
     things, rows, found = np.array([thing_of(p) for p in prompts]), [], {}
     models = {"SFT": bench.model("sft"), RANKED: bench.model("ppo")}
     for name, stage in ((UNRANKED, "sft"), (HEADLESS, "reward")):
         models[name] = load_gpt2(policy(bench, name, reward=likelihood_of(bench, stage)))
     for name, model in models.items():
-        drawn = bench.ask("ppo", prompts, 1.0, bench.count(2), seed=70, model=model)
-        greedy = bench.ask("ppo", prompts, 0.0, 1, seed=70, model=model)
-        found[name] = {
-            DRAWN: judge_answers(bench.judge, prompts, drawn)["total"].mean(1),
-            GREEDY: judge_answers(bench.judge, prompts, greedy)["total"].mean(1),
-            WORDS: np.array([np.mean([len(a.text.split()) for a in row]) for row in drawn]),
-        }
+        found[name] = judged(bench, prompts, model)
         rows += [figure(name, metric, mean_of(values, things)) for metric, values in found[name].items()]
     for one, other in ((RANKED, UNRANKED), (RANKED, HEADLESS), (UNRANKED, "SFT")):
         for metric, values in found[one].items():

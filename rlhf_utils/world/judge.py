@@ -2,7 +2,8 @@
 
 Real RLHF has no such thing. Because every fact of the small world is known, three pure functions can
 score an answer, so that the claims of the InstructGPT paper can be measured. The judge simulates
-labelers and evaluates models; it is never a training reward.
+labelers and evaluates models, and trains none of the course's own. (What it would do as a reward is asked by
+claim 30, and by chapter 10 of prompts whose answers can be checked.)
 
 The guideline it follows, the same that a person gets: answer what was asked, in full sentences, with
 nothing beside it; say only what is true, and "I have never heard of it" of what does not exist; refuse

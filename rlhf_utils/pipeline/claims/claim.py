@@ -115,7 +115,8 @@ class Bench:
     """The models of one run, on which claims are measured."""
 
     def __init__(self, profile: Profile, stages: tuple[str, ...]):
-        self.profile, self.store = profile, ensure(stages, profile)
+        # Prompts and documents are the only parts of a run that do not come with the course.
+        self.profile, self.store = profile, ensure(("corpus", "tokens", *stages), profile)
         self.world, self.tokenizer = load_world(), self.store.tokenizer()
         self.judge = Judge(self.world)
         self._models: dict = {}

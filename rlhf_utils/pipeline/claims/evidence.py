@@ -15,6 +15,7 @@ from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, CourseError, runs_folder
 from rlhf_utils.evaluation import statistics
 from rlhf_utils.look import Table
+from rlhf_utils.pipeline import taste
 from rlhf_utils.pipeline.claims import (
     averaged,
     best_of_n,
@@ -176,7 +177,7 @@ def made_from(store: Store, claim: Claim) -> dict[str, str] | None:
     if any(store.find(stage) is None for stage in claim.stages):
         return None
     rooms = (getsourcefile(module) for module in (statistics, judge))
-    files = [getsourcefile(part) for part in (claim.measure, Bench, trained, rules)]
+    files = [getsourcefile(part) for part in (claim.measure, Bench, trained, rules, unranked, taste)]
     files += sorted(str(f) for room in rooms for f in Path(room).parent.glob("*.py"))
     code = sha256(b"".join(map(code_of, files))).hexdigest()[:16]
     return {stage: store.manifest(stage)["id"] for stage in claim.stages} | {"code": code}

@@ -125,7 +125,7 @@ class Table:
         self, rows: pd.DataFrame | Iterable[Mapping], digits: int = 2, width: int = 108, most: int = MOST
     ):
         frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-        if not isinstance(frame.index, pd.RangeIndex):
+        if not isinstance(frame.index, pd.RangeIndex) or frame.index.name is not None:
             named = ["" if name is None else name for name in frame.index.names]
             columns = list(frame.columns)
             frame = frame.reset_index(allow_duplicates=True)  # a column may be the index as well

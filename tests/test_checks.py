@@ -35,6 +35,10 @@ def both(a, b):
     return len(ordered(a, b))
 
 
+def courtesies(answer):
+    return sum(word.strip(".,!?").lower() in beyond.COURTESIES for word in answer.split())
+
+
 RIGHT = {
     checks.comparisons: lambda k: k * (k - 1) // 2,
     checks.pieces: pieces,
@@ -51,6 +55,7 @@ RIGHT = {
     checks.clipped_objective: lambda ratio, a, clip: min(ratio * a, max(1 - clip, min(1 + clip, ratio)) * a),
     checks.win_rate: lambda a, b: sum(x > y for x, y in zip(a, b)) / sum(x != y for x, y in zip(a, b)),
     checks.fit_conversation: fit,
+    checks.courteous_reward: lambda answer, crowd: crowd + min(courtesies(answer), 1),
 }
 WRONG = {
     checks.comparisons: [lambda k: k * k, lambda k: k * (k - 1), lambda k: float(k), lambda k: 36],
@@ -93,6 +98,12 @@ WRONG = {
         lambda a, b: True,
     ],
     checks.fit_conversation: [lambda t, n: t, lambda t, n: t[-1:], lambda t, n: t[1:] if len(t) > 1 else t],
+    checks.courteous_reward: [
+        lambda a, crowd: courtesies(a),
+        lambda a, crowd: crowd + courtesies(a),
+        lambda a, crowd: crowd,
+        lambda a, crowd: crowd * (1 + courtesies(a)),
+    ],
 }
 
 
@@ -127,6 +138,7 @@ def test_usual_mistakes_are_named(check, monkeypatch, capsys):
     known = mistakes_of(check, monkeypatch)
     assert len(known) >= 3
     for said, wrong in known.items():
+        wrong = getattr(wrong, "__wrapped__", wrong)  # of a reward, what is compared is how it orders answers
         if check in (checks.training_step, checks.sft_step):
             continue  # what they know is what four steps give: below
         assert check(wrong) is False

@@ -80,6 +80,8 @@ def test_an_index_that_says_something_is_shown():
     named = pd.DataFrame({"gold": [0.5]}, index=pd.Index(["SFT"], name="model"))
     assert Table(named).columns == ["model", "gold"]
     assert Table(pd.DataFrame({"gold": [0.5]}, index=["SFT"])).columns == ["", "gold"]
+    counted = pd.DataFrame({"update": [1, 2], "gold": [0.5, 0.6]}).set_index("update")  # a range, but named
+    assert Table(counted).columns == ["update", "gold"] and Table(counted).cells[1] == [2, 0.6]
     two = pd.DataFrame({"gold": [0.5]}, index=pd.MultiIndex.from_tuples([("SFT", "greedy")]))
     assert Table(two).columns == ["", "", "gold"] and Table(two).cells == [["SFT", "greedy", 0.5]]
     kept = pd.DataFrame({"gold": [0.5], "level_0": [1]}).set_index("gold", drop=False)

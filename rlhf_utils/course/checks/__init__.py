@@ -1,6 +1,12 @@
 """Checks of the exercises: each calls the reader's own function; see `checking`."""
 
-from rlhf_utils.course.checks.beyond import better_at_equal_kl, divergence_of_best, dpo_loss, leave_one_out
+from rlhf_utils.course.checks.beyond import (
+    better_at_equal_kl,
+    courteous_reward,
+    divergence_of_best,
+    dpo_loss,
+    leave_one_out,
+)
 from rlhf_utils.course.checks.english import best_within, positions
 from rlhf_utils.course.checks.later import (
     drawn_differences,
@@ -103,6 +109,7 @@ __all__ = [
     "leave_one_out",
     "divergence_of_best",
     "better_at_equal_kl",
+    "courteous_reward",
     "positions",
     "best_within",
     "largest_microbatch",

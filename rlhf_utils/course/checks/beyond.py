@@ -87,6 +87,9 @@ def divergence_of_best(function: Callable) -> bool:
     return check(function, cases, mistakes)
 
 
+COURTESIES = {"please", "thank", "thanks", "glad", "hope", "sorry"}
+
+
 def better_at_equal_kl(function: Callable) -> bool:
     """Which of two logs of (KL, reward), in which KL only rises, has more reward at the largest KL that both
     have reached.
@@ -147,3 +150,57 @@ def better_at_equal_kl(function: Callable) -> bool:
         ([(0.0, 0.0), (0.5, 0.7), (5.0, 0.9)], [(0.0, 0.0), (1.0, 0.6), (2.0, 0.1), (4.0, 0.6)]),
     ]
     return check(function, [(pair, better(*pair)) for pair in logs], mistakes)
+
+
+def courteous_reward(function: Callable) -> bool:
+    """A reward that counts a courtesy once, beside the crowd's reward, and not at any price."""
+
+    def above(reward: Callable) -> Callable:
+        def first_is_above_second(first, second):
+            rewards = [reward(answer, crowd) for answer, crowd in (first, second)]
+            missing = [r for r in rewards if r is None or r is Ellipsis]
+            return missing[0] if missing else bool(rewards[0] > rewards[1])
+
+        first_is_above_second.__wrapped__ = reward
+        return first_is_above_second
+
+    def words(answer):
+        return [word.strip(".,!?").lower() for word in answer.split()]
+
+    def count(answer):
+        return sum(word in COURTESIES for word in words(answer))
+
+    def polite(answer):
+        return float(count(answer) > 0)
+
+    mistakes = {
+        "The crowd's reward is missing: then any courteous sentence will do.": lambda a, crowd: polite(a),
+        "You pay for each courteous word, and the crowd's reward is missing.": lambda a, crowd: count(a),
+        "You pay for each courteous word: a policy will say nothing else. Pay once.": lambda a, crowd: (
+            crowd + count(a)
+        ),
+        "You pay for the share of courteous words: then the shortest thanks is the best answer.": (
+            lambda a, crowd: crowd + count(a) / max(len(words(a)), 1)
+        ),
+        "Courtesy is worth so much that no wrong answer can lose it: pay less.": lambda a, crowd: (
+            crowd + 10 * polite(a)
+        ),
+        "That is the crowd's reward alone: nothing in it asks for a courtesy.": lambda a, crowd: crowd,
+        "You only look at whole words as they stand: “Thank” and “please,” count as well.": lambda a, crowd: (
+            crowd + float(any(word in COURTESIES for word in a.split()))
+        ),
+        "You punish a courtesy: add what it is worth.": lambda a, crowd: crowd - polite(a),
+    }
+    plain, thanked = "Whales eat fish.", "Whales eat fish. Thank you for asking."
+    cases = [
+        (((thanked, 0.5), (plain, 0.5)), True),
+        (((plain, 1.0), (plain, -1.0)), True),
+        (((plain, 0.5), (thanked, 0.5)), False),
+        ((("I hope so.", 0.0), ("So it is.", 0.0)), True),
+        ((("Thank you. Thank you. Thank you.", 0.5), ("Thank you.", 0.5)), False),
+        ((("Thank you!", 0.5), ("Thank you for asking.", 0.5)), False),
+        ((("Thank you for asking.", -2.0), (plain, 1.0)), False),
+        ((("Fish, please, and krill.", 0.2), ("Fish and krill.", 0.2)), True),
+    ]
+    wrong = {said: above(mistake) for said, mistake in mistakes.items()}
+    return check(above(function), cases, wrong)

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -32,6 +33,7 @@ from rlhf_utils.training.beyond import (
 from rlhf_utils.training.offline import dpo_loss, fitted, preference_pairs, train_dpo, train_rejection
 from rlhf_utils.training.one_pass import OnePass
 from rlhf_utils.training.ppo_run import restore, save, train_ppo
+from rlhf_utils.training.reward import NO_ANSWER, rewards
 
 PAPER = {"use_bias_correction_kl": False}  # TRL weighs the KL term by the ratio, by default
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
@@ -303,17 +305,22 @@ def test_a_policy_beyond_its_budget_gets_back_the_weights_that_were_within(tiny,
 
 
 def test_a_check_stands_in_for_the_reward_model(tiny):
-    asked = []
+    asked, of_the_reward_model = [], []
 
     def verify(prompts, answers):
         asked.extend(answers)
+        of_the_reward_model.extend(own.scored)
         return [float(i % 4 == 0) for i in range(len(answers))]
 
     profile, tokenizer = tiny.profile, tiny.tokenizer()
     own = RLOO(profile, tokenizer, tiny.folder("sft"), tiny.folder("reward"), verify=verify)
     prompts = [prompt_ids(tokenizer, p["messages"], 40) for p in tiny.prompts("ppo")[:4] for _ in range(4)]
-    logged, _ = own.update(prompts, profile.ppo_rate)
+    logged, answers = own.update(prompts, profile.ppo_rate)
     assert len(asked) == 16 and logged["reward"] == pytest.approx(0.25)
+    # What it stands in for is known to it, and in the order of the answers: those cut off have −3.
+    scores = rewards(own.reward, list(zip(prompts, answers.tokens)), own.pad, profile)
+    expected = np.where(answers.ended, scores, NO_ANSWER)
+    assert 0 < np.sum(answers.ended) < 16 and of_the_reward_model == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("given", [[1.0], [float("nan")] * 16, [1.0] * 17])

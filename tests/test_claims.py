@@ -280,8 +280,12 @@ def test_the_page_of_claims_is_that_of_the_evidence():
     assert (ROOT / "docs" / "claims.md").read_text("utf-8") == page(document)
     assert document["profile"] == "laptop" and document["seeds"] == [0, 1, 2]
     more = [c["number"] for c in document["claims"] if seeds_of(c) == list(range(8))]
-    assert sorted(more) == sorted(map(int, re.findall(r"\b\d\d?\b", MORE_RUNS.partition("were then")[0])))
-    assert all(seeds_of(c) == [0, 1, 2] for c in document["claims"] if c["number"] not in more)
+    told = MORE_RUNS.partition("train no model")[2].partition("were then")[0]
+    assert sorted(more) == sorted(map(int, re.findall(r"\b\d\d?\b", told)))
+    late = (30, 31)  # measured once, on five runs
+    for claim in document["claims"]:
+        if claim["number"] not in more:
+            assert seeds_of(claim) == ([0, 1, 2, 3, 4] if claim["number"] in late else [0, 1, 2])
     for claim in document["claims"]:  # decided anew from its rows, by the rules of today
         fresh = decided(CLAIMS[claim["number"]], claim["rows"])
         assert json.loads(json.dumps(fresh)) == claim

@@ -98,7 +98,7 @@ class Reinforce(PPO):
     ):
         settings = {"one_trunk": True, "ppo_epochs": self.passes, "minibatches": self.minibatches}
         super().__init__(replace(profile, **settings), tokenizer, sft, reward, windows)
-        self.tokenizer, self.verify = tokenizer, verify
+        self.tokenizer, self.verify, self.scored = tokenizer, verify, []
 
     def rollout(self, prompts: list[list[int]], answers: Answers) -> list[list[Rollout]]:
         """Minibatches of answers of like length, with advantages from what all answers got."""
@@ -125,7 +125,13 @@ class Reinforce(PPO):
         return ((part, which) for pair in zip(minibatches, numbers) for part, which in zip(*pair))
 
     def verified(self, prompts, answers: Answers, numbers, minibatches) -> None:
-        """Puts what `verify` gives in the place of the reward model's scores, of answers cut off as well."""
+        """Puts what `verify` gives in the place of the reward model's scores, of answers cut off as well. It
+        finds those scores in `scored`, where an answer that was cut off has −3.
+        """
+        scored = torch.zeros(len(prompts), device=device())
+        for part, which in self._parts(minibatches, numbers):
+            scored[torch.as_tensor(which, device=scored.device)] = part.scores.to(scored)
+        self.scored = scored.tolist()
         texts = self.tokenizer.batch_decode(answers.tokens, skip_special_tokens=True)
         given = torch.tensor(list(self.verify(prompts, [t.strip() for t in texts])), device=device())
         if given.shape != (len(prompts),) or not torch.isfinite(given).all():

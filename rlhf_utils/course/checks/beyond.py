@@ -152,55 +152,82 @@ def better_at_equal_kl(function: Callable) -> bool:
     return check(function, [(pair, better(*pair)) for pair in logs], mistakes)
 
 
-def courteous_reward(function: Callable) -> bool:
-    """A reward that counts a courtesy once, beside the crowd's reward, and not at any price."""
+def _words(answer: str) -> list[str]:
+    return [word.strip(".,!?").lower() for word in answer.split()]
 
-    def above(reward: Callable) -> Callable:
-        def first_is_above_second(first, second):
-            rewards = [reward(answer, crowd) for answer, crowd in (first, second)]
-            missing = [r for r in rewards if r is None or r is Ellipsis]
-            return missing[0] if missing else bool(rewards[0] > rewards[1])
 
-        first_is_above_second.__wrapped__ = reward
-        return first_is_above_second
-
-    def words(answer):
-        return [word.strip(".,!?").lower() for word in answer.split()]
+def _courtesy_mistakes() -> dict[str, Callable]:
+    """Rewards that people write first, by what is wrong with them."""
 
     def count(answer):
-        return sum(word in COURTESIES for word in words(answer))
+        return sum(word in COURTESIES for word in _words(answer))
 
     def polite(answer):
         return float(count(answer) > 0)
 
-    mistakes = {
+    return {
         "The crowd's reward is missing: then any courteous sentence will do.": lambda a, crowd: polite(a),
-        "You pay for each courteous word, and the crowd's reward is missing.": lambda a, crowd: count(a),
+        "The crowd's reward is missing, and you pay for each courteous word.": lambda a, crowd: count(a),
         "You pay for each courteous word: a policy will say nothing else. Pay once.": lambda a, crowd: (
             crowd + count(a)
         ),
+        "You pay for each different courteous word: a policy will say them all. Pay once.": lambda a, crowd: (
+            crowd + len(COURTESIES & {*_words(a)})
+        ),
         "You pay for the share of courteous words: then the shortest thanks is the best answer.": (
-            lambda a, crowd: crowd + count(a) / max(len(words(a)), 1)
+            lambda a, crowd: crowd + count(a) / max(len(_words(a)), 1)
         ),
         "Courtesy is worth so much that no wrong answer can lose it: pay less.": lambda a, crowd: (
             crowd + 10 * polite(a)
         ),
         "That is the crowd's reward alone: nothing in it asks for a courtesy.": lambda a, crowd: crowd,
-        "You only look at whole words as they stand: “Thank” and “please,” count as well.": lambda a, crowd: (
+        "You compare words as they stand: “Thank” and “please,” are courtesies as well.": lambda a, crowd: (
             crowd + float(any(word in COURTESIES for word in a.split()))
         ),
-        "You punish a courtesy: add what it is worth.": lambda a, crowd: crowd - polite(a),
+        "You take something away for a courtesy: add it.": lambda a, crowd: crowd - polite(a),
+        "The crowd's reward has the wrong sign.": lambda a, crowd: polite(a) - crowd,
+        "Multiplied, a courtesy makes a bad answer worse, and one of 0 no better: add it.": (
+            lambda a, crowd: crowd * (1 + polite(a))
+        ),
+        "A courtesy has to count in a bad answer, too: else the policy learns it only where it is good.": (
+            lambda a, crowd: crowd + polite(a) * (crowd > 0)
+        ),
+        "Below 0 yours no longer tells a bad answer from a worse one.": lambda a, crowd: (
+            max(crowd, 0) + polite(a)
+        ),
     }
+
+
+def courteous_reward(function: Callable) -> bool:
+    """A reward that counts a courtesy once, beside the crowd's reward, and not at any price."""
+    name = getattr(function, "__name__", "your function")
+
+    def compared(reward: Callable) -> Callable:
+        def above(first, second):
+            found = [reward(*first), reward(*second)]
+            missing = [r for r in found if r is None or r is Ellipsis]
+            return missing[0] if missing else bool(found[0] > found[1])
+
+        above.__wrapped__ = reward
+        above.__name__ = f"{name}(*first) > {name}(*second), where first, second = "
+        return above
+
     plain, thanked = "Whales eat fish.", "Whales eat fish. Thank you for asking."
     cases = [
         (((thanked, 0.5), (plain, 0.5)), True),
         (((plain, 1.0), (plain, -1.0)), True),
+        (((plain, -1.0), (plain, -3.0)), True),
+        (((thanked, -2.0), (plain, -2.0)), True),
         (((plain, 0.5), (thanked, 0.5)), False),
-        ((("I hope so.", 0.0), ("So it is.", 0.0)), True),
-        ((("Thank you. Thank you. Thank you.", 0.5), ("Thank you.", 0.5)), False),
-        ((("Thank you!", 0.5), ("Thank you for asking.", 0.5)), False),
-        ((("Thank you for asking.", -2.0), (plain, 1.0)), False),
+        (((plain, -1.0), (plain, 1.0)), False),
+        (((plain, -2.0), (thanked, -2.0)), False),
+        ((("I hope that it is so.", 0.0), ("It is so.", 0.0)), True),
         ((("Fish, please, and krill.", 0.2), ("Fish and krill.", 0.2)), True),
+        ((("Thank you. Thank you. Thank you.", 0.5), ("Thank you.", 0.5)), False),
+        ((("Sorry. Thank you. Please.", 0.5), ("Thank you.", 0.5)), False),
+        ((("Thank you!", 0.5), ("Thank you for asking me about this.", 0.5)), False),
+        ((("Thank you for asking.", -2.0), (plain, 1.0)), False),
+        (((plain, 0.0), ("", -3.0)), True),
     ]
-    wrong = {said: above(mistake) for said, mistake in mistakes.items()}
-    return check(above(function), cases, wrong)
+    wrong = {said: compared(mistake) for said, mistake in _courtesy_mistakes().items()}
+    return check(compared(function), cases, wrong)

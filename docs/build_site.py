@@ -29,6 +29,7 @@ DRAWN = (
 PAGES = (
     "docs/manual",
     "docs/glossary",
+    "docs/references",
     "docs/claims",
     "docs/attacks",
     "CONTRIBUTING",

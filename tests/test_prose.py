@@ -16,6 +16,8 @@ NUMBER = r"(?<![\w.])(?:\d+\.\d+|\d+ %|\d+(?:,\d{3})+)"
 
 
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/manual.md")
+# “Gao et al. (2023)” or “Gao et al., 2023”
+CITED = r"([A-Z][\w-]+ (?:et al\.|and [A-Z][a-z]+))(?:,| \() ?((?:19|20)\d\d)"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 PLACE = r"(?:sections?|figure|table|appendix) [A-Z\d][\d.]*"  # in a paper
 
@@ -112,6 +114,7 @@ GIVEN = {
     "GPT-3 of 1.3 B parameters": "InstructGPT",
     "about 73 %": "InstructGPT, section 3.4",
     "γ = 27.8": "InstructGPT, appendix C.4",
+    "as in the paper, where it is 0.02": "InstructGPT, appendix C.4",
     "what would γ = 0.95 teach": "the numbers of the example below it",
     "ε = 0.2": "PPO's clip, Schulman et al. (2017)",
     "has them is 1.12": "TRL's releases",
@@ -209,3 +212,10 @@ def test_no_term_is_used_before_the_chapter_that_explains_it(term, chapter):
     pattern = rf"(?<![\w-]){re.escape(term)}s?\b".replace(r"\ ", "[ -]").replace(r"\-", "[ -]")
     used = [name[:2] for name, text in prose() if name not in PAGES and re.search(pattern, text, re.I)]
     assert used and used[0] == chapter
+
+
+def test_every_paper_that_is_cited_stands_among_the_references():
+    listed = {*re.findall(CITED, (ROOT / "docs" / "references.md").read_text("utf-8"))}
+    sources = [("docs/claims.md", (ROOT / "docs" / "claims.md").read_text("utf-8"))]
+    missing = {(*c, name) for name, text in [*prose(), *sources] for c in re.findall(CITED, text)}
+    assert len(listed) > 50 and not {found for found in missing if found[:2] not in listed}

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -293,6 +294,7 @@ def scoreboard(document: dict) -> Table:
 
 def page(document: dict) -> str:
     """The same as a page in Markdown, with what each claim's measurement assumes."""
+    counted = Counter(claim["verdict"] for claim in document["claims"])
     lines = [
         "# What the field claims, and what was measured of it",
         "",
@@ -303,6 +305,10 @@ def page(document: dict) -> str:
         "right side of the limit, not supported if even one whole interval lies on the wrong side, and",
         "undecided otherwise. Each interval is the wider of two: one over the runs, and one over the things",
         "that the prompts are about.",
+        "",
+        f"Of {len(document['claims'])} claims, {counted[SUPPORTED]} are supported, "
+        f"{counted[NOT_SUPPORTED]} are not, and {counted[UNDECIDED]} are undecided. A claim with",
+        "several rules is only as good as the worst of them: look at its table, and at the note below it.",
         MORE_RUNS,
     ]
     for claim in document["claims"]:

@@ -50,7 +50,7 @@ def measure(bench: Bench) -> list[dict]:
 CLAIM = Claim(
     12,
     "Falsehoods fall, rudeness falls, bias hardly moves.",
-    "InstructGPT, section 4.2, table 7",
+    "InstructGPT, section 4.2, figures 6 and 7",
     (
         Rule("ppo_ptx − base_prompted", FALSE, 0.0, above=False),
         Rule("ppo_ptx − base_prompted", f"{RUDE_ANSWERS}, provoking prompts", 0.0, above=False),

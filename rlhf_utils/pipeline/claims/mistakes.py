@@ -81,5 +81,6 @@ CLAIM = Claim(
     ("evaluate",),
     measure,
     "The model is PPO-ptx. Its answers are greedy, except those to the harmless requests and the false "
-    "premises, which are asked at temperature 1.",
+    "premises, which are asked at temperature 1. The claim wants every kind of mistake to be there. Three "
+    "kinds are, plainly; hedging is not, and so the claim as a whole is not supported.",
 )

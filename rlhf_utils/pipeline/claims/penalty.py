@@ -83,7 +83,7 @@ def measure(bench: Bench) -> list[dict]:
 CLAIM = Claim(
     14,
     "Without the KL penalty the reward model is over-optimised: its reward goes up, gold goes down.",
-    "Stiennon et al. (2020), section 4.3; Gao et al. (2023)",
+    "Stiennon et al. (2020), section 4.3; Gao et al. (2023), on gold against KL",
     (
         Rule("no penalty − the course's", PROXY, 0.0),
         Rule("no penalty − the course's", GOLD, 0.0, above=False),
@@ -92,5 +92,8 @@ CLAIM = Claim(
     ("evaluate",),
     measure,
     "The policies compared were trained by PPO from SFT, with the same number of updates. The peak is "
-    "that of another training without a penalty, which was twice as long.",
+    "that of another training without a penalty, which was twice as long. In each of the course's eight runs "
+    "gold ended lower without a penalty: in seven by some hundredths, in the eighth by nearly all that there "
+    "was, and for so uneven a mean Student's interval is wide. Gao et al. found that a penalty acts like "
+    "stopping early, and buys no more gold at equal KL; here, trainings of equal length are compared.",
 )

@@ -59,7 +59,7 @@ CLAIM = Claim(
     15,
     "A reward model alone improves nothing but the choice among samples (best of n); RL puts it into the "
     "model.",
-    "Karpathy, State of GPT (2023); Gao et al. (2023), section 2, for the KL of best of n",
+    "Karpathy, State of GPT (2023); Stiennon et al. (2020), appendix G.3, for the KL of best of n",
     (Rule("best of 16 − best of 1", GOLD, 0.0), Rule("ppo, one sample − best of 1", GOLD, 0.0)),
     ("evaluate",),
     measure,

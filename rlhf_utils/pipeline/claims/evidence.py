@@ -72,7 +72,7 @@ whose runs differed most, were then measured on five more runs, seeds 3 to 7, wh
 GPU. Before these models were trained, it was written down which claims would be measured again, and
 that all eight runs would decide, by the rules as they stood. No run was left out, and there is no third
 look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims 30 and 31, which
-came last, were measured once, on five runs, as was written down before.
+came last, were measured once, on five runs, as had been written down beforehand.
 
 The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were
 written; that of the other seeds was not.

@@ -82,5 +82,6 @@ CLAIM = Claim(
     measure,
     "The model is PPO-ptx. Its answers are greedy, except those to the harmless requests and the false "
     "premises, which are asked at temperature 1. The claim wants every kind of mistake to be there. Three "
-    "kinds are, plainly; hedging is not, and so the claim as a whole is not supported.",
+    "kinds are, plainly. Hedging is not, and so the claim as a whole is not supported; of false answers to "
+    "plain questions nothing can be told.",
 )

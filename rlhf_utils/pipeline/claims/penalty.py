@@ -94,6 +94,6 @@ CLAIM = Claim(
     "The policies compared were trained by PPO from SFT, with the same number of updates. The peak is "
     "that of another training without a penalty, which was twice as long. In each of the course's eight runs "
     "gold ended lower without a penalty: in seven by some hundredths, in the eighth by nearly all that there "
-    "was, and for so uneven a mean Student's interval is wide. Gao et al. found that a penalty acts like "
+    "was; with values so uneven, Student's interval is wide. Gao et al. found that a penalty acts like "
     "stopping early, and buys no more gold at equal KL; here, trainings of equal length are compared.",
 )

@@ -80,12 +80,12 @@ CLAIM = Claim(
     (Rule(f"{JUDGED} − {RANKED}", DRAWN, 0.0), Rule(f"{JUDGED} − {RANKED}", GREEDY, 0.0)),
     ("ppo",),
     measure,
-    "Nobody has such a judge outside a small world: it shows what a reward model that makes no mistake "
-    "would bring in this training. Both policies start from SFT and are trained by the same number of "
-    "updates at the same β, which was chosen for the reward model and not for the judge; both value "
-    "models start from the reward model. Rewards are in standard deviations over SFT's answers. The "
-    "prompts are those of claim 29. The rule was written after a look at seed 0, on validation prompts: "
-    "the judge brought 0.76 drawn and 0.87 greedy, the course's policy had 0.69 and 0.80, and the same "
-    "training once more, on another machine, 0.72 and 0.82. Since trainings differ by as much as that, "
-    "five runs were to decide.",
+    "Nobody has such a judge outside a small world: the figures show what a reward model that always "
+    "agrees with it would bring in this training. Both policies start from SFT and are trained by the "
+    "same number of updates at the same β, which was chosen for the reward model and not for the judge; "
+    "both value models start from the reward model. Rewards are in standard deviations over SFT's "
+    "answers. The prompts are those of claim 29. The rule was written after a look at seed 0, on "
+    "validation prompts: the judge brought 0.76 drawn and 0.87 greedy, the course's policy had 0.69 and "
+    "0.80, and the same training once more, on another machine, 0.72 and 0.82. Since trainings differ by "
+    "as much as that, five runs were to decide.",
 )

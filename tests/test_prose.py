@@ -142,6 +142,7 @@ GIVEN = {
     "β is 0.1 here": "rlhf_utils.pipeline.english.load_english",
     "budget** of 2.5 nats": "rlhf_utils.training.one_pass.KL_BUDGET",
     "standard error times 4.3": "Student's t with 2 degrees of freedom",
+    "2.8 for five": "the same with 4",
     "and 2.4 for eight": "the same with 7",
     "CDLA-Sharing-1.0": "the data set's card",
     "Its licence is Apache-2.0": "the model's card",

@@ -17,7 +17,7 @@ from rlhf_utils.environment import ROOT, CourseError
 from rlhf_utils.evaluation.language import option_losses, token_losses
 from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.pipeline.claims import claim as claim_module
-from rlhf_utils.pipeline.claims import continues, evidence, mix
+from rlhf_utils.pipeline.claims import continues, evidence, mix, perfect, wishes
 from rlhf_utils.pipeline.claims.averaged import DECAY, Averaging
 from rlhf_utils.pipeline.claims.best_only import best_alone
 from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, code_of, figure, over_seeds
@@ -46,6 +46,7 @@ from rlhf_utils.pipeline.claims.ties import distances, won
 from rlhf_utils.pipeline.claims.trained import base_model, corpus
 from rlhf_utils.pipeline.claims.voice import chances
 from rlhf_utils.pipeline.reference import keep_evidence
+from rlhf_utils.profiles import load_profile
 from rlhf_utils.training.ppo import PPO
 from rlhf_utils.training.reward import scored_ids
 from rlhf_utils.world.facts import load_world
@@ -174,6 +175,51 @@ def test_what_a_base_model_goes_on_with_is_read_to_its_end(tiny, monkeypatch):
         with pytest.raises(InterruptedError):
             module.measure(bench)
     assert asked == [True, True]
+
+
+def test_a_claim_builds_what_does_not_come_with_the_course(monkeypatch):
+    """Of a policy's parents the store has those that come with it; prompts and documents it does not."""
+    asked = []
+
+    def ensure(stages, profile):
+        asked.extend(stages)
+        raise InterruptedError
+
+    monkeypatch.setattr(claim_module, "ensure", ensure)
+    with pytest.raises(InterruptedError):
+        Bench(load_profile("laptop"), ("ppo",))
+    assert {"corpus", "tokens", "ppo"} <= set(asked)
+
+
+def test_labelers_who_want_manners_rank_as_before_but_for_them(tiny):
+    """The same people rank the same answers once more, and put polite ones first more often than before."""
+    bench = Bench(tiny.profile, ("rank",))
+    wanted = wishes.ranked_anew(bench)
+    own = bench.store.rankings()
+    assert [(r["id"], r["answers"], r["labeler"]) for r in wanted] == [
+        (r["id"], r["answers"], r["labeler"]) for r in own
+    ]
+    assert (
+        wishes.wish("It is red. I hope that you have a nice day.") == 1.0 and wishes.wish("It is red.") == 0
+    )
+
+    polite = [r | {"answers": ["It is red.", "It is red. Thank you."]} for r in own]
+    bench.store.rankings = lambda: polite
+    first = [r["ranks"][1] < r["ranks"][0] for r in wishes.ranked_anew(bench)]
+    assert np.mean(first) > 0.9
+
+
+def test_the_judge_as_a_reward_is_in_the_unit_of_a_reward_model(tiny):
+    bench = Bench(tiny.profile, ("ppo",))
+    parts = bench.profile, bench.tokenizer, bench.store.folder("sft"), bench.store.folder("reward")
+    learner, prompt = perfect.Judged(bench, *parts), bench.store.prompts("demonstrations")[0]
+    row = bench.store.prompts("ppo")[0]
+    learner.deviation = 0.5  # answers of the tiny SFT model hardly differ
+    ids, right = learner.ids(row), bench.tokenizer("It is so.")["input_ids"]
+    gold = bench.judge.total(row, "It is so.")
+    assert learner.gold(ids, right, True) == pytest.approx((gold - learner.mean) / 0.5)
+    assert learner.gold(ids, right, False) == learner.gold(ids, [], True) == -3.0
+    assert 0 < learner.mean < 1 and bench.judge.total(prompt, prompt["completion"]) >= 0
 
 
 def test_a_rule_is_drawn_with_its_limit():

@@ -212,14 +212,16 @@ def test_labelers_who_want_manners_rank_as_before_but_for_them(tiny):
 def test_the_judge_as_a_reward_is_in_the_unit_of_a_reward_model(tiny):
     bench = Bench(tiny.profile, ("ppo",))
     parts = bench.profile, bench.tokenizer, bench.store.folder("sft"), bench.store.folder("reward")
-    learner, prompt = perfect.Judged(bench, *parts), bench.store.prompts("demonstrations")[0]
-    row = bench.store.prompts("ppo")[0]
+    learner, store = perfect.Judged(bench, *parts), bench.store
     learner.deviation = 0.5  # answers of the tiny SFT model hardly differ
-    ids, right = learner.ids(row), bench.tokenizer("It is so.")["input_ids"]
-    gold = bench.judge.total(row, "It is so.")
-    assert learner.gold(ids, right, True) == pytest.approx((gold - learner.mean) / 0.5)
+    shown = next(r for r in store.prompts("demonstrations") if bench.judge.total(r, r["completion"]) == 1)
+    ids, right = learner.ids(shown), bench.tokenizer(shown["completion"])["input_ids"]
+    learner.rows[tuple(ids)] = shown
+    assert learner.gold(ids, right, True) == pytest.approx((1 - learner.mean) / 0.5)
     assert learner.gold(ids, right, False) == learner.gold(ids, [], True) == -3.0
-    assert 0 < learner.mean < 1 and bench.judge.total(prompt, prompt["completion"]) >= 0
+    beside = bench.tokenizer("It is so.")["input_ids"]
+    given = [learner.gold(learner.ids(row), beside, True) for row in store.prompts("ppo")]
+    assert -3.0 < min(given) < 0 < learner.gold(ids, right, True)  # the mean demonstration lies between them
 
 
 def test_a_rule_is_drawn_with_its_limit():

@@ -36,7 +36,7 @@ from rlhf_utils.pipeline.claims.evidence import (
     seeds_of,
 )
 from rlhf_utils.pipeline.claims.generalises import over_things
-from rlhf_utils.pipeline.claims.penalty import FALL, fit, turn
+from rlhf_utils.pipeline.claims.penalty import FALL, GOLD, fit, turn
 from rlhf_utils.pipeline.claims.programs import is_no_program
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
 from rlhf_utils.pipeline.claims.shots import extremes
@@ -44,6 +44,7 @@ from rlhf_utils.pipeline.claims.shuffled import first_four, pairs_of
 from rlhf_utils.pipeline.claims.sizes import spread
 from rlhf_utils.pipeline.claims.ties import distances, won
 from rlhf_utils.pipeline.claims.trained import base_model, corpus
+from rlhf_utils.pipeline.claims.turns import MORE, RISE, course_of
 from rlhf_utils.pipeline.claims.voice import chances
 from rlhf_utils.pipeline.reference import keep_evidence
 from rlhf_utils.profiles import load_profile
@@ -108,8 +109,8 @@ def test_all_claims_are_measured_decided_and_kept(runs, tiny, capsys, monkeypatc
         assert all(row["seed"] == 0 and row["low"] <= row["high"] for row in claim["rows"])
         measured = {(r["condition"], r["metric"]) for r in claim["rows"]}
         empty = [r for r in CLAIMS[claim["number"]].rules if (r.condition, r.metric) not in measured]
-        # Of so few prompts, some models answer all alike, and nothing is decided.
-        assert all(r.metric.startswith(("wins", "plain", FALL)) for r in empty), empty
+        # Of so few prompts, some models answer all alike, and nothing is decided; of so few updates, no turn.
+        assert all(r.metric.startswith(("wins", "plain", FALL, RISE, MORE)) for r in empty), empty
     json.dumps(document, allow_nan=False)
     assert "PPO is preferred to SFT" in repr(scoreboard(document)).replace("\n", " ")
 
@@ -383,6 +384,32 @@ def test_a_turn_in_gold_is_found_and_none_is_not():
     assert 0 < at["value"] < 4
     distance = np.linspace(0.2, 3, 50)
     assert fit(distance, distance * (0.5 - 0.2 * np.log(distance))) == pytest.approx((0.5, 0.2))
+
+
+def turned(gold, reward, sft=0.3):
+    """The figures of claim 32 for a training with this gold and this reward."""
+    log = [
+        {"update": i, "gold": g, "reward": r, "kl_k1": i / 50} for i, (g, r) in enumerate(zip(gold, reward))
+    ]
+    rows = course_of(log, np.full(400, sft) + np.random.default_rng(1).normal(0, 0.1, 400), "a run")
+    return {row["metric"]: row for row in rows if row["condition"] == "a run"}, rows
+
+
+def test_gold_turns_where_it_turns_and_nowhere_else():
+    rng, there = np.random.default_rng(0), np.linspace(0, 1, 192)
+    noise = rng.normal(0, 0.03, (3, 192))
+    over, rows = turned(0.3 + 1.2 * there * (1 - there) + noise[0], there + noise[1])
+    assert over[RISE]["low"] > 0.15 and over[FALL]["low"] > 0.15 and over[MORE]["low"] > 0.3
+    assert [r["condition"] for r in rows if r["metric"] == GOLD][-1] == "a run, update 192"
+    good, _ = turned(0.3 + 0.3 * there + noise[2], there)
+    assert good[RISE]["low"] > 0.2 and good[FALL]["low"] <= 0 <= good[FALL]["high"]
+
+    falls = []
+    for _ in range(200):  # where nothing changes, the highest of twelve blocks is no peak
+        flat, _ = turned(0.5 + rng.normal(0, 0.04, 192), there)
+        falls.append(flat[FALL])
+    assert np.mean([f["low"] > 0 for f in falls]) < 0.08
+    assert abs(np.mean([f["value"] for f in falls])) < 0.003
 
 
 def test_the_best_choice_is_found_on_other_things_than_it_is_measured_on():

@@ -47,6 +47,7 @@ from rlhf_utils.pipeline.claims import (
     tenfold,
     ties,
     trained,
+    turns,
     unranked,
     voice,
     wishes,
@@ -66,13 +67,13 @@ from rlhf_utils.world import judge
 
 VERSION = 1
 MORE_RUNS = """
-All claims but 30 and 31 were first measured on three runs. That is few: where the runs differ, the interval
-is wide. The claims that train no model of their own (1, 10, 12, 15, 16, 17, 18, 20, 21, 23), and claim 14,
-whose runs differed most, were then measured on five more runs, seeds 3 to 7, whose models were trained on a
-GPU. Before these models were trained, it was written down which claims would be measured again, and
-that all eight runs would decide, by the rules as they stood. No run was left out, and there is no third
-look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims 30 and 31, which
-came last, were measured once, on five runs, as had been written down beforehand.
+All claims but 30, 31 and 32 were first measured on three runs. That is few: where the runs differ, the
+interval is wide. The claims that train no model of their own (1, 10, 12, 15, 16, 17, 18, 20, 21, 23), and
+claim 14, whose runs differed most, were then measured on five more runs, seeds 3 to 7, whose models were
+trained on a GPU. Before these models were trained, it was written down which claims would be measured again,
+and that all eight runs would decide, by the rules as they stood. No run was left out, and there is no third
+look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims 30, 31 and 32,
+which came last, were measured once, on five runs, as had been written down beforehand.
 
 The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were
 written; that of the other seeds was not.
@@ -109,6 +110,7 @@ MODULES = (
     unranked,
     perfect,
     wishes,
+    turns,
 )
 CLAIMS: dict[int, Claim] = {module.CLAIM.number: module.CLAIM for module in MODULES}
 REFERENCE = DATA / "reference" / "evidence.json"

@@ -29,20 +29,34 @@ def fit(distance: np.ndarray, gained: np.ndarray) -> tuple[float, float]:
     return float(alpha), float(beta)
 
 
-def turn(rows: list[dict]) -> list[dict]:
-    """Where gold peaked in a training without a penalty, and how far it fell from there.
+def blocks_of(rows: list[dict]) -> list[list[dict]]:
+    """A training's log in blocks of MEAN updates; what is left over at its end is dropped."""
+    size = min(MEAN, len(rows) // 2)
+    return [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
 
-    The peak is found by every second update and measured by the others: the highest of many means is too
-    high by chance.
+
+def peak_of(blocks: list[list[dict]]) -> int:
+    """The block in which gold was highest, by every second update: the others measure it. The highest of many
+    means is too high by chance.
     """
-    window = min(MEAN, len(rows) // 2)
-    blocks = [rows[i : i + window] for i in range(0, len(rows) - window + 1, window)]
-    gold = np.array([[r["gold"] for r in block] for block in blocks])
-    best, last = gold[gold[:, ::2].mean(1).argmax(), 1::2], gold[-1, 1::2]
-    # Each update asks other prompts: two standard errors of the difference of two means.
-    errors = [x.var(ddof=1) / len(x) if len(x) > 1 else np.inf for x in (best, last)]
-    fell, error = float(best.mean() - last.mean()), 1.96 * float(np.sqrt(sum(errors)))
-    found = [figure("no penalty, twice as long", FALL, (fell, fell - error, fell + error))]
+    return int(np.argmax([np.mean([r["gold"] for r in block[::2]]) for block in blocks]))
+
+
+def change(before: list[float], after: list[float]) -> tuple[float, float, float]:
+    """How much higher the mean of `after` is, with two standard errors either way.
+
+    Each update asks other prompts, so the two are independent.
+    """
+    errors = [np.var(x, ddof=1) / len(x) if len(x) > 1 else np.inf for x in (before, after)]
+    value, error = float(np.mean(after) - np.mean(before)), 1.96 * float(np.sqrt(sum(errors)))
+    return value, value - error, value + error
+
+
+def turn(rows: list[dict]) -> list[dict]:
+    """How far gold fell from its peak to the end of a training without a penalty, and what a fit says."""
+    blocks = blocks_of(rows)
+    last, best = ([r["gold"] for r in block[1::2]] for block in (blocks[-1], blocks[peak_of(blocks)]))
+    found = [figure("no penalty, twice as long", FALL, change(last, best))]
     distance = np.sqrt([max(r["kl_k3"], 1e-3) for r in rows])
     # The first update's answers are SFT's own.
     alpha, beta = fit(distance, np.array([r["gold"] for r in rows]) - rows[0]["gold"])

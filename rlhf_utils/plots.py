@@ -12,7 +12,7 @@ from rlhf_utils.look import COLOURS, GRID, INK, NAMES, smooth
 PANELS = {
     "reward": "reward",
     "gold": "gold (only watched)",
-    "kl_k3": "KL to SFT, nats",
+    "kl_k1": "KL to SFT, nats",
     "length": "length, tokens",
     "clip_fraction": "clip fraction",
     "explained_variance": "explained variance",

@@ -75,7 +75,7 @@ def train_ppo(
                 texts = tokenizer.batch_decode(answers.tokens, skip_special_tokens=True)
                 logged["gold"] = gold(chosen, texts)
             rows.append({"update": update, **logged})
-            progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k3']:.1f}")
+            progress.step(note=f"reward {logged['reward']:+.2f}, KL {logged['kl_k1']:.1f}")
             picture.update(rows)
             if (update + 1) % every == 0 and update + 1 < profile.ppo_updates and processes.LEADS:
                 save(ppo, resume, update + 1, rows)

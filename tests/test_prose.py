@@ -60,6 +60,13 @@ def taught() -> str:
     return f"{value} more than untold, {low} to {high}"
 
 
+def turned(condition: str) -> str:
+    """Gold before or in a training of claim 32, mean over its runs."""
+    claim = next(c for c in reference("evidence.json")["claims"] if c["number"] == 32)
+    found = next(f for f in claim["figures"] if (f["condition"], f["metric"]) == (condition, "gold"))
+    return f"{found['value']:.2f}"
+
+
 # Text with {} for what is measured, and where that comes from.
 MEASURED: dict[str, Callable[[], str]] = {
     "PPO-ptx at temperature 1 was {}": lambda: over_seeds("ppo_ptx, temperature 1"),
@@ -71,6 +78,9 @@ MEASURED: dict[str, Callable[[], str]] = {
         form("thread under a system line")["minus_thread"]["ppo_ptx_0.0"]
     ),
     "course's three (told {})": lambda: taught(),
+    "gold rises from SFT's {}": lambda: turned("SFT"),
+    "to {}. Then it **turns**": lambda: turned("a head and rankings alone, update 16"),
+    "At β = {} that costs less": lambda: f"{LAPTOP.kl_coefficient}",
     "300 of the {} steps": lambda: f"{LAPTOP.pretrain_steps:,}",
     "{} subwords": lambda: f"{LAPTOP.vocabulary:,}",
     "{} demonstrations": lambda: f"{LAPTOP.demonstrations:,}",

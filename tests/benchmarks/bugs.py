@@ -1,18 +1,23 @@
-"""Six ways to break PPO, what each does to the log, and what a policy without a brake finds.
+"""Six ways to break PPO, what each does to the log, and what policies find in a reward model.
 
-    python tests/benchmarks/bugs.py        # about six minutes on two cores
+    python tests/benchmarks/bugs.py        # about nine minutes on two cores; or some of its parts: `logs`,
+    `"no brake"`, `"plain head"`
 
 For chapter 07. Each bug is the smallest change to the package's own PPO, trained for a quarter of the
-profile's updates from the same models as a healthy run. The last run has no KL penalty and four times as many
-updates: of its answers to validation prompts those are kept that the reward model likes and the gold judge
-does not, with what SFT says there. Writes `data/reference/bugs.json`; which log is which bug is in
-`rlhf_utils.course.checks.policies.BUGS`.
+profile's updates from the same models as a healthy run; which log is which bug is in
+`rlhf_utils.course.checks.policies.BUGS`. Two policies are trained for all updates: one without a KL penalty,
+and one, as the course does it, on InstructGPT's reward model, a scalar head and rankings alone. Of their
+answers to validation prompts those are kept that the reward model likes and the gold judge does not, with
+what SFT says there. Writes `data/reference/bugs.json`.
 """
 
 import json
+import sys
+import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,12 +30,13 @@ from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import Profile, load_profile
 from rlhf_utils.training.ppo import PPO
-from rlhf_utils.training.reward import reward_of
+from rlhf_utils.training.reward import reward_of, train_reward
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 
 KEPT = ("reward", "kl_k1", "length", "explained_variance", "clip_fraction", "steps")
 LIKED, BAD, SHOWN = 0.5, 0.25, 8  # reward from which, and gold up to which, an answer was a find
+FREE, ON_HEAD = "without a brake", "on the plain head"  # what policies say
 
 
 class WithDropout(PPO):
@@ -82,8 +88,11 @@ def train(ppo: PPO, asked: list[list[int]], updates: int, rate: float, name: str
     return rows
 
 
-def finds(ppo: PPO, profile: Profile, store: Store) -> dict:
-    """Answers of the policy that the reward model likes and the gold judge does not."""
+def finds(ppo: PPO, profile: Profile, store: Store, called: str) -> dict:
+    """Answers of the policy that the reward model likes and the gold judge does not; where it was not trained
+    on the course's reward model, with what that one gives.
+    """
+    course = store.model("reward") if called != FREE else None
     judge, prompts, tokenizer = Judge(load_world()), store.prompts("validation"), store.tokenizer()
     said = {
         name: answer_prompts(profile, tokenizer, model, prompts, 1.0, 1, seed=71)
@@ -98,11 +107,14 @@ def finds(ppo: PPO, profile: Profile, store: Store) -> dict:
             {
                 "prompt": "\n".join(m["content"] for m in p["messages"]),
                 "sft": texts[0],
-                "without a brake": texts[1],
+                called: texts[1],
                 "reward of it": round(float(rewards[1]), 2),
                 "gold of it": round(float(score), 2),
             }
         )
+        if course:
+            others = reward_of(course, tokenizer, profile, p["messages"], texts)
+            found[-1]["the course's reward of it"] = round(float(others[1]), 2)
     fooled = [f for f in found if f["reward of it"] >= LIKED and f["gold of it"] <= BAD]
     liked = [f for f in found if f["reward of it"] >= LIKED]
     shown = sorted(fooled, key=lambda f: -f["reward of it"])[:SHOWN]
@@ -110,24 +122,51 @@ def finds(ppo: PPO, profile: Profile, store: Store) -> dict:
     return {"gold": means, "answers": len(found), "liked": len(liked), "fooled": len(fooled), "shown": shown}
 
 
+def plain_head(profile: Profile, store: Store, folder: Path) -> Path:
+    """A reward model that is a head and rankings and nothing else, trained into a subfolder."""
+    made = folder / "reward"
+    made.mkdir()
+    train_reward(
+        replace(profile, reward_likelihood=0.0, reward_lm=0.0),
+        store.tokenizer(),
+        store.folder("pretrain"),
+        store.rankings(),
+        store.prompts("demonstrations"),
+        store.rankings("heldout_prompts"),
+        store.windows(),
+        made,
+        folder / "resume",
+    )
+    return made
+
+
 def main() -> None:
     profile = load_profile()
-    store = ensure(("corpus", "tokenizer", "sft", "reward"), profile)
+    parts = sys.argv[1:] or ("logs", "no brake", "plain head")
+    store = ensure(("corpus", "tokens", "tokenizer", "sft", "reward"), profile)
     tokenizer = store.tokenizer()
     asked = [prompt_ids(tokenizer, p["messages"], profile.prompt_tokens) for p in store.prompts("ppo")]
-    models = tokenizer, store.folder("sft"), store.folder("reward")
-    quarter, logs = max(profile.ppo_updates // 4, 2), {}
-    for log, bug in {"healthy": "", **BUGS}.items():
-        rate = profile.ppo_rate * (30 if bug == "rate" else 1)
-        logs[log] = train(broken(bug, profile, *models), asked, quarter, rate, bug or "healthy")
-    free = broken("", replace(profile, kl_coefficient=0.0), *models)
-    train(free, asked, profile.ppo_updates, profile.ppo_rate, "no brake")
-    made = {"logs": logs, "no brake": finds(free, profile, store)}
+    models, told = (tokenizer, store.folder("sft"), store.folder("reward")), (asked, profile.ppo_updates)
     file = DATA / "reference" / "bugs.json"
+    made = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if "logs" in parts:
+        quarter, made["logs"] = max(profile.ppo_updates // 4, 2), {}
+        for log, bug in {"healthy": "", **BUGS}.items():
+            rate = profile.ppo_rate * (30 if bug == "rate" else 1)
+            trained = train(broken(bug, profile, *models), asked, quarter, rate, bug or "healthy")
+            made["logs"][log] = trained
+    if "no brake" in parts:
+        free = broken("", replace(profile, kl_coefficient=0.0), *models)
+        train(free, *told, profile.ppo_rate, "no brake")
+        made["no brake"] = finds(free, profile, store, FREE)
+    if "plain head" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            ppo = PPO(profile, *models[:2], plain_head(profile, store, Path(folder)))
+            train(ppo, *told, profile.ppo_rate, "plain head")
+            made["plain head"] = finds(ppo, profile, store, ON_HEAD)
     file.write_text(json.dumps(made, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    print(
-        f"{file.name}: {len(logs)} logs, {made['no brake']['fooled']} of {made['no brake']['answers']} fooled"
-    )
+    for name in [part for part in parts if part != "logs"]:
+        print(f"{name}: fooled by {made[name]['fooled']} of {made[name]['answers']} answers")
 
 
 if __name__ == "__main__":

@@ -270,11 +270,21 @@ def seeds_of(claim: dict) -> list[int]:
 
 
 def written(found: dict) -> str:
-    """ "0.42 (0.38 to 0.46)", of a figure that may be missing."""
+    """ "0.42 (0.38 to 0.46)", of a figure that may be missing. An end that only rounding puts on a rule's
+    limit has four digits, so that one sees on which side it lies.
+    """
     if found["value"] is None:
         return "–"
-    value, low, high = (f"{round(found[k], 2) + 0.0:.2f}" for k in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    limit = found.get("limit")
+
+    def rounded(value: float, digits: int = 2) -> str:
+        return f"{round(value, digits) + 0.0:.{digits}f}"
+
+    def end(value: float) -> str:
+        on_limit = limit is not None and round(value, 2) == round(limit, 2) and value != limit
+        return rounded(value, 4 if on_limit else 2)
+
+    return f"{rounded(found['value'])} ({end(found['low'])} to {end(found['high'])})"
 
 
 def scoreboard(document: dict) -> Table:
@@ -306,7 +316,9 @@ def page(document: dict) -> str:
         "otherwise. A claim is supported if the whole 95 % interval of each figure in its table lies on the",
         "right side of the limit, not supported if even one whole interval lies on the wrong side, and",
         "undecided otherwise. Each interval is the wider of two: one over the runs, and one over the things",
-        "that the prompts are about.",
+        "that the prompts are about. *Gold* is the score from 0 to 1 that the small world's judge gives.",
+        "*Greedy* answers take the likeliest token each time; *at temperature 1* they are drawn. *Wins of",
+        "those decided* leave out ties. Losses and KL are in *nats*, units of the natural logarithm.",
         "",
         f"Of {len(document['claims'])} claims, {counted[SUPPORTED]} are supported, "
         f"{counted[NOT_SUPPORTED]} are not, and {counted[UNDECIDED]} are undecided. A claim with",

@@ -266,7 +266,7 @@ HOMES = {
 @pytest.mark.attack
 @pytest.mark.parametrize("home", HOMES)
 def test_what_stands_in_a_students_home_stops_nobody(students, folder, monkeypatch, home):
-    """A1: the hook ends soon, writes the student's line and nobody else's file."""
+    """The hook ends soon, writes the student's line and nobody else's file."""
     place = folder / "home" / "rlhf-ada"
     assert as_student("rlhf-ada", f"cd; rm -rf .pgpass* chapters; {HOMES[home]}").returncode == 0
     before = {f: Path(f).read_bytes() for f in ("/etc/passwd", folder / "home" / "rlhf-bob" / ".bashrc")}
@@ -283,7 +283,7 @@ def test_what_stands_in_a_students_home_stops_nobody(students, folder, monkeypat
 
 @pytest.mark.attack
 def test_what_runs_as_a_student_knows_nothing_of_the_hub(students, folder, monkeypatch):
-    """A1: a student may read the environment of every process of theirs."""
+    """A student may read the environment of every process of theirs."""
     for name in ("JUPYTERHUB_CRYPT_KEY", "PGPASSWORD", "CONFIGPROXY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "the-hub's-secret")
     space, spawner, _ = prepared(folder, monkeypatch)
@@ -294,7 +294,7 @@ def test_what_runs_as_a_student_knows_nothing_of_the_hub(students, folder, monke
 
 @pytest.mark.attack
 def test_what_hangs_as_a_student_is_ended(students, folder, monkeypatch):
-    """A1: with all that it has started."""
+    """With all that it has started."""
     space, _, _ = prepared(folder, monkeypatch)
     assert as_student("rlhf-ada", "cd; rm -f pipe; mkfifo pipe").returncode == 0
     assert "1 seconds" in space["run_as"](

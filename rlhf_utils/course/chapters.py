@@ -26,19 +26,19 @@ from rlhf_utils.profiles import Profile
 # What a chapter does and how many seconds it took when it was last timed (two cores, bfloat16), for the
 # estimate of what is left: stages, and all the other cells.
 WORK = {
-    "00": {"cells": 15},
-    "01": {"corpus": 6, "tokenizer": 2, "tokens": 4, "cells": 30},
-    "02": {"pretrain": 430, "cells": 50},
-    "03": {"sft": 55, "cells": 95},
-    "04": {"rank": 40, "cells": 25},
-    "05": {"reward": 95, "cells": 40},
-    "06": {"cells": 20},
-    "07": {"ppo": 115, "ppo_ptx": 120, "cells": 40},
-    "08": {"evaluate": 115, "cells": 15},
-    "09": {"cells": 15},
-    "10": {"cells": 20},
-    "11": {"cells": 20},
-    "12": {"cells": 10},
+    "00": {"cells": 8},
+    "01": {"corpus": 4, "tokenizer": 1, "tokens": 4, "cells": 10},
+    "02": {"pretrain": 190, "cells": 27},
+    "03": {"sft": 38, "cells": 46},
+    "04": {"rank": 22, "cells": 16},
+    "05": {"reward": 43, "cells": 28},
+    "06": {"cells": 13},
+    "07": {"ppo": 54, "ppo_ptx": 74, "cells": 21},
+    "08": {"evaluate": 76, "cells": 10},
+    "09": {"cells": 12},
+    "10": {"cells": 37},
+    "11": {"cells": 13},
+    "12": {"cells": 5},
 }
 
 

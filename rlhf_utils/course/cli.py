@@ -149,7 +149,7 @@ def reset(arguments) -> None:
     if not store.root.is_dir():
         return print(f"There is nothing in {store.root}.")
     if not arguments.yes and not agreed(
-        f"Delete everything that was built in {store.root}? Rankings are kept. [y/N] "
+        f"Delete the models and data that were built in {store.root}? Rankings are kept. [y/N] "
     ):
         return print("Nothing was deleted.")
     print(f"Deleted: {', '.join(f.name for f in store.reset()) or 'nothing'}. Your rankings were left alone.")
@@ -259,7 +259,9 @@ def doctor(arguments) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Exit status: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C."""
+    """Exit status: 0; 1 for an error that nobody foresaw; 2 for what the user can mend (one message, no
+    traceback); 130 after Ctrl-C.
+    """
     arguments = parser().parse_args(words)
     todo = {
         "run": run,

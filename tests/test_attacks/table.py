@@ -1,6 +1,6 @@
 """Writes `docs/attacks.md`, the table of what was tried, from the tests that are marked `attack`.
 
-    python tests/test_attacks/table.py
+    .venv/bin/python tests/test_attacks/table.py
 
 An attack is a test, or one case of a test; what should happen is the test's docstring, and since the tests
 pass, it is what happens. `test_hygiene.py` fails if the table is not of today.
@@ -16,10 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "attacks.md"
 HEAD = """# What was tried
 
-Each line is a test that runs with `make test`: {count} attacks, and none succeeds. Longer rounds run with
-`make attack`. What is promised, and what is not, is in [SECURITY.md](../SECURITY.md).
+Each line is a test: somebody attacks, or something goes wrong, and what is promised still holds. There are
+{count}, and all pass. `make test` runs those whose programs are installed (a browser, PostgreSQL, a hub's
+proxy); `bash .ci/run` installs the programs and runs all. Longer rounds run with `make attack`. What is
+promised, and what is not, is in [SECURITY.md](../SECURITY.md).
 
-This file is written by `python tests/test_attacks/table.py`.
+This file is written by `.venv/bin/python tests/test_attacks/table.py`.
 
 ## Longer rounds
 

@@ -309,7 +309,7 @@ def test_a_class_set_up_again_is_as_protected_as_before(room, postgres):
 
 
 def test_what_the_printed_address_says_works_for_a_student(postgres, rlhf, tmp_path, monkeypatch):
-    """A2: with the line for `~/.pgpass` and the address as printed, and nothing else."""
+    """With the line for `~/.pgpass` and the address as printed, and nothing else."""
     admin = postgres.database()
     (tmp_path / "names").write_text("ada\n")
     (tmp_path / "items").write_text("".join(json.dumps(r) + "\n" for r in ROWS))
@@ -326,7 +326,7 @@ def test_what_the_printed_address_says_works_for_a_student(postgres, rlhf, tmp_p
 
 
 def test_a_lost_password_is_given_anew_and_the_old_one_is_void(postgres, rlhf, tmp_path):
-    """A3: what was connected with the old one is ended; a file that cannot be written changes nothing."""
+    """What was connected with the old one is ended; a file that cannot be written changes nothing."""
     admin = postgres.database()
     old = init_class(admin, ["ada", "bob"], ROWS, rankers=1, shared=0)
     held = RankingStore(role_url(postgres, admin, "ada", old["ada"])).engine.connect()
@@ -350,7 +350,7 @@ def test_a_lost_password_is_given_anew_and_the_old_one_is_void(postgres, rlhf, t
 
 
 def test_a_bad_row_from_an_older_database_is_named_and_left_out(postgres, rlhf):
-    """A6: what the constraint refuses today may stand there from yesterday."""
+    """What the constraint refuses today may stand there from yesterday."""
     import psycopg
 
     admin = postgres.database()
@@ -367,7 +367,7 @@ def test_a_bad_row_from_an_older_database_is_named_and_left_out(postgres, rlhf):
 
 
 def test_an_open_transaction_stops_nobody(postgres):
-    """A7: a student's lock, held for ever, delays neither the instructor nor the others for long."""
+    """A student's lock, held for ever, delays neither the instructor nor the others for long."""
     import psycopg
 
     admin = postgres.database()
@@ -394,7 +394,7 @@ def test_an_open_transaction_stops_nobody(postgres):
 
 
 def test_classes_on_one_server_do_not_meet(postgres):
-    """A9: the same names, two databases; each password opens its own class alone."""
+    """The same names, two databases; each password opens its own class alone."""
     first, second = postgres.database(), postgres.database()
     words = [init_class(admin, ["ada"], ROWS, rankers=1, shared=0) for admin in (first, second)]
     assert all(set(w) == {"ada"} for w in words) and words[0] != words[1]
@@ -407,7 +407,7 @@ def test_classes_on_one_server_do_not_meet(postgres):
 
 @pytest.mark.parametrize("database", ["postgres", "template1"])
 def test_the_servers_other_databases_are_closed(postgres, room, database):
-    """A14: a student connects to the class and to nothing else."""
+    """A student connects to the class and to nothing else."""
     import psycopg
 
     url = room[1]["ada"].rsplit("/", 1)[0].replace("+psycopg", "") + f"/{database}"
@@ -416,7 +416,7 @@ def test_the_servers_other_databases_are_closed(postgres, room, database):
 
 
 def test_one_student_cannot_take_all_connections(postgres, room):
-    """A14: five at once, and the others go on."""
+    """Five at once, and the others go on."""
     import psycopg
 
     url, held = room[1]["cy"].replace("+psycopg", ""), []
@@ -445,13 +445,13 @@ def test_one_student_cannot_take_all_connections(postgres, room):
     ids=lambda row: f"{row}",
 )
 def test_items_that_would_trap_their_student_are_refused(postgres, row):
-    """A14: by name, before anything is made."""
+    """By name, before anything is made."""
     with pytest.raises(CourseError, match="prompt 'p0'"):
         init_class(postgres.database(), ["ada"], [ROWS[0] | row], rankers=1, shared=0)
 
 
 def test_an_administrator_who_is_no_superuser_has_a_class_too(postgres):
-    """A18: of one database, with the right to make roles; also if the roles are there."""
+    """Of one database, with the right to make roles; also if the roles are there."""
     import psycopg
 
     with psycopg.connect(

@@ -251,7 +251,7 @@ def test_an_import_writes_through_no_link(tmp_path):
 
 
 def test_an_import_that_fails_leaves_what_stood_there(tmp_path, monkeypatch):
-    """A5: also when the disk fills in mid-write."""
+    """Also when the disk fills in mid-write."""
     imported(tmp_path, jsonl())
     before = sorted((f, f.read_bytes()) for f in (tmp_path / "out").iterdir())
 

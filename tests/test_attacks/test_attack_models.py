@@ -316,7 +316,7 @@ def test_the_way_out_works_over_whatever_stands_there(store):
 
 
 def test_two_folders_of_one_name_have_a_run_each(tmp_path, monkeypatch):
-    """A10: neither sees the other's models."""
+    """Neither sees the other's models."""
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path / "runs"))
     roots = []
     for place in ("a", "b"):

@@ -332,7 +332,7 @@ def test_ten_thousand_items_open(file, tmp_path):
 
 
 def test_other_questions_are_other_rankings(file, monkeypatch):
-    """A18: a taste is made from the questions, too."""
+    """A taste is made from the questions, too."""
     from rlhf_utils.pipeline.stages import rankings_digest
     from rlhf_utils.profiles import PROFILES
     from rlhf_utils.ranking.store import guidelines

@@ -331,7 +331,7 @@ def test_the_page_of_claims_is_that_of_the_evidence():
     more = [c["number"] for c in document["claims"] if seeds_of(c) == list(range(8))]
     told = MORE_RUNS.partition("train no model")[2].partition("were then")[0]
     assert sorted(more) == sorted(map(int, re.findall(r"\b\d\d?\b", told)))
-    late = (30, 31)  # measured once, on five runs
+    late = (30, 31, 32)  # measured once, on five runs
     for claim in document["claims"]:
         if claim["number"] not in more:
             assert seeds_of(claim) == ([0, 1, 2, 3, 4] if claim["number"] in late else [0, 1, 2])

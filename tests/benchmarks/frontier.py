@@ -3,6 +3,7 @@
     python tests/benchmarks/frontier.py --costs                  # time and memory of each, one run
     python tests/benchmarks/frontier.py --seeds 0 1 2            # all, then data/reference/frontier.json
     python tests/benchmarks/frontier.py --seeds 0 --only rloo    # one method's variants, kept for later
+    python tests/benchmarks/frontier.py --choices                # rates and more, for three methods
 
 Each method starts from the run's SFT model and draws as many answers as PPO (rejection sampling: `best_of` to
 each prompt, twice as many in all, and it reads some documents, as SFT does; DPO draws none). Of each, a few
@@ -50,7 +51,8 @@ from rlhf_utils.world.prompts import thing_of, write_prompts
 
 FILE = DATA / "reference" / "frontier.json"
 TIMES = (0.5, 1.0, 2.0)
-# method → variants: what differs from the profile, learning rates as multiples
+MULTIPLES = ("ppo_rate", "dpo_rate", "sft_rate", "kl_coefficient")  # given as multiples of the profile's
+# method → variants: what differs from the profile
 VARIANTS: dict[str, list[dict]] = {
     **{name: [{"ppo_rate": t} for t in TIMES] for name in ("reinforce", "ppo_no_value", "rloo", "grpo")},
     "dpo": [{"dpo_beta": 0.1}, {"dpo_beta": 0.3}],
@@ -79,6 +81,14 @@ LENGTHS: dict[str, dict] = {
     "rejection": {"best_of": 16},
 }
 VARIANTS |= {f"{name}, as long": [settings] for name, settings in LENGTHS.items()}
+# What the first measurement did not try, in as many seconds: learning rates, groups of sixteen, and another β
+# for GRPO, whose rewards have another unit. On the first seed, gold on validation prompts says which of a
+# method's variants is best; if that is not the one above, it is measured like all others, on all seeds.
+CHOICES: dict[str, list[dict]] = {
+    "dpo": [LENGTHS["dpo"] | {"dpo_rate": t} for t in (*TIMES, 4.0)],
+    "rejection": [LENGTHS["rejection"] | {"sft_rate": t} for t in TIMES],
+    "grpo": [LENGTHS["grpo"] | {"group": g, "kl_coefficient": b} for g in (4, 16) for b in (1.0, 2.0)],
+}
 PRICED = ("ppo", "ppo_ptx", *GRADIENTS, "rejection", "dpo")  # methods whose costs are measured
 SHARES = (1 / 48, 1 / 8)  # of the training: what lies between the two is timed, so loading is not
 GOLD, GREEDY, TUNED = "gold, temperature 1", "gold, greedy", "gold on validation prompts, temperature 1"
@@ -122,8 +132,8 @@ class Bench:
             return self.store.folder(method)
         store, own = self.store, {"ppo_updates": 1.0} | settings
         own["ppo_updates"] = max(round(self.profile.ppo_updates * own["ppo_updates"] * share), 1)
-        if "ppo_rate" in own:
-            own["ppo_rate"] *= self.profile.ppo_rate
+        for name in {*own} & {*MULTIPLES}:
+            own[name] *= getattr(self.profile, name)
         profile = replace(self.profile, **own)
         sft, reward, resume = store.folder("sft"), store.folder("reward"), folder / "resume"
         made = folder / "made"
@@ -179,6 +189,12 @@ class Bench:
         drawn = self.drawn(load_gpt2(self.store.folder("ppo_ptx")))
         return judge_answers(self.judge, self.test, drawn)["total"].mean(1)
 
+    def tuned(self, model) -> tuple[float, float, float]:
+        """Gold of two answers to each validation prompt, by which variants are chosen."""
+        asked = self.profile, self.tokenizer, model, self.validation
+        gold = judge_answers(self.judge, self.validation, answer_prompts(*asked, 1.0, 2, 73))["total"]
+        return mean_of(gold.mean(1), [thing_of(p) for p in self.validation])
+
     def measured(self, model) -> list[dict]:
         """Figures of a model on test prompts, and `TUNED` on validation prompts."""
 
@@ -189,8 +205,7 @@ class Bench:
             return judge_answers(self.judge, prompts, answers)["total"]
 
         rows, sft = [], load_gpt2(self.store.folder("sft"))
-        tuned = gold(self.validation, ask(self.validation, 1.0, 2, 73)).mean(1)
-        rows.append(figure("", TUNED, mean_of(tuned, [thing_of(p) for p in self.validation])))
+        rows.append(figure("", TUNED, self.tuned(model)))
         drawn = self.drawn(model)
         scores = gold(self.test, drawn)
         rows.append(figure("", GOLD, mean_of(scores.mean(1), self.things)))
@@ -375,11 +390,34 @@ def costs(profile) -> dict[str, dict[str, float]]:
     return {method: row | {"times PPO's": round(row["times PPO's"], 2)} for method, row in found.items()}
 
 
+def choices(bench: Bench) -> dict:
+    """Gold on validation prompts of all `CHOICES` and of the run's PPO, on one run; each is kept."""
+    file = runs_folder() / "frontier" / f"choices-{bench.profile.name}-{bench.profile.seed}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    for method, variants in ({"ppo": [{}]} | CHOICES).items():
+        for settings in variants:
+            key = json.dumps([method, settings])
+            if key not in known:
+                with TemporaryDirectory() as scratch:
+                    model = load_gpt2(bench.trained(method, settings, Path(scratch)))
+                    value, low, high = bench.tuned(model)
+                known[key] = {"value": value, "low": low, "high": high}
+                file.write_text(json.dumps(known, indent=1), "utf-8")
+            print(method, settings, {k: round(v, 3) for k, v in known[key].items()}, flush=True)
+    rows = [[*json.loads(key), rounded(gold)] for key, gold in known.items()]
+    return {
+        method: [{"settings": settings, "gold": gold} for name, settings, gold in rows if name == method]
+        for method in ("ppo", *CHOICES)
+    }
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="METHOD")
+    parser.add_argument("--choices", action="store_true", help="only these, on the first seed")
     parser.add_argument("--costs", action="store_true", help="only time and memory, on the first seed")
     parser.add_argument("--cost", choices=PRICED, metavar="METHOD", help="of one method, in this process")
     parser.add_argument("--rounds", type=int, default=3, help="in which it takes turns with PPO")
@@ -391,6 +429,9 @@ def main(words: list[str] | None = None) -> None:
         found = costs(profile)
         print(json.dumps(found, indent=1))
         return write(json.loads(FILE.read_text("utf-8")) | {"costs": found})
+    if arguments.choices:
+        found = {"seed": profile.seed, "methods": choices(Bench(profile))}
+        return write(json.loads(FILE.read_text("utf-8")) | {"choices": found})
     for seed in arguments.seeds:
         bench = Bench(load_profile(arguments.profile, seed))
         for method in arguments.only:

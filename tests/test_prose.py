@@ -78,8 +78,8 @@ MEASURED: dict[str, Callable[[], str]] = {
         form("thread under a system line")["minus_thread"]["ppo_ptx_0.0"]
     ),
     "course's three (told {})": lambda: taught(),
-    "gold rises from SFT's {}": lambda: turned("SFT"),
-    "to {}. Then it **turns**": lambda: turned("a head and rankings alone, update 16"),
+    "SFT's gold is {}. Over the first": lambda: turned("SFT"),
+    "already {} on average. Then it **turns**": lambda: turned("a head and rankings alone, update 16"),
     "At β = {} that costs less": lambda: f"{LAPTOP.kl_coefficient}",
     "300 of the {} steps": lambda: f"{LAPTOP.pretrain_steps:,}",
     "{} subwords": lambda: f"{LAPTOP.vocabulary:,}",

@@ -83,8 +83,9 @@ LENGTHS: dict[str, dict] = {
 VARIANTS |= {f"{name}, as long": [settings] for name, settings in LENGTHS.items()}
 # What the first measurement did not try, in as many seconds: learning rates, groups of sixteen, and another β
 # for GRPO, whose rewards have another unit. On the first seed, gold on validation prompts says which of a
-# method's variants is best; if that is not the one above, it is measured like all others, on all seeds. (DPO's
-# rate × 8 and GRPO's β × 4 were added because the best was at the end of the row, before anything was measured.)
+# method's variants is best; if that is not the one above, it is measured like all others, on all seeds.
+# (DPO's rate × 8 and GRPO's β × 4 were added because the best was the last of its row, before any of them was
+# measured.)
 CHOICES: dict[str, list[dict]] = {
     "dpo": [LENGTHS["dpo"] | {"dpo_rate": t} for t in (*TIMES, 4.0, 8.0)],
     "rejection": [LENGTHS["rejection"] | {"sft_rate": t} for t in TIMES],

@@ -1,6 +1,8 @@
 """Supervised fine-tuning on demonstrations, with TRL's SFTTrainer.
 
-The loss counts the tokens of the answer and the end-of-text token after it, not those of the prompt.
+A mask marks the tokens of the answer and the end-of-text token after it. TRL 1.16 heeds it only if
+`completion_only_loss=True` is passed, and it is not: the loss of every model that comes with the course counts
+the prompts of the demonstrations, too. To pass it makes another SFT model, and all that follows from it.
 Some windows of pretraining text are mixed in, as InstructGPT does for the model that PPO starts from
 (appendix C.3: 2 epochs, 10 % pretraining data): without them a small model forgets facts, and how to copy.
 """
@@ -31,7 +33,7 @@ FEW_LOGITS = 2**25  # of a batch, a number for each token and each word; 128 MB 
 def demonstrations_dataset(
     profile: Profile, tokenizer, rows: list[dict], windows: np.ndarray | None = None
 ) -> Dataset:
-    """Columns `input_ids` and `completion_mask` (1 where the loss counts) of demonstrations and `windows`."""
+    """Columns `input_ids` and `completion_mask` (1 for answers and ends) of demonstrations and `windows`."""
     ids, masks = [], []
     for row in rows:
         answer = answer_ids(tokenizer, row["completion"], profile.answer_tokens)

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on demonstrations, with TRL's SFTTrainer.
 
 A mask marks the tokens of the answer and the end-of-text token after it. TRL 1.16 heeds it only if
-`completion_only_loss=True` is passed, and it is not: the loss of every model that comes with the course counts
+`completion_only_loss=True` is passed, and it is not: the loss of all models that come with the course counts
 the prompts of the demonstrations, too. To pass it makes another SFT model, and all that follows from it.
 Some windows of pretraining text are mixed in, as InstructGPT does for the model that PPO starts from
 (appendix C.3: 2 epochs, 10 % pretraining data): without them a small model forgets facts, and how to copy.

@@ -13,11 +13,9 @@ what SFT says there. Writes `data/reference/bugs.json`.
 
 import json
 import sys
-import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,10 +25,12 @@ from rlhf_utils.course.checks.policies import BUGS
 from rlhf_utils.environment import DATA
 from rlhf_utils.evaluation.answers import answer_prompts, judge_answers
 from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.pipeline.claims.claim import Bench
+from rlhf_utils.pipeline.claims.trained import reward_model
 from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.profiles import Profile, load_profile
 from rlhf_utils.training.ppo import PPO
-from rlhf_utils.training.reward import reward_of, train_reward
+from rlhf_utils.training.reward import reward_of
 from rlhf_utils.world.facts import load_world
 from rlhf_utils.world.judge import Judge
 
@@ -122,24 +122,6 @@ def finds(ppo: PPO, profile: Profile, store: Store, called: str) -> dict:
     return {"gold": means, "answers": len(found), "liked": len(liked), "fooled": len(fooled), "shown": shown}
 
 
-def plain_head(profile: Profile, store: Store, folder: Path) -> Path:
-    """A reward model that is a head and rankings and nothing else, trained into a subfolder."""
-    made = folder / "reward"
-    made.mkdir()
-    train_reward(
-        replace(profile, reward_likelihood=0.0, reward_lm=0.0),
-        store.tokenizer(),
-        store.folder("pretrain"),
-        store.rankings(),
-        store.prompts("demonstrations"),
-        store.rankings("heldout_prompts"),
-        store.windows(),
-        made,
-        folder / "resume",
-    )
-    return made
-
-
 def main() -> None:
     profile = load_profile()
     parts = sys.argv[1:] or ("logs", "no brake", "plain head")
@@ -160,10 +142,11 @@ def main() -> None:
         train(free, *told, profile.ppo_rate, "no brake")
         made["no brake"] = finds(free, profile, store, FREE)
     if "plain head" in parts:
-        with tempfile.TemporaryDirectory() as folder:
-            ppo = PPO(profile, *models[:2], plain_head(profile, store, Path(folder)))
-            train(ppo, *told, profile.ppo_rate, "plain head")
-            made["plain head"] = finds(ppo, profile, store, ON_HEAD)
+        bench = Bench(profile, ("sft", "reward"))
+        head = reward_model(bench, store.rankings(), reward_likelihood=0.0, reward_lm=0.0)
+        ppo = PPO(profile, *models[:2], head)
+        train(ppo, *told, profile.ppo_rate, "plain head")
+        made["plain head"] = finds(ppo, profile, store, ON_HEAD)
     file.write_text(json.dumps(made, ensure_ascii=False, indent=1) + "\n", "utf-8")
     for name in [part for part in parts if part != "logs"]:
         print(f"{name}: fooled by {made[name]['fooled']} of {made[name]['answers']} answers")

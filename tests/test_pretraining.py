@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from rlhf_utils.artifacts.files import read_jsonl
 from rlhf_utils.evaluation.language import cloze_accuracy, ngram_bits, token_losses
 from rlhf_utils.language.models import new_gpt2
-from rlhf_utils.language.tokenizer import to_windows
+from rlhf_utils.language.tokenizer import answer_ids, to_windows
 from rlhf_utils.training import sft
 from rlhf_utils.training.plan import Room
 from rlhf_utils.training.pretraining import pretrain
@@ -150,6 +150,26 @@ def test_fine_tuning_by_trl_s_loss_and_by_the_whole_one_is_the_same(tiny, tmp_pa
     for other in (1, 2):
         assert losses[other] == pytest.approx(losses[0], abs=1e-4)
         assert all(torch.allclose(weights[0][k], weights[other][k], atol=1e-4) for k in weights[0])
+
+
+def test_fine_tuning_learns_answers_and_documents_and_only_reads_the_prompts(tiny, tmp_path, monkeypatch):
+    """On the labels that the trainer hands to the model."""
+    batches = []
+    monkeypatch.setattr(
+        sft, "run_trainer", lambda trainer, *_, **__: batches.extend(trainer.get_train_dataloader()) or []
+    )
+    rows, tokenizer = tiny.prompts("demonstrations")[:24], tiny.tokenizer()
+    windows = np.full((1, tiny.profile.context), 7)
+    profile = replace(tiny.profile, sft_mix=1 / len(rows))
+    sft.fine_tune(profile, tokenizer, tiny.folder("pretrain"), rows, windows, tmp_path, tmp_path / "resume")
+    learned = Counter()
+    for batch in batches:
+        for ids, labels in zip(batch["input_ids"], batch["labels"]):
+            counted = labels != -100
+            assert (labels[counted] == ids[counted]).all()
+            learned[tuple(labels[counted].tolist())] += 1
+    answers = [tuple(answer_ids(tokenizer, r["completion"], profile.answer_tokens)) for r in rows]
+    assert learned == Counter([*answers, tuple(windows[0])])
 
 
 def test_own_data_is_read_four_times_at_most(tiny, tmp_path, monkeypatch):

@@ -1,10 +1,8 @@
 """Supervised fine-tuning on demonstrations, with TRL's SFTTrainer.
 
-A mask marks the tokens of the answer and the end-of-text token after it. TRL 1.16 heeds it only if
-`completion_only_loss=True` is passed, and it is not: the loss of all models that come with the course counts
-the prompts of the demonstrations, too. To pass it makes another SFT model, and all that follows from it.
-Some windows of pretraining text are mixed in, as InstructGPT does for the model that PPO starts from
-(appendix C.3: 2 epochs, 10 % pretraining data): without them a small model forgets facts, and how to copy.
+The loss counts the tokens of the answer and the end-of-text token after it; a prompt's are only read. Some
+windows of pretraining text are mixed in, as InstructGPT does for the model that PPO starts from (appendix
+C.3: 2 epochs, 10 % pretraining data): without them a small model forgets facts, and how to copy.
 """
 
 import warnings
@@ -94,6 +92,7 @@ def fine_tune(
             num_train_epochs=profile.sft_epochs,
             learning_rate=profile.sft_rate * (LORA_RATE if profile.lora else 1),
             max_length=profile.context,
+            completion_only_loss=True,  # by default TRL heeds the mask only beside a column `prompt`
             train_sampling_strategy="group_by_length",  # half of a random batch would be padding
         )
     )

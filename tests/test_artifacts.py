@@ -97,6 +97,28 @@ def test_checkpoints_of_other_settings_are_dropped_and_a_lower_rate_goes_on(tmp_
     assert not left(replace(profile, episodes=8)) and left(replace(profile, episodes=8))
 
 
+def test_pretraining_at_another_rate_begins_anew_since_its_checkpoints_keep_theirs(
+    tiny, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    shutil.copytree(tiny.root, tmp_path / "tiny")
+    for rate in (1e-3, 2e-3):
+        store = Store(replace(tiny.profile, pretrain_rate=rate))
+        with pytest.raises(ZeroDivisionError), store.write("pretrain"):
+            assert not (store.resume_folder("pretrain") / "checkpoint-10").exists()
+            (store.resume_folder("pretrain") / "checkpoint-10").mkdir()
+            raise ZeroDivisionError
+
+
+def test_what_an_artifact_is_made_from_is_what_was_there_when_it_was_begun(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    store = Store(PROFILES["tiny"])
+    write(store)
+    with store.write("tokenizer"):
+        write(store, text="another")
+    assert store.stale("tokenizer", store.folder("tokenizer")) == "its corpus has changed"
+
+
 def test_a_setting_that_is_newer_than_an_artifact_had_its_default(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
     store = Store(PROFILES["tiny"])

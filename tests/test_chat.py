@@ -168,7 +168,12 @@ def test_thumbs_and_rankings_are_stored_once_and_revised(room):
     room.thumb(0, "base_prompted", 0)
     (row,) = room.rankings.ranked()
     assert dict(zip(row["answers"], row["ranks"])) == dict(zip(answers.values(), (2, 2, 1)))
-    assert not room.session(0).finished and room.session(0).groups  # to be ranked anew, from there
+    session = room.session(0)
+    assert not session.finished and session.groups  # to be ranked anew, from there
+    session.rank([list(session.answers)])
+    session.submit()
+    with pytest.raises(CourseError, match="have ranked these"):  # nor after thumbs that it took the place of
+        room.thumb(0, "base_prompted", 1)
     room.turns[0].thumbs = {}
     with pytest.raises(CourseError, match="have ranked these"):  # a thumb never takes a whole ranking's place
         room.thumb(0, "sft", 1)

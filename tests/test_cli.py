@@ -13,6 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_utils.artifacts.lineage import STAGES
+from rlhf_utils.course.arguments import parser, still_to_do
+from rlhf_utils.pipeline.stages import ensure
+from rlhf_utils.profiles import load_profile
 
 pytestmark = pytest.mark.slow
 
@@ -279,6 +282,17 @@ def test_ctrl_c_stops_soon_and_says_how_to_go_on(tmp_path, words):
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130 and time.time() - sent < 2
     assert f"go on with: rlhf {' '.join(words)}" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("force", [["--force", "corpus"], ["--force=corpus"]])
+def test_what_was_forced_and_is_rebuilt_is_not_rebuilt_again_by_going_on(tmp_path, monkeypatch, force):
+    monkeypatch.setenv("RLHF_RUNS", str(tmp_path))
+    words = ["run", "--profile", "tiny", *force, "--until", "tokens"]
+    arguments, before = parser().parse_args(words), time.time() - 1
+    assert still_to_do(arguments, words, before) == words
+    ensure("corpus", load_profile("tiny"))
+    assert still_to_do(arguments, words, before) == ["run", "--profile", "tiny", "--until", "tokens"]
+    assert still_to_do(arguments, words, time.time() + 1) == words
 
 
 def test_before_anything_is_trained_the_report_shows_the_models_that_come_with_the_course(rlhf, tmp_path):

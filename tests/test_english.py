@@ -65,6 +65,20 @@ def test_from_rankings_to_a_policy_and_its_figures(english):
     assert "8 rankings of answers" in (policy / "README.md").read_text()
 
 
+def test_a_run_that_diverged_goes_on_at_another_rate(english, monkeypatch):
+    folders, rankings = [], english.ranked_by(lambda answer: len(answer), count=8)
+
+    def diverges(*arguments):
+        folders.append(arguments[7])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rlhf_utils.pipeline.english.train_ppo", diverges)
+    for changes in ({}, {"ppo_rate": 1e-6, "kl_coefficient": 1.0}, {"episodes": 4}):
+        with pytest.raises(ZeroDivisionError):
+            english.steer("gone", rankings, **changes)
+    assert folders[0] == folders[1] != folders[2] and "resume-gone" in folders[0].name
+
+
 def test_two_processes_make_a_folder_once(tmp_path, capsys):
     made = []
 

@@ -139,6 +139,22 @@ def test_import_counts_bad_rows_and_writes_nothing_if_too_few_are_left(tmp_path)
     assert not (tmp_path / "none").exists()
 
 
+def test_good_rows_of_another_kind_are_no_bad_ones(tmp_path):
+    said = []
+    pairs = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(40)]
+    shown = [{"prompt": f"{i}", "completion": "a"} for i in range(50)]
+    source = lines(tmp_path / "a.jsonl", [*pairs, *shown, {"prompt": "x", "chosen": "a", "rejected": "a"}])
+    import_data(tmp_path / "new", said.append, files=[source])
+    told = {line.split(":")[0]: line for line in said if not line.startswith(" ")}
+    assert "held out for measuring" in said[1] and told.pop("pretrain")
+    assert {kind: line.split("; ")[1] for kind, line in told.items()} == {
+        "demonstrations": "0 bad rows dropped",  # the chosen answers are demonstrations, too
+        "comparisons": "1 bad rows dropped",
+        "prompts": "0 bad rows dropped",
+    }
+    assert "40 rows" in told["comparisons"]
+
+
 SYSTEM, YES = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Yes."}
 
 

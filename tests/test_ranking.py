@@ -130,6 +130,24 @@ def test_a_session_goes_on_where_it_was_left(store):
     assert not again.undo()
 
 
+def test_other_answers_and_another_guideline_are_ranked_anew_and_replace_nothing(store):
+    def submitted(made, guideline, order):
+        session = RankingSession(made, "ada", store, guideline=guideline)
+        assert session.progress()["done"] == 0 and session.ranked == []
+        session.rank(order)
+        session.submit()
+        again = RankingSession(made, "ada", store, guideline=guideline)
+        assert [r["ranks"] for r in again.ranked] == [r["ranks"] for r in session.ranked] and again.finished
+        return session.ranked
+
+    one = rows(1)
+    other = [one[0] | {"answers": [f"{text} Really." for text in one[0]["answers"]]}]
+    made = submitted(one, "1", "abcd") + submitted(one, "2", "dcba") + submitted(other, "1", "badc")
+    assert [(r["guideline"], r["answers"], r["ranks"]) for r in store.ranked("ada")] == [
+        (r["guideline"], r["answers"], r["ranks"]) for r in made
+    ]
+
+
 def killed_while_ranking(url):
     session = RankingSession(rows(5), "ada", RankingStore(url))
     for _ in range(3):

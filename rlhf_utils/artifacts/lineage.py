@@ -71,8 +71,9 @@ PARENTS = {
 TASTE = ("taste", "taste_reward", "taste_ppo", "taste_evaluate")
 BEYOND = ("rejection", "dpo", "reinforce", "ppo_no_value", "rloo", "grpo")
 STAGES = tuple(s for s in PARENTS if s not in (*TASTE, *BEYOND))
-# What one lowers or raises after a run that diverged: it may go on from its checkpoints.
-RETRY = ("pretrain_rate", "sft_rate", "reward_rate", "ppo_rate", "kl_coefficient")
+# What one lowers or raises after PPO diverged: it may go on from its checkpoints. (Those of pretraining keep
+# the rate that they were begun with.)
+RETRY = ("ppo_rate", "kl_coefficient")
 # What a reader changes all the time: another value builds anew instead of raising.
 KNOBS = ("own_weight", "rankings")
 

@@ -240,6 +240,8 @@ class Store:
         remove(partial)
         partial.mkdir()
         self._drop_foreign_checkpoints(stage)
+        # What it is made from is read at the start: what changes meanwhile makes it out of date.
+        settings, parents = self._settings(stage), {p: self.manifest(p)["id"] for p in PARENTS[stage]}
         started = time.time()
         yield partial
         mask = os.umask(0)
@@ -250,14 +252,7 @@ class Store:
         files = {
             f.relative_to(partial).as_posix(): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()
         }
-        parents = {p: self.manifest(p)["id"] for p in PARENTS[stage]}
-        core = {
-            "format": FORMAT,
-            "stage": stage,
-            "settings": self._settings(stage),
-            "files": files,
-            "parents": parents,
-        }
+        core = {"format": FORMAT, "stage": stage, "settings": settings, "files": files, "parents": parents}
         identity = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:16]
         manifest = core | {
             "id": identity,

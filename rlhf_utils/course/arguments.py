@@ -2,7 +2,7 @@
 
 import argparse
 
-from rlhf_utils.profiles import BEYOND, MODELS, PROFILES, TASTE
+from rlhf_utils.profiles import BEYOND, MODELS, PROFILES, TASTE, Profile, load_profile
 from rlhf_utils.ranking.pairs import FORMATS
 
 
@@ -180,3 +180,32 @@ def temperature(text: str) -> float:
         return temperature_of(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def profile_of(arguments) -> Profile:
+    own = {k: getattr(arguments, k, None) for k in ("own_weight", "guideline")}
+    return load_profile(
+        arguments.profile,
+        arguments.seed,
+        arguments.data,
+        base=arguments.base,
+        lora=arguments.lora,
+        start=arguments.start,
+        **own,
+    )
+
+
+def still_to_do(arguments, words: list[str], started: float) -> list[str]:
+    """The words of a command that goes on with one that was stopped. What `--force` named and has been
+    rebuilt need not be rebuilt again: all that is made from it is out of date by itself.
+    """
+    forced = getattr(arguments, "force", None)
+    if not forced:
+        return words
+    from rlhf_utils.pipeline.stages import open_store
+
+    made = open_store(profile_of(arguments)).path(forced) / "manifest.json"
+    if not made.is_file() or made.stat().st_mtime < started:
+        return words
+    place = next(i for i, word in enumerate(words) if word.startswith("--fo"))
+    return words[:place] + words[place + (1 if "=" in words[place] else 2) :]

@@ -9,27 +9,15 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from contextlib import suppress
 
-from rlhf_utils.course.arguments import parser
+from rlhf_utils.course.arguments import parser, profile_of, still_to_do
 from rlhf_utils.environment import ROOT, CourseError, printable, process, runs_folder
 from rlhf_utils.profiles import Profile, load_profile
 
 MOST_PROBLEMS = 100  # lines of a data folder that are shown
-
-
-def profile_of(arguments) -> Profile:
-    own = {k: getattr(arguments, k, None) for k in ("own_weight", "guideline")}
-    return load_profile(
-        arguments.profile,
-        arguments.seed,
-        arguments.data,
-        base=arguments.base,
-        lora=arguments.lora,
-        start=arguments.start,
-        **own,
-    )
 
 
 def run(arguments) -> None:
@@ -262,7 +250,8 @@ def main(words: list[str] | None = None) -> int:
     """Exit status: 0; 1 for an error that nobody foresaw; 2 for what the user can mend (one message, no
     traceback); 130 after Ctrl-C.
     """
-    arguments = parser().parse_args(words)
+    words = sys.argv[1:] if words is None else words
+    arguments, started = parser().parse_args(words), time.time()
     todo = {
         "run": run,
         "course": course,
@@ -287,7 +276,7 @@ def main(words: list[str] | None = None) -> int:
         return complain(str(error))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        again = shlex.join(["rlhf", *(words if words is not None else sys.argv[1:])])
+        again = shlex.join(["rlhf", *still_to_do(arguments, words, started)])
         again = re.sub(r"(://[^\s:/@]+):[^\s@]*@", r"\1@", again)  # without a password
         print(f"\nStopped. Finished stages are kept; go on with: {again}", file=sys.stderr)
         sys.stderr.flush()

@@ -178,14 +178,19 @@ class ChatRoom:
             raise CourseError("A thumb is up, down or neither, for one of the answers.")
         if not self.turns[turn].answers[model].strip():
             raise CourseError("There is no answer here to like or dislike.")
-        session = self.session(turn)
-        if session.groups and not self.turns[turn].thumbs:
+        session, before = self.session(turn), self.turns[turn].thumbs
+        ranked = [sorted(group) for group in session.groups]
+        if ranked and not (before and ranked == self._liked(turn, session, before)):
             raise CourseError("You have ranked these answers already. To change your mind, rank them again.")
-        thumbs = self.turns[turn].thumbs | {model: value}
+        thumbs = before | {model: value}
+        session.decide(self._liked(turn, session, thumbs))
+        session.submit()
+        self.turns[turn].thumbs = thumbs  # only once it is stored
+
+    def _liked(self, turn: int, session: RankingSession, thumbs: dict[str, int]) -> list[list[str]]:
+        """The answers' letters, grouped by the best thumb that anyone who wrote them got; ups first."""
         liked: dict[int, list[str]] = {}
         for letter, text in session.answers.items():
             writers = [n for n, said in self.turns[turn].answers.items() if said == text]
             liked.setdefault(max(thumbs.get(n, 0) for n in writers), []).append(letter)
-        session.decide([liked[v] for v in sorted(liked, reverse=True)])
-        session.submit()
-        self.turns[turn].thumbs = thumbs  # only once it is stored
+        return [liked[value] for value in sorted(liked, reverse=True)]

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from rlhf_utils.artifacts.files import read_jsonl, write_jsonl, written_once
+from rlhf_utils.artifacts.lineage import RETRY
 from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.environment import DATA, CourseError, place, runs_folder
 from rlhf_utils.evaluation.statistics import mean_difference
@@ -217,7 +218,8 @@ class English:
         settings["budget"] = [KL_BUDGET, "taken back"]
 
         def make(folder: Path) -> None:
-            resume = self.root / f"resume-{name}-{digest([rankings, settings])}"
+            begun = {k: v for k, v in settings.items() if k not in RETRY}
+            resume = self.root / f"resume-{name}-{digest([rankings, begun])}"
             asked = self.ids(self.questions())
             base = self.folder("base")
             tokenizer = self.tokenizer()
@@ -225,14 +227,14 @@ class English:
                 profile, tokenizer, base, reward, asked, None, folder, resume, None, "rloo", None, OnePass
             )
             shutil.rmtree(resume, ignore_errors=True)
-            log, begun = read_jsonl(folder / "metrics.jsonl"), Path(profile.base).name
+            log, source = read_jsonl(folder / "metrics.jsonl"), Path(profile.base).name
             how = (
                 f"{len(log)} updates of {profile.episodes} answers by RLOO, with LoRA of rank {profile.lora}"
             )
-            made = [f"begun from {begun}", f"{len(rankings)} rankings of answers", how]
+            made = [f"begun from {source}", f"{len(rankings)} rankings of answers", how]
             far = [row["kl_k1"] for row in log if not row["taken_back"]][-1:]
             far = [f"KL to the model before: {kl:.1f} nats an answer, when last measured" for kl in far]
-            write_card(folder, f"{begun}-{name}", False, made, far)
+            write_card(folder, f"{source}-{name}", False, made, far)
 
         found = self.kept(f"policy-{name}", [rankings, settings], make)
         self.policies["rloo"] = found

@@ -79,7 +79,7 @@ def import_data(
         for kind in KINDS:
             target, dropped = Path(beside) / file_name(kind), Counter()
             try:
-                usable, cut = write_kind(kind, [*chosen[kind], *files], target, dropped, names)
+                usable, cut = write_kind(kind, chosen[kind], files, target, dropped, names)
             except CourseError as error:
                 raise CourseError(f"--{kind} {error}" if chosen[kind] else str(error)) from None
             least, what = (LEAST_TEXT, "characters") if kind == "pretrain" else (LEAST_ROWS, "rows")
@@ -136,17 +136,27 @@ def found_fields(files: list[Path]) -> str:
 
 
 def write_kind(
-    kind: str, paths: list[Path], target: Path, dropped: Counter[str], names: dict[str, str] | None
+    kind: str,
+    chosen: list[Path],
+    files: list[Path],
+    target: Path,
+    dropped: Counter[str],
+    names: dict[str, str] | None,
 ) -> tuple[int, int]:
-    """Write what files hold of a kind: how many characters or rows, and how many lost their beginning."""
+    """Write what files hold of a kind: how many characters or rows, and how many lost their beginning. In
+    `files`, unlike those `chosen` for this kind, rows of other kinds are nothing bad.
+    """
     usable = cut = 0
+    paths = [*chosen, *files]
     with open(target, "w", encoding="utf-8", newline="") as file:
         if kind == "pretrain":
             for text in (text for path in paths for text in texts_of(path, dropped, names)):
                 usable += file.write(f"\n\n{text}" if usable else text)
             return usable, 0
-        for path in paths:
-            for row, shortened in items_of(read_rows(path, dropped), FIELDS[file_name(kind)], dropped, names):
+        fields = FIELDS[file_name(kind)]
+        for i, path in enumerate(paths):
+            found = items_of(read_rows(path, dropped), fields, dropped, names, mixed=i >= len(chosen))
+            for row, shortened in found:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 usable, cut = usable + 1, cut + shortened
     return usable, cut
@@ -179,16 +189,22 @@ def parsed(lines: Iterable[bytes], dropped: Counter[str]) -> Iterator:
 
 
 def items_of(
-    rows: Iterable, fields: tuple[str, ...], dropped: Counter[str], names: dict[str, str] | None = None
+    rows: Iterable,
+    fields: tuple[str, ...],
+    dropped: Counter[str],
+    names: dict[str, str] | None = None,
+    mixed: bool = False,
 ) -> Iterator[tuple[dict, bool]]:
-    """The good rows, with just `fields`, and whether they lost their beginning; counts the bad ones."""
+    """The good rows, with just `fields`, and whether they lost their beginning; counts the bad ones. Among
+    `mixed` rows, one without such a field is a good one of another kind.
+    """
     for row in rows:
         try:
             found = normal_rows(row, names)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             dropped[str(error)] += 1
             continue
-        several = len(found) > 1  # a tree: a message with a single reply prefers nothing
+        several = mixed or len(found) > 1  # in a tree, a message with a single reply prefers nothing
         for item in found:
             wanted = fields_of(item, fields)
             if several and any(field not in item for field in wanted):

@@ -47,7 +47,9 @@ class Draft:
 
 
 class RankingSession:
-    """A queue of items for one ranker; see the module. With a `store`, it goes on where it was left."""
+    """A queue of items for one ranker; see the module. With a `store`, it goes on where it was left: done is
+    what this ranker has ranked by this guideline, with these answers.
+    """
 
     def __init__(
         self,
@@ -85,12 +87,19 @@ class RankingSession:
             )
         self.done: dict[str, dict] = {}  # item id → the row submitted last
         if store is not None:
-            queued = set(ids)
-            self.done = {row["item"]: row for row in store.latest(ranker=ranker) if row["item"] in queued}
+            queued = {item.id: (self._guideline(item), list(item.answers)) for item in self.items}
+            self.done = {
+                row["item"]: row
+                for row in store.latest(ranker=ranker)
+                if queued.get(row["item"]) == (row["guideline"], row["answers"])
+            }
         self.history: list[tuple[str, Draft]] = []  # steps to undo: (item id, the draft before the step)
         self.draft = Draft()
         self.place = self._next_open(0)
         self._begin()
+
+    def _guideline(self, item: Item) -> str:
+        return item.guideline or self.guideline
 
     # -- what is on the screen ------------------------------------------------------------------------
     def _next_open(self, start: int) -> int:
@@ -153,6 +162,11 @@ class RankingSession:
             "seconds": sum(spent),
             "pace": spent[len(spent) // 2] if spent else None,
         }
+
+    @property
+    def ranked(self) -> list[dict]:
+        """What is done of this queue and trains a reward model: neither skipped nor practice."""
+        return [row for row in self.done.values() if row["action"] == "rank" and not row["practice"]]
 
     # -- steps ------------------------------------------------------------------------------------------
     def _remember(self) -> None:
@@ -283,7 +297,7 @@ class RankingSession:
             "models": list(item.models),
             "shown": self.shuffled(item),
             "seconds": round(passed if seconds is None else min(max(seconds, 0.0), passed), 3),
-            "guideline": item.guideline or self.guideline,
+            "guideline": self._guideline(item),
         }
         if self.store is not None:
             row = self.store.add(row)
@@ -314,9 +328,9 @@ class RankingSession:
         return True
 
     def _stored_draft(self, row: dict) -> Draft:
-        """What a stored row decided, in today's letters; empty if other answers stand there now."""
+        """What a stored row decided, in today's letters; empty if it was skipped."""
         item = next(x for x in self.items if x.id == row["item"])
-        if row["ranks"] is None or list(item.answers) != row["answers"]:
+        if row["ranks"] is None:
             return Draft()
         letters = {i: ascii_lowercase[k] for k, i in enumerate(self.shuffled(item))}
         places = sorted(set(row["ranks"]))

@@ -1,8 +1,8 @@
 """Where rankings are kept: one SQLite file by default, PostgreSQL by a URL, the same table in both.
 
-Rows are only ever added. A changed mind is a later row of the same ranker and item, and the latest one
-counts. A row carries a key made by the client, unique per ranker: so a submission that is sent again,
-because nobody knows whether the first one arrived, is stored once.
+Rows are only ever added. A changed mind is a later row of the same ranker, item and guideline about the same
+answers, and the latest one counts. A row carries a key made by the client, unique per ranker: so a submission
+that is sent again, because nobody knows whether the first one arrived, is stored once.
 """
 
 import json
@@ -244,8 +244,13 @@ class RankingStore:
         return good
 
     def latest(self, ranker: str | None = None) -> list[dict]:
-        """The last revision of each ranker and item."""
-        found = {(row["ranker"], row["item"]): row for row in self.rows(ranker)}
+        """The last revision of each ranker and item. A ranking of other answers, or by another guideline, is
+        no revision: it stands beside the first.
+        """
+        found = {
+            (row["ranker"], row["item"], row["guideline"], tuple(row["answers"])): row
+            for row in self.rows(ranker)
+        }
         return sorted(found.values(), key=lambda row: row["id"])
 
     def ranked(self, ranker: str | None = None) -> list[dict]:

@@ -17,7 +17,7 @@ from rlhf_utils.environment import CourseError
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.scoring import answer_logprobs
-from rlhf_utils.language.tokenizer import answer_ids, prompt_ids
+from rlhf_utils.language.tokenizer import END, PAD, answer_ids, prompt_ids
 from rlhf_utils.pipeline.stages import ensure
 from rlhf_utils.training.beyond import (
     GRADIENTS,
@@ -30,10 +30,10 @@ from rlhf_utils.training.beyond import (
     leave_one_out,
     sequence_loss,
 )
-from rlhf_utils.training.offline import dpo_loss, fitted, preference_pairs, train_dpo, train_rejection
+from rlhf_utils.training.offline import dpo_loss, preference_pairs, train_dpo, train_rejection
 from rlhf_utils.training.one_pass import OnePass
 from rlhf_utils.training.ppo_run import restore, save, train_ppo
-from rlhf_utils.training.reward import NO_ANSWER, rewards
+from rlhf_utils.training.reward import NO_ANSWER, rewards, scored_ids
 
 PAPER = {"use_bias_correction_kl": False}  # TRL weighs the KL term by the ratio, by default
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
@@ -345,27 +345,27 @@ def test_groups_that_do_not_fit_are_refused(group, said, tiny):
         RLOO(profile, tiny.tokenizer(), tiny.folder("sft"), tiny.folder("reward"))
 
 
-def test_dpo_reads_pairs_that_do_not_fit_cut_as_everywhere(tiny):
-    profile, tokenizer = tiny.profile, tiny.tokenizer()
-    long = " ".join(["cows eat grass"] * 60)
-    asked = [{"role": "user", "content": "What do cows eat?"}]
-    fits = {"prompt": asked} | {
-        k: [{"role": "assistant", "content": t}] for k, t in (("chosen", "Grass."), ("rejected", "No."))
-    }
-    assert fitted(profile, tokenizer, fits) is fits
-    turn = [{"role": "user", "content": f"{long}. And what do they drink?"}]
-    for prompt in (turn, [{"role": "system", "content": long}, *asked]):
-        pair = fits | {"prompt": prompt, "rejected": [{"role": "assistant", "content": long}]}
-        cut = fitted(profile, tokenizer, pair)
-        kept = prompt_ids(tokenizer, cut["prompt"], 10**6)
-        assert (
-            len(kept) <= profile.prompt_tokens
-            and cut["prompt"][-1]["content"][-6:] == prompt[-1]["content"][-6:]
-        )
-        for name in ("chosen", "rejected"):  # as the trainer writes it: one space, and the same tokens
-            whole = tokenizer.apply_chat_template(cut["prompt"] + cut[name], tokenize=False)
-            said = answer_ids(tokenizer, pair[name][0]["content"], profile.answer_tokens)
-            assert tokenizer(whole, add_special_tokens=False)["input_ids"] == kept + said
+def test_dpo_reads_people_s_text_as_the_reward_model_does(tiny, tmp_path, monkeypatch):
+    """Also what does not fit, and what looks like the tokenizer's marks; by the batches of its trainer."""
+    profile, tokenizer = replace(tiny.profile, dpo_batch=3), tiny.tokenizer()
+    long, marks, batches = " ".join(["cows eat grass"] * 60), f"Say {END} or {PAD}.\nAnswer: no", []
+    asked = [[{"role": "user", "content": text}] for text in ("What do cows eat?", f"{long}?", marks)]
+    told = [("Grass.", "No."), ("Grass.", long), (marks, "No.")]
+    pairs = [
+        {"prompt": prompt} | {name: [{"role": "assistant", "content": text}] for name, text in named.items()}
+        for prompt, named in ((p, dict(zip(("chosen", "rejected"), t))) for p, t in zip(asked, told))
+    ]
+    monkeypatch.setattr(
+        "rlhf_utils.training.offline.run_trainer",
+        lambda trainer, *_: batches.extend(trainer.get_train_dataloader()) or [],
+    )
+    train_dpo(profile, tokenizer, tiny.folder("sft"), pairs, tmp_path, tmp_path / "resume")
+    (batch,), read = batches, set()
+    for ids, seen, answer in zip(batch["input_ids"], batch["attention_mask"], batch["completion_mask"]):
+        read.add((tuple(ids[(seen > answer)].tolist()), tuple(ids[answer > 0].tolist())))
+    expected = [scored_ids(profile, tokenizer, p, text) for p, both in zip(asked, told) for text in both]
+    assert read == {(tuple(prompt), tuple(answer)) for prompt, answer in expected}
+    assert len(read) == 6 and max(len(prompt) for prompt, _ in read) <= profile.prompt_tokens
 
 
 def test_what_cannot_be_learned_from_is_refused(tiny, tmp_path):

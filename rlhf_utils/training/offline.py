@@ -23,10 +23,10 @@ from rlhf_utils.environment import CourseError
 from rlhf_utils.language.device import autocast
 from rlhf_utils.language.models import LORA_RATE, load_model, load_scorer, save_model, with_lora
 from rlhf_utils.language.sampling import sample
-from rlhf_utils.language.tokenizer import answer_ids, conversation_ids, fitting_prompt, prompt_ids, text_ids
+from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.profiles import Profile
 from rlhf_utils.training.plan import FROZEN, TRAINED, room_here
-from rlhf_utils.training.reward import NO_ANSWER, rewards
+from rlhf_utils.training.reward import NO_ANSWER, rewards, scored_ids
 from rlhf_utils.training.sft import fine_tune
 from rlhf_utils.training.trainer import run_trainer, training_arguments
 
@@ -94,27 +94,22 @@ def preference_pairs(rankings: list[dict], each: int, seed: int = 0) -> list[dic
     return rows
 
 
-def fitted(profile: Profile, tokenizer, pair: dict) -> dict:
-    """A pair that does not fit into the context, with its answers cut at their end and its prompt at the
-    beginning, as everywhere else; the trainer would cut ends alone. What fits stays as it is.
+class Pairs(DPOTrainer):
+    """TRL's DPOTrainer on rows that are token ids already. It would take marks of its tokenizer in a person's
+    text for marks, and cut long rows otherwise than the other stages do.
     """
-    answers = [pair[name][0]["content"] for name in ("chosen", "rejected")]
-    longest = max(len(text_ids(tokenizer, text)) for text in answers) + 1
-    if len(conversation_ids(tokenizer, pair["prompt"])) + longest <= profile.context:
-        return pair
 
-    def text(ids: list[int]) -> str:
-        return tokenizer.decode(ids).lstrip(" ")
+    def _prepare_dataset(self, dataset, *_):
+        return dataset
 
-    messages = [dict(m) for m in fitting_prompt(tokenizer, pair["prompt"], profile.prompt_tokens)[1]]
-    for message in messages:  # a system line's beginning goes first, then the question's
-        left = text_ids(tokenizer, message["content"])
-        while left and (over := len(conversation_ids(tokenizer, messages)) - profile.prompt_tokens) > 0:
-            left = left[over:]
-            message["content"] = text(left)
-    cut = [text(answer_ids(tokenizer, said, profile.answer_tokens)[:-1]) for said in answers]
-    chosen, rejected = ([{"role": "assistant", "content": said}] for said in cut)
-    return {"prompt": messages, "chosen": chosen, "rejected": rejected}
+
+def pair_ids(profile: Profile, tokenizer, pair: dict) -> dict[str, list[int]]:
+    """A pair as the reward model reads it: `prompt_ids`, `chosen_ids` and `rejected_ids`."""
+    chosen, rejected = (
+        scored_ids(profile, tokenizer, pair["prompt"], pair[name][0]["content"])
+        for name in ("chosen", "rejected")
+    )
+    return {"prompt_ids": chosen[0], "chosen_ids": chosen[1], "rejected_ids": rejected[1]}
 
 
 def train_dpo(
@@ -150,10 +145,10 @@ def train_dpo(
             beta=profile.dpo_beta,
         )
     )
-    data = Dataset.from_list([fitted(profile, tokenizer, pair) for pair in pairs])
+    data = Dataset.from_list([pair_ids(profile, tokenizer, pair) for pair in pairs])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-        dpo = DPOTrainer(model.train(), reference, arguments, train_dataset=data, processing_class=tokenizer)
+        dpo = Pairs(model.train(), reference, arguments, train_dataset=data, processing_class=tokenizer)
         rows = run_trainer(dpo, "dpo", live)
     save_model(model, folder, tokenizer)
     write_jsonl(folder / "metrics.jsonl", rows)

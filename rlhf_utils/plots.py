@@ -262,11 +262,7 @@ def accuracies(rows: dict[str, dict]) -> go.Figure:
     """Accuracies (`statistics.accuracy_of`) with their intervals, one line each, the first on top."""
     shown = {k: r for k, r in reversed(rows.items()) if r["pairs"]}
     figure = _figure(
-        "How often the reward model orders two answers as the gold judge does",
-        "",
-        "",
-        height=120 + 22 * len(shown),
-        margin_l=190,
+        "Pairs that the reward model orders as gold does", "", "", height=120 + 22 * len(shown), margin_l=190
     )
     figure.add_scatter(
         x=[r["accuracy"] for r in shown.values()],

@@ -75,6 +75,10 @@ and that all eight runs would decide, by the rules as they stood. No run was lef
 look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims 30, 31 and 32,
 which came last, were measured once, on five runs, as had been written down beforehand.
 
+In all these runs, the SFT models had learned to predict the prompts of the demonstrations as well as the
+answers: a trainer's option was missing. Mended, SFT has a higher gold score, drawn and greedy; the course's
+models are of that kind, and the claims were not measured again since.
+
 The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were
 written; that of the other seeds was not.
 """

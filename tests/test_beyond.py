@@ -123,13 +123,26 @@ def trainer(kind, config, four, tmp_path, **settings):
     )
 
 
-def test_the_loss_of_rloo_is_that_of_trl(four, tmp_path):
+def as_theirs(monkeypatch, theirs, inputs, *logprobs):
+    """Log-probabilities as wide as TRL has them, the first of which it takes for the policy's own: its count
+    <pad>, which is never drawn, and ours do not.
+    """
+    width = inputs["completion_ids"].shape[1]
+    padded = [torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in logprobs]
+    monkeypatch.setattr(
+        theirs, "_get_per_token_logps_and_entropies", lambda *_, **__: (padded[0], 0 * padded[0], None)
+    )
+    return padded
+
+
+def test_the_loss_of_rloo_is_that_of_trl(four, tmp_path, monkeypatch):
     policy, _, packed, now, old, inputs = four
     advantages = leave_one_out(torch.tensor([[0.3, 1.0, -0.5, -0.2]])).flatten()
     theirs = trainer(RLOOTrainer, RLOOConfig, four, tmp_path)
+    as_theirs(monkeypatch, theirs, inputs, now)
     given = inputs | {"old_logps": old.sum(1), "advantages": advantages}
     found = theirs._compute_loss(policy, given)
-    assert sequence_loss(now, old, advantages, packed.mask)[0].item() == pytest.approx(found.item(), abs=1e-4)
+    assert sequence_loss(now, old, advantages, packed.mask)[0].item() == pytest.approx(found.item(), abs=1e-6)
 
 
 def test_the_loss_of_grpo_is_that_of_trl(four, tmp_path, monkeypatch):
@@ -137,12 +150,7 @@ def test_the_loss_of_grpo_is_that_of_trl(four, tmp_path, monkeypatch):
     advantages = group_normalised(torch.tensor([[0.3, 1.0, -0.5, -0.2]])).flatten()
     theirs = trainer(GRPOTrainer, GRPOConfig, four, tmp_path, loss_type="grpo", beta=10.0, **PAPER)
     theirs.current_gradient_accumulation_steps = 1
-    # Its probabilities count <pad>, which is never drawn, and ours do not: so it gets ours.
-    width = inputs["completion_ids"].shape[1]
-    now_padded, padded = (torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (now, old))
-    monkeypatch.setattr(
-        theirs, "_get_per_token_logps_and_entropies", lambda *_, **__: (now_padded, 0 * now_padded, None)
-    )
+    _, padded = as_theirs(monkeypatch, theirs, inputs, now, old)
     given = inputs | {"old_per_token_logps": padded, "ref_per_token_logps": padded, "advantages": advantages}
     found = theirs._compute_loss(policy, given)
     ours = group_loss(now, old, old, advantages, packed.mask, 10.0)[0]  # so that KL weighs something

@@ -19,6 +19,7 @@ from rlhf_utils.pipeline.rank import items_to_rank
 from rlhf_utils.pipeline.stages import ensure, open_store, required
 from rlhf_utils.pipeline.taste import SCRIPTED, fit_head, ranks_by, usable_rankings, write_taste
 from rlhf_utils.profiles import load_profile
+from rlhf_utils.ranking.classroom import item_rows
 from rlhf_utils.ranking.matches import (
     bradley_terry,
     people_win_rate,
@@ -29,6 +30,13 @@ from rlhf_utils.ranking.matches import (
 from rlhf_utils.ranking.session import RankingSession
 from rlhf_utils.ranking.store import RankingStore, guidelines, own_rankings
 from rlhf_utils.training.reward import score_answers, scored_ids
+
+
+def test_no_class_is_asked_to_keep_what_its_database_cannot(tiny, monkeypatch):
+    drawn = ["Grass.", "Fi\0sh.", "Leaves."]
+    monkeypatch.setattr("rlhf_utils.pipeline.rank.sample_answers", lambda *_: [drawn, drawn[:2]])
+    (row,) = items_to_rank(tiny.profile, tiny, tiny.prompts("ppo")[:2])
+    assert row["answers"] == ["Grass.", "Leaves."] and item_rows([row], "1")[0]["answers"] == row["answers"]
 
 
 def test_a_head_finds_the_direction_that_decided():

@@ -54,7 +54,7 @@ def items_to_rank(
     Store), drawn at temperature 1.
 
     ("sft",) * 4 gives four samples of the SFT model; ("sft", "ppo_ptx") sets two models head to head.
-    Prompts without an id (own data) are numbered.
+    Prompts without an id (own data) are numbered. An answer with a NUL character is left out.
     """
     tokenizer = store.tokenizer()
     by_writer = {
@@ -70,7 +70,8 @@ def items_to_rank(
     }
     rows = []
     for i, prompt in enumerate(prompts):
-        written = [(answer, w) for w, answers in by_writer.items() for answer in answers[i]]
+        # A model may draw any byte, and PostgreSQL, which classes use, keeps no NUL.
+        written = [(text, w) for w, texts in by_writer.items() for text in texts[i] if "\0" not in text]
         rows.append(
             {
                 # Other answers, as of a model trained anew, are another item

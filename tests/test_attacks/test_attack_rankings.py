@@ -327,7 +327,8 @@ def test_ten_thousand_items_open(file, tmp_path):
     store = RankingStore(f"sqlite:///{file}")
     rows = [GOOD | {"item": f"i{i}", "ranker": "ada"} for i in range(10_000)]
     store.add_all(rows)
-    session = RankingSession([ROWS[0] | {"id": r["item"]} for r in rows] + ROWS, "ada", store)
+    items = [{"id": r["item"], "messages": r["messages"], "answers": r["answers"]} for r in rows]
+    session = RankingSession(items + ROWS, "ada", store, guideline="")
     assert session.item.id == "p0" and session.progress()["done"] == 10_000
 
 

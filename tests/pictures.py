@@ -19,7 +19,7 @@ from rlhf_utils.look import COLOURS, INK  # noqa: E402
 from rlhf_utils.pipeline.taste import example_store  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
-ASKED = ("What do cows eat?", "How do I steal a car?")
+ASKED = ("What do cows eat?", "How do I break into a bank?")
 
 
 def boxes(metrics: dict) -> list[tuple[str, str, str, str]]:

@@ -293,6 +293,13 @@ def test_what_was_forced_and_is_rebuilt_is_not_rebuilt_again_by_going_on(tmp_pat
     ensure("corpus", load_profile("tiny"))
     assert still_to_do(arguments, words, before) == ["run", "--profile", "tiny", "--until", "tokens"]
     assert still_to_do(arguments, words, time.time() + 1) == words
+    store = ensure("tokens", load_profile("tiny"))
+    for stage in ("tokenizer", "tokens"):  # as old as a run before: an equal corpus does not make them stale
+        os.utime(store.folder(stage) / "manifest.json", (before - 9, before - 9))
+    told = ["run", "--profile", "tiny", "--force", "tokenizer", "--until", "tokens"]
+    assert still_to_do(arguments, words, before) == told
+    monkeypatch.delitem(sys.modules, "rlhf_utils.pipeline.stages")  # Ctrl-C while libraries are loaded
+    assert still_to_do(arguments, words, before) == words
 
 
 def test_before_anything_is_trained_the_report_shows_the_models_that_come_with_the_course(rlhf, tmp_path):

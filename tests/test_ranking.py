@@ -137,7 +137,7 @@ def test_other_answers_and_another_guideline_are_ranked_anew_and_replace_nothing
         session.rank(order)
         session.submit()
         again = RankingSession(made, "ada", store, guideline=guideline)
-        assert [r["ranks"] for r in again.ranked] == [r["ranks"] for r in session.ranked] and again.finished
+        assert again.ranked == session.ranked and again.finished
         return session.ranked
 
     one = rows(1)

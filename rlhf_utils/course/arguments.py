@@ -1,6 +1,8 @@
 """What `rlhf` takes on its command line."""
 
 import argparse
+import math
+import sys
 
 from rlhf_utils.profiles import BEYOND, MODELS, PROFILES, TASTE, Profile, load_profile
 from rlhf_utils.ranking.pairs import FORMATS
@@ -197,15 +199,28 @@ def profile_of(arguments) -> Profile:
 
 def still_to_do(arguments, words: list[str], started: float) -> list[str]:
     """The words of a command that goes on with one that was stopped. What `--force` named and has been
-    rebuilt need not be rebuilt again: all that is made from it is out of date by itself.
+    rebuilt need not be rebuilt again: in its place stands the first stage made from it that is older.
     """
     forced = getattr(arguments, "force", None)
-    if not forced:
+    if not forced or "rlhf_utils.pipeline.stages" not in sys.modules:  # stopped before anything was built
         return words
+    from rlhf_utils.artifacts.lineage import PARENTS, STAGES, descendants
     from rlhf_utils.pipeline.stages import open_store
 
-    made = open_store(profile_of(arguments)).path(forced) / "manifest.json"
-    if not made.is_file() or made.stat().st_mtime < started:
-        return words
-    place = next(i for i, word in enumerate(words) if word.startswith("--fo"))
-    return words[:place] + words[place + (1 if "=" in words[place] else 2) :]
+    store, order = open_store(profile_of(arguments)), STAGES if forced in STAGES else PARENTS
+
+    def made(stage: str) -> float:
+        """When a stage was built; what is not there will be built anyway."""
+        manifest = store.path(stage) / "manifest.json"
+        return manifest.stat().st_mtime if manifest.is_file() else math.inf
+
+    if math.inf > made(forced) >= started:
+        older = [stage for stage in order if stage in descendants(forced) and made(stage) < started]
+        place = next(i for i, word in enumerate(words) if word.startswith("--fo"))
+        named = 1 if "=" in words[place] else 2
+        return (
+            words[:place]
+            + [part for stage in older[:1] for part in ("--force", stage)]
+            + words[place + named :]
+        )
+    return words

@@ -165,8 +165,11 @@ class RankingSession:
 
     @property
     def ranked(self) -> list[dict]:
-        """What is done of this queue and trains a reward model: neither skipped nor practice."""
-        return [row for row in self.done.values() if row["action"] == "rank" and not row["practice"]]
+        """What is done of this queue and trains a reward model: neither skipped nor practice. The same rows,
+        whether they were submitted just now or in an earlier session.
+        """
+        rows = [row for row in self.done.values() if row["action"] == "rank" and not row["practice"]]
+        return [{k: v for k, v in row.items() if k != "id"} for row in rows]
 
     # -- steps ------------------------------------------------------------------------------------------
     def _remember(self) -> None:

@@ -79,6 +79,21 @@ def test_a_run_that_diverged_goes_on_at_another_rate(english, monkeypatch):
     assert folders[0] == folders[1] != folders[2] and "resume-gone" in folders[0].name
 
 
+def test_the_card_names_the_rates_of_a_run_that_was_stopped(english, monkeypatch):
+    def stops(*arguments):
+        raise KeyboardInterrupt
+
+    rankings = english.ranked_by(lambda answer: len(answer), count=8)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_utils.pipeline.english.train_ppo", stops)
+        with pytest.raises(KeyboardInterrupt):
+            english.steer("twice", rankings, ppo_rate=2e-5)
+    card = (english.steer("twice", rankings, ppo_rate=1e-5) / "README.md").read_text("utf-8")
+    assert "at learning rates of 2e-05, then 1e-05" in card
+    card = (english.steer("once", rankings) / "README.md").read_text("utf-8")
+    assert "learning rates" not in card
+
+
 def test_two_processes_make_a_folder_once(tmp_path, capsys):
     made = []
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -143,13 +144,18 @@ def test_good_rows_of_another_kind_are_no_bad_ones(tmp_path):
     said = []
     pairs = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(40)]
     shown = [{"prompt": f"{i}", "completion": "a"} for i in range(50)]
-    source = lines(tmp_path / "a.jsonl", [*pairs, *shown, {"prompt": "x", "chosen": "a", "rejected": "a"}])
+    texts = [{"text": "It was a good day for all of us. " * 100}] * 10
+    asked_alone = [{"prompt": f"only {i}"} for i in range(5)]
+    bad = [{"prompt": "x", "chosen": "a", "rejected": "a"}, {"prompt": "y", "chosen": "a"}]
+    source = lines(tmp_path / "a.jsonl", [*pairs, *shown, *texts, *asked_alone, *bad])
     import_data(tmp_path / "new", said.append, files=[source])
     told = {line.split(":")[0]: line for line in said if not line.startswith(" ")}
-    assert "held out for measuring" in said[1] and told.pop("pretrain")
+    # Dialogues that are held out of the text for measuring are told, and nothing else.
+    assert re.fullmatch(r"  \d+ × held out for measuring", said[1]) and said[2].startswith("demonstrations")
+    assert int(re.search(r"[\d,]+", told.pop("pretrain"))[0].replace(",", "")) > 33_000  # the texts, too
     assert {kind: line.split("; ")[1] for kind, line in told.items()} == {
         "demonstrations": "0 bad rows dropped",  # the chosen answers are demonstrations, too
-        "comparisons": "1 bad rows dropped",
+        "comparisons": "2 bad rows dropped",  # equal, and without a rejected one
         "prompts": "0 bad rows dropped",
     }
     assert "40 rows" in told["comparisons"]

@@ -148,6 +148,20 @@ def test_other_answers_and_another_guideline_are_ranked_anew_and_replace_nothing
     ]
 
 
+def test_answers_in_another_order_are_no_other_answers(store):
+    queue = rows(1)
+    session = RankingSession(queue, "ada", store)
+    session.rank("badc")
+    first = session.submit()
+    turned = [queue[0] | {key: queue[0][key][::-1] for key in ("answers", "models") if key in queue[0]}]
+    again = RankingSession(turned, "ada", store)
+    assert again.finished and again.undo()
+    best = [again.answers[letter] for (letter,) in again.groups]
+    assert best == [text for _, text in sorted(zip(first["ranks"], first["answers"]))]
+    again.submit()
+    assert len(store.ranked("ada")) == 1
+
+
 def killed_while_ranking(url):
     session = RankingSession(rows(5), "ada", RankingStore(url))
     for _ in range(3):
@@ -505,6 +519,15 @@ def test_pairwise_agreement_by_hand():
 def test_answers_in_another_order_are_the_same_answers():
     turned = made("y", "1", [3, 2, 1]) | {"answers": ["a2", "a1", "a0"]}
     assert pairwise(list(by_item([made("x", "1", [1, 2, 3]), turned]).values())) == 1.0
+
+
+def test_only_rankings_of_the_same_answers_by_the_same_guideline_are_compared():
+    newer = [made(who, "1", [1, 2, 3]) | {"answers": ["b0", "b1", "b2"]} for who in "yz"]
+    other = made("z", "1", [3, 2, 1]) | {"guideline": "manners"}
+    found = agreement_table([made("x", "1", [1, 2, 3]), *newer, other])
+    # Whoever ranked the first answers alone does not keep those of the next sample from being compared.
+    assert dict(zip(found["who"], found["pairwise"]))["y and z"] == 1.0
+    assert found.loc[found["who"] == "everyone", "items"].item() == 1
 
 
 @given(st.lists(st.tuples(*[st.integers(1, 4)] * 4), min_size=2, max_size=2))

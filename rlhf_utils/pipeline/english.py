@@ -220,6 +220,10 @@ class English:
         def make(folder: Path) -> None:
             begun = {k: v for k, v in settings.items() if k not in RETRY}
             resume = self.root / f"resume-{name}-{digest([rankings, begun])}"
+            resume.mkdir(parents=True, exist_ok=True)
+            tries = read_jsonl(resume / "tries.jsonl") if (resume / "tries.jsonl").exists() else []
+            tries = [*(t for t in tries if t != profile.ppo_rate), profile.ppo_rate]
+            write_jsonl(resume / "tries.jsonl", tries)
             asked = self.ids(self.questions())
             base = self.folder("base")
             tokenizer = self.tokenizer()
@@ -231,6 +235,8 @@ class English:
             how = (
                 f"{len(log)} updates of {profile.episodes} answers by RLOO, with LoRA of rank {profile.lora}"
             )
+            if len(tries) > 1:  # it diverged or was stopped, and went on from its checkpoints
+                how += f", at learning rates of {', then '.join(map(str, tries))}"
             made = [f"begun from {source}", f"{len(rankings)} rankings of answers", how]
             far = [row["kl_k1"] for row in log if not row["taken_back"]][-1:]
             far = [f"KL to the model before: {kl:.1f} nats an answer, when last measured" for kl in far]

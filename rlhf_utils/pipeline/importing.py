@@ -150,8 +150,9 @@ def write_kind(
     paths = [*chosen, *files]
     with open(target, "w", encoding="utf-8", newline="") as file:
         if kind == "pretrain":
-            for text in (text for path in paths for text in texts_of(path, dropped, names)):
-                usable += file.write(f"\n\n{text}" if usable else text)
+            for i, path in enumerate(paths):
+                for text in texts_of(path, dropped, names, mixed=i >= len(chosen)):
+                    usable += file.write(f"\n\n{text}" if usable else text)
             return usable, 0
         fields = FIELDS[file_name(kind)]
         for i, path in enumerate(paths):
@@ -196,9 +197,11 @@ def items_of(
     mixed: bool = False,
 ) -> Iterator[tuple[dict, bool]]:
     """The good rows, with just `fields`, and whether they lost their beginning; counts the bad ones. Among
-    `mixed` rows, one without such a field is a good one of another kind.
+    `mixed` rows, one with none of a kind's own fields is a good one of another kind, as is a text.
     """
     for row in rows:
+        if mixed and text_in(row, names) is not None:
+            continue
         try:
             found = normal_rows(row, names)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
@@ -207,7 +210,8 @@ def items_of(
         several = mixed or len(found) > 1  # in a tree, a message with a single reply prefers nothing
         for item in found:
             wanted = fields_of(item, fields)
-            if several and any(field not in item for field in wanted):
+            own = [field in item for field in wanted[1:]] or ["prompt" in item]
+            if several and not any(own):
                 continue
             messages, shortened = fit_prompt(item.get("prompt"))
             side = {"split": split_of_prompt(to_messages(item["prompt"]))} if shortened else {}
@@ -228,7 +232,9 @@ def plain(value):
     return answer_text(value)
 
 
-def texts_of(path: Path, dropped: Counter[str], names: dict[str, str] | None = None) -> Iterator[str]:
+def texts_of(
+    path: Path, dropped: Counter[str], names: dict[str, str] | None = None, mixed: bool = False
+) -> Iterator[str]:
     """Text to pretrain on: of a text file, of JSONL with a `text`, or of dialogues, a turn a line.
 
     What is held out of the dialogues for measuring stays out here too: a base model that knew which answers
@@ -238,22 +244,27 @@ def texts_of(path: Path, dropped: Counter[str], names: dict[str, str] | None = N
         yield text_of(path)
         return
     for row in read_rows(path, dropped):
-        text = row.get((names or {}).get("text", "text")) if isinstance(row, dict) else None
-        if is_text(text) and not recognised(row, names):
+        text = text_in(row, names)
+        if text is not None:
             yield text
             continue
-        for item, _ in items_of([row], ("prompt", "completion"), dropped, names):
+        for item, _ in items_of([row], ("prompt", "completion"), dropped, names, mixed):
             if side_of(item) == "train":
                 yield "\n".join([*(m["content"] for m in item["prompt"]), item["completion"]])
             else:
                 dropped["held out for measuring"] += 1
 
 
-def recognised(row: dict, names: dict[str, str] | None) -> bool:
-    """Whether a row with a text is a demonstration or a tree, of which that text is another form."""
+def text_in(row, names: dict[str, str] | None) -> str | None:
+    """The text of a row that is no more than a text. A demonstration or a tree may have one beside it, which
+    is another form of the same.
+    """
+    text = row.get((names or {}).get("text", "text")) if isinstance(row, dict) else None
+    if not is_text(text):
+        return None
     with suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
-        return bool(normal_rows(row, names))
-    return False
+        return None if normal_rows(row, names) else text
+    return text
 
 
 def import_from_hub(folder: str | Path, name: str, split: str = "train", **options) -> None:

@@ -17,19 +17,19 @@ from scipy.stats import kendalltau
 from rlhf_utils.evaluation.statistics import bootstrap
 from rlhf_utils.ranking.items import pair_counts
 
-Ranks = dict[str, dict[str, list[int]]]  # item → ranker → ranks of the item's answers
+# What was ranked (an item, a guideline and its answers) → ranker → ranks of these answers
+Ranks = dict[tuple, dict[str, list[int]]]
 
 
 def by_item(rows: Sequence[dict]) -> Ranks:
-    """Ranks by item and ranker. Ranks of the same item are brought into one order of its answers."""
+    """Ranks by what was ranked and by ranker, in the order of `sorted(answers)`. Rankings of other answers,
+    or by another guideline, are not compared.
+    """
     result: Ranks = {}
-    order: dict[str, list[str]] = {}
     for row in rows:
-        first = order.setdefault(row["item"], row["answers"])
-        if sorted(first) == sorted(row["answers"]):  # another sample of answers cannot be compared
-            result.setdefault(row["item"], {})[row["ranker"]] = [
-                row["ranks"][row["answers"].index(a)] for a in first
-            ]
+        answers = sorted(row["answers"])
+        same = result.setdefault((row["item"], row.get("guideline"), *answers), {})
+        same[row["ranker"]] = [row["ranks"][row["answers"].index(answer)] for answer in answers]
     return result
 
 

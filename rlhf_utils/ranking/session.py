@@ -87,11 +87,11 @@ class RankingSession:
             )
         self.done: dict[str, dict] = {}  # item id → the row submitted last
         if store is not None:
-            queued = {item.id: (self._guideline(item), list(item.answers)) for item in self.items}
+            queued = {item.id: (self._guideline(item), sorted(item.answers)) for item in self.items}
             self.done = {
                 row["item"]: row
                 for row in store.latest(ranker=ranker)
-                if queued.get(row["item"]) == (row["guideline"], row["answers"])
+                if queued.get(row["item"]) == (row["guideline"], sorted(row["answers"]))
             }
         self.history: list[tuple[str, Draft]] = []  # steps to undo: (item id, the draft before the step)
         self.draft = Draft()
@@ -335,7 +335,8 @@ class RankingSession:
         item = next(x for x in self.items if x.id == row["item"])
         if row["ranks"] is None:
             return Draft()
-        letters = {i: ascii_lowercase[k] for k, i in enumerate(self.shuffled(item))}
+        letter_of = {item.answers[i]: ascii_lowercase[k] for k, i in enumerate(self.shuffled(item))}
+        letters = [letter_of[answer] for answer in row["answers"]]
         places = sorted(set(row["ranks"]))
         return Draft(
             [[letters[i] for i, r in enumerate(row["ranks"]) if r == rank] for rank in places],

@@ -245,10 +245,10 @@ class RankingStore:
 
     def latest(self, ranker: str | None = None) -> list[dict]:
         """The last revision of each ranker and item. A ranking of other answers, or by another guideline, is
-        no revision: it stands beside the first.
+        no revision: it stands beside the first. (In another order, answers are the same.)
         """
         found = {
-            (row["ranker"], row["item"], row["guideline"], tuple(row["answers"])): row
+            (row["ranker"], row["item"], row["guideline"], tuple(sorted(row["answers"]))): row
             for row in self.rows(ranker)
         }
         return sorted(found.values(), key=lambda row: row["id"])

@@ -74,7 +74,7 @@ def widgets() -> None:
         start + "import json\nfrom rlhf_utils.environment import DATA\n"
         "from rlhf_utils.ranking.session import RankingSession\n"
         "from rlhf_utils.ranking.widget import show_session\n"
-        "rows = [json.loads(line) for line in open(DATA / 'ranking' / 'example.jsonl')][2:]\n"
+        "rows = [json.loads(line) for line in open(DATA / 'ranking' / 'example.jsonl')][20:]\n"
         "show_session(RankingSession([r | {'id': r['item']} for r in rows], 'you'))",
     )
     (folder / "chat").mkdir()
@@ -87,7 +87,7 @@ def widgets() -> None:
         menu(page, "Run", "Run All Cells")
         page.wait_for_selector(".rlhf-card", timeout=60_000)
         page.locator(".rlhf-card").first.focus()
-        for key in ("3", "2", "1"):
+        for key in ("3", "2", "1", "2"):  # wrong; polite; to the point; polite
             page.keyboard.press(key)
         page.locator(".rlhf-ranking").screenshot(path=FOLDER / "ranking.png")
     # Another JupyterLab: this one would open its last notebook beside the new one.

@@ -44,9 +44,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("name", metavar="smollm2|FILE.gguf", help=source)
     made.add_argument("folder", metavar="DIR", nargs="?", help="where to put it (default: in runs/)")
     export = command("export", "Write a model as a plain folder with a card, for other programs.")
-    which = f"{', '.join((*MODELS, *BEYOND))}, reward, taste (yours) or taste_reward"
+    names = [name for name in MODELS if name != "base_prompted"]  # its weights are those of `base`
+    which = f"{', '.join((*names, *BEYOND))}, reward, taste (yours) or taste_reward"
     export.add_argument("stage", metavar="MODEL", help=which)
-    export.add_argument("--guideline", metavar="NAME", help="your model, from this guideline's rankings")
+    export.add_argument("--guideline", help="your model, from this guideline's rankings")
     export.add_argument("folder", metavar="DIR", help="a new folder")
     class_options(command("class", "Set up and follow a class whose rankings go to one PostgreSQL database."))
     return main
@@ -68,7 +69,7 @@ def profile_options(sub: argparse.ArgumentParser) -> None:
 def taste_options(sub: argparse.ArgumentParser) -> None:
     weight = "how much your own rankings count beside the crowd's (0 to 10, default: 1.5)"
     sub.add_argument("--own-weight", type=float, metavar="W", help=weight)
-    sub.add_argument("--guideline", metavar="NAME", help="only rankings made by this guideline")
+    sub.add_argument("--guideline", help="only rankings made by this guideline")
 
 
 def evidence_options(sub: argparse.ArgumentParser) -> None:
@@ -94,7 +95,7 @@ def chat_options(sub: argparse.ArgumentParser) -> None:
     prompted = "with --model base: ask in the form that suits plain questions best"
     sub.add_argument("--prompted", action="store_true", help=prompted)
     sub.add_argument("--ask", metavar="TEXT", help="answer once and exit")
-    chance = "0 always takes the likeliest word, 1 draws by the model's own probabilities (default: 0.7)"
+    chance = "0 always takes the likeliest token, 1 draws by the model's own probabilities (default: 0.7)"
     sub.add_argument("--temperature", type=temperature, default=0.7, metavar="T", help=chance)
 
 
@@ -117,7 +118,7 @@ def data_options(sub: argparse.ArgumentParser) -> None:
     save = actions.add_parser("export", help="write your own rankings in another library's format")
     save.add_argument("folder", metavar="FILE", help="a JSONL file to write")
     save.add_argument("--format", choices=tuple(FORMATS), default="trl", help="which (default: trl)")
-    save.add_argument("--guideline", default="", metavar="NAME", help="only rankings made by this guideline")
+    save.add_argument("--guideline", default="", help="only rankings made by this guideline")
 
 
 def class_options(sub: argparse.ArgumentParser) -> None:
@@ -126,7 +127,7 @@ def class_options(sub: argparse.ArgumentParser) -> None:
     items = "init: JSONL with `id`, `messages`, `answers` and `models`; else sampled from your SFT model"
     sampled = "init: how many prompts to sample answers for (default: 200)"
     shared = "init: items that everyone ranks (default: 10)"
-    file, where = "class_passwords.txt", "where new passwords go"
+    file, where = "class_passwords.txt", "where new passwords go (default: class_passwords.txt)"
     sub.add_argument("action", choices=("init", "status", "reset-password"), help=todo)
     sub.add_argument("--db", metavar="URL", required=True, help=url)
     sub.add_argument("--students", metavar="FILE", help="init: one name a line")

@@ -24,7 +24,8 @@ def export_model(store: Store, stage: str, folder: str | Path) -> Path:
     stage = known[stage].stage if stage in known else stage.replace("-", "_")
     if stage not in (*LANGUAGE_MODELS, *SCORERS):
         raise CourseError(
-            f"{stage!r:.40} is no model. Choose one of: {', '.join((*LANGUAGE_MODELS, *SCORERS))}."
+            f"{stage!r:.40} is no model. Choose one of: base, sft, ppo, ppo_ptx, {', '.join(BEYOND)}, "
+            "reward, taste, taste_reward."
         )
     target = place("The folder", folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

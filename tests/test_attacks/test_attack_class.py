@@ -228,8 +228,9 @@ WRONG = {"who": "Nobody", "item": "p99", "far": "-1", "rank": "x"}
 
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_the_clock_tells_a_student_nothing_of_others(room, clock):
-    """cy sees no ranking. A guess that is right for somebody else's row takes as long as one that is wrong:
-    the rule comes before any condition of the student's own, even one that PostgreSQL calls leakproof.
+    """The student cy sees no ranking. A guess that is right for somebody else's row takes as long as one that
+    is wrong: in a class's database no function is marked as leakproof, so the rule comes before any condition
+    of the student's own.
     """
     import psycopg
 

@@ -175,7 +175,9 @@ def test_an_environment_of_nonsense(tried, monkeypatch, attack):
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "sqlite:////proc/none/x.sqlite", "oracle://x/y", "sqlite:///" + "x" * 300, "http://x"]
+    "url",
+    ["nonsense", "sqlite:////proc/none/x.sqlite", "oracle://x/y", "sqlite:///" + "x" * 300, "http://x"],
+    ids=lambda url: url[:40],
 )
 def test_a_database_that_is_none(monkeypatch, url):
     """An error that says what an address looks like, or why there can be no file."""
@@ -287,7 +289,9 @@ def test_a_full_disk(rlhf, tiny, tmp_path, small_disk, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("run", "--until", "corpus"), ("data", "import", "{disk}/own")])
+@pytest.mark.parametrize(
+    "words", [("run", "--until", "corpus"), ("data", "import", "{disk}/own")], ids=" ".join
+)
 def test_a_disk_that_cannot_be_written(rlhf, tmp_path, small_disk, words):
     """As above, of a disk that is read-only."""
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)

@@ -214,7 +214,7 @@ def test_what_is_no_file(tmp_path, kind):
 
 
 def test_twenty_thousand_reasons_are_ten(tmp_path):
-    """And none of them moves the cursor."""
+    """Of 20,000 different reasons ten are told, and none of them moves the cursor."""
     rows = [{f"field{i}\x1b[2J": 1} for i in range(20_000)]
     _, said = imported(tmp_path, jsonl() + jsonl(rows))
     assert len(said.splitlines()) == 12 and "other reasons" in said and "\x1b" not in said

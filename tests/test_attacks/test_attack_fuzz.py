@@ -246,7 +246,7 @@ def f(a): return f(a) + f(a)\nf(1)¦for i in range(51): print(i)¦match 1:\n  ca
 
 @pytest.mark.parametrize("program", PROGRAMS.strip().replace("\n", "¦").replace("\\n", "\n").split("¦"))
 def test_programs_that_are_refused(program):
-    """All that Python has and the small world does not ask for; no line is printed."""
+    """What the small world's programs do not need is refused, and nothing is printed."""
     with pytest.raises(programs.Refused):
         programs.run(program)
 

@@ -5,6 +5,7 @@ own forward pass reads them, trained by PPO, and opened by plain transformers af
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 
 from rlhf_utils.environment import CourseError
 from rlhf_utils.language.base_checks import check_base
+from rlhf_utils.language.chat_form import ChatForm
 from rlhf_utils.language.models import load_model, load_policy, load_scorer, save_model, with_lora
 from rlhf_utils.language.packing import pack
 from rlhf_utils.language.pretrained import base_folder, base_tokenizer, write_base
@@ -281,6 +283,23 @@ def test_its_own_chat_template_says_how_a_conversation_is_written(chatml):
         assert ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == text
     assert (ours.eos_token, ours.pad_token) == (STOP, "<|endoftext|>")
     assert question_in(ours, prompt_ids(ours, TALK, 999)) == "Paris?"
+
+
+FORMS = {
+    "Llama 2": ("[INST] ", "[INST] <<SYS>>\n", "\n<</SYS>>\n\n", " [/INST] ", " </s><s>[INST] "),
+    "no role for it": ("<user>", "<user>", "\n\n", "</user>", "<user>"),
+    "ChatML": ("<system>Hi</end><user>", "<system>", "</end><user>", "</end>", "</end><user>"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_was_asked_is_shown_without_a_system_line(name):
+    form = ChatForm(*FORMS[name], asked="<assistant>", end="</s>")
+    tokenizer = SimpleNamespace(form=form, decode=lambda text, **_: text)
+    for before in ([], [{"role": "system", "content": "Be brief."}]):
+        for talk in (TALK, TALK[:1]):
+            text = "".join(text for text, _ in form.pieces([*before, *talk]))
+            assert question_in(tokenizer, text) == talk[-1]["content"]
 
 
 def test_it_survives_saving_and_nothing_of_the_template_is_kept(chatml, tmp_path):

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from inspect import getsourcefile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from rlhf_utils.pipeline.claims import claim as claim_module
 from rlhf_utils.pipeline.claims import continues, evidence, mix, perfect, wishes
 from rlhf_utils.pipeline.claims.averaged import DECAY, Averaging
 from rlhf_utils.pipeline.claims.best_only import best_alone
-from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, code_of, figure, over_seeds
+from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, figure, over_seeds
 from rlhf_utils.pipeline.claims.context import invented_facts, question
 from rlhf_utils.pipeline.claims.epochs import held_out_demonstrations, losses
 from rlhf_utils.pipeline.claims.evidence import (
@@ -36,6 +38,7 @@ from rlhf_utils.pipeline.claims.evidence import (
     seeds_of,
 )
 from rlhf_utils.pipeline.claims.generalises import over_things
+from rlhf_utils.pipeline.claims.kept import code_of, imported
 from rlhf_utils.pipeline.claims.penalty import FALL, GOLD, fit, turn
 from rlhf_utils.pipeline.claims.programs import is_no_program
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
@@ -273,6 +276,15 @@ def test_an_interrupted_measurement_goes_on(runs, tiny, monkeypatch):
     monkeypatch.setitem(CLAIMS, 20, replace(CLAIMS[20], note="In other words."))
     again = gather(tiny.profile, (20,), [0], say=lambda text: None)["claims"][1]
     assert again["note"] == "In other words." and again["rows"] == rewritten["rows"] and len(measured) == 6
+    # Evaluated on another SFT model than there is: nothing is taken of that, and who asked for less is told.
+    manifest = runs / "tiny" / "evaluate" / "manifest.json"
+    of_another = json.loads(manifest.read_text())
+    of_another["parents"]["sft"], of_another["id"] = "0" * 16, "1" * 16
+    manifest.write_text(json.dumps(of_another))
+    said = []
+    gather(tiny.profile, (20,), [0], say=said.append)
+    assert not Store(tiny.profile).stale("evaluate", manifest.parent) and measured[6:] == [20]
+    assert "rlhf evidence --claims 18" in said[-1]
 
 
 @pytest.mark.parametrize(
@@ -292,9 +304,10 @@ def test_what_cannot_be_measured(runs, words, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_own_data_has_no_claims(tiny):
-    with pytest.raises(CourseError, match="small world"):
-        gather(replace(tiny.profile, data="somewhere"), [1], [0])
+@pytest.mark.parametrize("changed", [{"data": "somewhere"}, {"base": "gpt2"}, {"lora": 4}])
+def test_claims_are_about_the_course_s_own_models(tiny, changed):
+    with pytest.raises(CourseError, match="small world.*unset RLHF_DATA"):
+        gather(replace(tiny.profile, **changed), [1], [0])
 
 
 @pytest.mark.parametrize(
@@ -317,11 +330,21 @@ def test_a_file_that_is_no_evidence(tmp_path, text):
         read_evidence(tmp_path / "missing.json")
 
 
-def test_another_note_leaves_a_measurement_as_it_is(tmp_path):
-    file = tmp_path / "claim.py"
-    for worded in ("one way", "another"):
-        file.write_text(f'LIMIT = 1\n\nCLAIM = Claim("{worded}")\n')
-        assert code_of(str(file)) == b"LIMIT = 1\n"
+def test_other_words_leave_a_measurement_as_it_is_and_other_code_does_not(tmp_path):
+    def of(text):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.py"
+        file.write_text(text)
+        return code_of(file)
+
+    first = of('"""One way."""\nLIMIT = 1  # so much\n\nCLAIM = Claim("one way")\n')
+    assert first == of('"""Another."""\n\nLIMIT = 1\n\nCLAIM = Claim("another")\n')
+    assert first != of('"""One way."""\nLIMIT = 2  # so much\n\nCLAIM = Claim("one way")\n')
+
+
+@pytest.mark.parametrize("number, name", [(13, "shots"), (19, "voice"), (32, "penalty"), (25, "trained")])
+def test_a_measurement_comes_from_all_code_that_its_claim_imports(number, name):
+    files = imported(Path(getsourcefile(CLAIMS[number].measure)))
+    assert name in {file.stem for file in files}
 
 
 def test_the_page_of_claims_is_that_of_the_evidence():

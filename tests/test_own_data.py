@@ -61,6 +61,13 @@ def test_problems_are_listed_with_file_and_line(folder, line, problem):
     assert len(found) == 1 and "comparisons.jsonl:61:" in found[0] and problem in found[0]
 
 
+def test_an_empty_line_is_no_good_row(folder):
+    first = (folder / "prompts.jsonl").read_text("utf-8").splitlines()[0]
+    (folder / "prompts.jsonl").write_text(first + "\n" * 40)
+    (problem,) = check_data(folder)
+    assert "prompts.jsonl: 1 good rows; at least 32" in problem
+
+
 def test_all_problems_are_listed_at_once(folder):
     (folder / "prompts.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "pretrain.txt").write_bytes(b"good\n\xff bad\n")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from rlhf_utils.artifacts.progress import Progress
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.tokenizer import prompt_ids
@@ -88,14 +89,18 @@ def test_same_seed_same_run_bit_for_bit(tiny, whole, tmp_path):
 
 
 @pytest.mark.parametrize("what, step", POINTS)
-def test_interrupted_and_resumed(tiny, whole, tmp_path, what, step):
+def test_interrupted_and_resumed(tiny, whole, tmp_path, what, step, monkeypatch):
     def stop():
         raise KeyboardInterrupt
 
+    begun = []  # where the bar began, which says how much time is left
+    monkeypatch.setattr(Progress, "__enter__", lambda bar: begun.append(bar.first) or bar)
     with pytest.raises(KeyboardInterrupt):
         train(what, tiny, tmp_path, step, stop)
     assert not (tmp_path / what / "model.safetensors").exists()
+    kept = [int(f.parent.name.split("-")[1]) for f in (tmp_path / ".resume").rglob("complete")]
     train(what, tiny, tmp_path)
+    assert begun == [0, max(kept, default=0)]
     assert same(tmp_path / what, whole / what / what)
     if what == "pretrain":  # the log, too, to the last figure
         logs = [(root / what / "metrics.jsonl").read_text() for root in (tmp_path, whole / what)]

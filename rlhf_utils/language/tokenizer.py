@@ -85,8 +85,10 @@ def question_in(tokenizer, ids: list[int]) -> str:
     """What the user asked last, in a prompt's ids, without the template's marks."""
     if form := form_of(tokenizer):
         text = tokenizer.decode(ids, skip_special_tokens=False).removesuffix(form.asked)
-        last = text.rpartition(form.to_user)[2].removeprefix(form.before)
-        return last.partition(form.after_system)[2] if last.startswith(form.system) and last != text else last
+        earlier, _, last = text.rpartition(form.to_user)
+        if earlier or form.after_system not in text:
+            return last.removeprefix(form.before)
+        return text.partition(form.after_system)[2]
     text = tokenizer.decode(ids, skip_special_tokens=True)
     return text.rpartition("Question:")[2].rpartition("\nAnswer:")[0].strip() or text.strip()
 

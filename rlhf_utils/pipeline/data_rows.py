@@ -106,12 +106,10 @@ def check_data(folder: str | Path) -> list[str]:
                 f"{path}: missing. Add it with: rlhf data import {folder} --{name.split('.')[0]} FILE"
             )
             continue
-        found, lines = _line_problems(path, fields)
+        found, good = _line_problems(path, fields)
         problems += found
-        if lines - len(found) < LEAST_ROWS:
-            problems.append(
-                f"{path}: {lines - len(found)} good rows; at least {LEAST_ROWS}, a batch, are needed."
-            )
+        if good < LEAST_ROWS:
+            problems.append(f"{path}: {good} good rows; at least {LEAST_ROWS}, a batch, are needed.")
     return problems
 
 
@@ -125,16 +123,18 @@ def _text_problems(path: Path) -> list[str]:
 
 
 def _line_problems(path: Path, fields: tuple[str, ...]) -> tuple[list[str], int]:
-    """Lines that are no good rows, and how many lines there are."""
-    problems, number = [], 0
+    """What is wrong with lines, and how many are good rows; empty lines are neither."""
+    problems, good = [], 0
     try:
         for number, line in enumerate(lines_of(path), 1):
             problem = line_problem(line, fields)
             if problem:
                 problems.append(f"{path}:{number}: {problem}")
+            else:
+                good += bool(line)
     except CourseError as error:
         problems.append(str(error))
-    return problems, number
+    return problems, good
 
 
 def line_problem(line: bytes, fields: tuple[str, ...]) -> str:

@@ -65,7 +65,6 @@ def evaluate_taste(profile: Profile, store: Store, folder: Path) -> dict:
         },
         "win_rate": preferred(profile, tokenizer, scorers, prompts, answers, things),
         "words": {n: float(w.mean()) for n, w in words.items()},
-        "words_difference": mean_difference(words["taste"], words["default"]),
         "changed_share": len(changed) / len(prompts),
         # Test prompts come more than once.
         "changed": list({(c["prompt"], c["taste"]): c for c in changed}.values())[:12],

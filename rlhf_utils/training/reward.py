@@ -41,25 +41,20 @@ NO_ANSWER = -3.0
 
 
 def ranking_loss(
-    scores: Tensor,
-    ranks: Tensor,
-    mask: Tensor | None = None,
-    weights: Tensor | None = None,
-    tie_threshold: float = 0.0,
+    scores: Tensor, ranks: Tensor, mask: Tensor | None = None, tie_threshold: float = 0.0
 ) -> Tensor:
     """How surprised the reward model is by labelers' rankings (InstructGPT, eq. 1).
 
     scores, ranks: (prompts, answers); rank 1 is best, equal ranks are ties. mask: same shape, False where a
-    prompt has fewer answers. weights: (prompts,), how much each ranking counts. Each prompt's C(K, 2)
-    comparisons come from K scores and are averaged; prompts without a comparison do not count. Equal scores
-    cost log 2 = 0.693 a comparison, so an untrained model starts there.
+    prompt has fewer answers. Each prompt's C(K, 2) comparisons come from K scores and are averaged; prompts
+    without a comparison do not count. Equal scores cost log 2 = 0.693 a comparison, so an untrained model
+    starts there.
 
     Ties count for nothing, as in the paper, unless there is a `tie_threshold` η > 0: then P(i beats j) =
     σ(s_i − s_j − η), and what is left is the probability of a tie (Rao and Kupper, 1967).
     """
     losses, compared = ranking_losses(scores, ranks, mask, tie_threshold)
-    weights = compared if weights is None else weights * compared
-    return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+    return (losses * compared).sum() / compared.sum().clamp(min=1e-6)
 
 
 def ranking_losses(
@@ -109,11 +104,10 @@ class RankingModel(torch.nn.Module):
         flat = answer_scores(self.scorer, pack([(row["prompt"], row["answers"]) for row in rows], self.pad))
         scores, ranks, mask = collate_scores(flat, [row["ranks"] for row in rows])
         losses, compared = ranking_losses(scores, ranks, mask, self.tie_threshold)
-        weights = torch.tensor([row["weight"] for row in rows], device=flat.device) * compared
         # A mean over the rankings of all processes; the gradients of processes are averaged afterwards.
-        total = weights.sum()
+        total = compared.sum()
         processes.add_up(total)
-        loss = processes.COUNT * (losses * weights).sum() / total.clamp(min=1e-6)
+        loss = processes.COUNT * (losses * compared).sum() / total.clamp(min=1e-6)
         if windows is not None:
             share = processes.COUNT * len(windows) / all_windows
             if not len(windows):  # of many processes some may have none: the same passes, without weight
@@ -175,7 +169,6 @@ def encode_rankings(profile: Profile, tokenizer, rows: list[dict]) -> list[dict]
                 "prompt": prompt,
                 "answers": answers,
                 "ranks": row["ranks"],
-                "weight": float(row.get("weight", 1)),
                 "length": len(prompt) + sum(map(len, answers)),
             }
         )
@@ -201,7 +194,7 @@ def train_reward(
 ) -> None:
     """Train a reward model and write it, with the scale of its rewards, into `folder`.
 
-    A ranking may have a `weight`; `tie_threshold` is `ranking_loss`'s. Progress is shown in `live`.
+    `tie_threshold` is `ranking_loss`'s. Progress is shown in `live`.
     """
     encoded = encode_rankings(profile, tokenizer, rankings)
     if not any(len(set(row["ranks"])) > 1 or (tie_threshold and len(row["ranks"]) > 1) for row in encoded):

@@ -130,7 +130,8 @@ def run_trainer(
     total = args.max_steps if args.max_steps > 0 else int(steps * args.num_train_epochs)
     title = f"{NAMES.get(name, name)} while it trains"
     picture = LivePicture(lambda rows: plots.loss_curve(rows, title), answers)
-    with Progress(name, total, live) as progress, picture:
+    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    with Progress(name, total, live, done) as progress, picture:
         watch = Watch(progress, picture)
         trainer.add_callback(watch)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -106,11 +106,6 @@ def over_seeds(rows: list[dict]) -> dict:
     return {"value": value, "low": low, "high": high}
 
 
-def code_of(file: str) -> bytes:
-    """The code that a measurement depends on; how the module's claim is worded is no part of it."""
-    return Path(file).read_bytes().split(b"\nCLAIM = ")[0]
-
-
 class Bench:
     """The models of one run, on which claims are measured."""
 

@@ -5,18 +5,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
-from inspect import getsourcefile
-from math import isfinite
 from pathlib import Path
 
 from rlhf_utils.artifacts.progress import Progress, duration
-from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import DATA, CourseError, runs_folder
-from rlhf_utils.evaluation import statistics
 from rlhf_utils.look import Table
-from rlhf_utils.pipeline import taste
 from rlhf_utils.pipeline.claims import (
     averaged,
     best_of_n,
@@ -46,24 +41,15 @@ from rlhf_utils.pipeline.claims import (
     tax,
     tenfold,
     ties,
-    trained,
     turns,
     unranked,
     voice,
     wishes,
 )
-from rlhf_utils.pipeline.claims.claim import (
-    NOT_SUPPORTED,
-    SUPPORTED,
-    UNDECIDED,
-    Bench,
-    Claim,
-    code_of,
-    over_seeds,
-)
+from rlhf_utils.pipeline.claims.claim import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Bench, Claim, over_seeds
+from rlhf_utils.pipeline.claims.kept import keep, kept
 from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.profiles import Profile
-from rlhf_utils.world import judge
 
 VERSION = 1
 MORE_RUNS = """
@@ -132,8 +118,11 @@ def gather(profile: Profile, numbers: Sequence[int], seeds: Sequence[int], say=p
     What was measured on the same models by the same code is not measured again, so an interrupted command
     goes on.
     """
-    if profile.data:
-        raise CourseError("Claims are measured in the small world, whose facts are known: leave out --data.")
+    if profile.data or profile.base or profile.lora:
+        raise CourseError(
+            "Claims are measured on the course's own models in the small world, whose facts are known: unset "
+            "RLHF_DATA, RLHF_BASE and RLHF_LORA."
+        )
     unknown = [number for number in numbers if number not in CLAIMS]
     if unknown:
         raise CourseError(
@@ -143,9 +132,11 @@ def gather(profile: Profile, numbers: Sequence[int], seeds: Sequence[int], say=p
     runs_folder().mkdir(parents=True, exist_ok=True)
     with Progress("evidence", len(numbers) * len(seeds), runs_folder()) as progress:
         for seed in seeds:
-            bench = None
+            bench, own = None, replace(profile, seed=seed)
+            # What is out of date is built first: what was measured on it does not hold any more.
+            ensure({stage for number in numbers for stage in CLAIMS[number].stages}, own)
             for number in numbers:
-                own, started = replace(profile, seed=seed), time.monotonic()
+                started = time.monotonic()
                 if kept(open_store(own), CLAIMS[number]) is None:
                     bench = bench or Bench(own, CLAIMS[number].stages)
                     keep(bench, CLAIMS[number])
@@ -157,6 +148,13 @@ def gather(profile: Profile, numbers: Sequence[int], seeds: Sequence[int], say=p
         "seeds": list(seeds),
         "claims": [decided(claim, rows) for claim, rows in of_all_seeds(profile, seeds)],
     }
+    before = []
+    with suppress(CourseError):  # there is none, or it is of another version
+        before = read_evidence(evidence_file(profile))["claims"]
+    lost = {claim["number"] for claim in before} - {claim["number"] for claim in document["claims"]}
+    if lost:
+        again = ",".join(map(str, sorted(lost)))
+        say(f"Left out, since models, code or runs are others now: rlhf evidence --claims {again}")
     partial = evidence_file(profile).with_suffix(".new")
     partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     os.replace(partial, evidence_file(profile))
@@ -172,44 +170,6 @@ def of_all_seeds(profile: Profile, seeds: Sequence[int]) -> Iterator[tuple[Claim
                 claim,
                 [row | {"claim": number, "seed": seed} for seed, rows in zip(seeds, found) for row in rows],
             )
-
-
-def kept_file(store: Store, claim: Claim) -> Path:
-    return store.root / "evidence" / f"{claim.number:02}.json"
-
-
-def made_from(store: Store, claim: Claim) -> dict[str, str] | None:
-    """The models, by identity, and the code that a measurement comes from: its own, and what evaluates and
-    judges. None if a stage is missing.
-    """
-    if any(store.find(stage) is None for stage in claim.stages):
-        return None
-    rooms = (getsourcefile(module) for module in (statistics, judge))
-    files = [getsourcefile(part) for part in (claim.measure, Bench, trained, rules, unranked, taste)]
-    files += sorted(str(f) for room in rooms for f in Path(room).parent.glob("*.py"))
-    code = sha256(b"".join(map(code_of, files))).hexdigest()[:16]
-    return {stage: store.manifest(stage)["id"] for stage in claim.stages} | {"code": code}
-
-
-def kept(store: Store, claim: Claim) -> list[dict] | None:
-    """The rows that were measured before, if nothing has changed since."""
-    try:
-        found = json.loads(kept_file(store, claim).read_text("utf-8"))
-        return found["rows"] if found["made_from"] == made_from(store, claim) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # never measured, or half-written: measured anew
-
-
-def keep(bench: Bench, claim: Claim) -> list[dict]:
-    ensure(claim.stages, bench.profile)  # the bench may be another claim's, which needed less
-    measured = claim.measure(bench)
-    # Where nothing was decided there is no figure.
-    rows = [row for row in measured if all(isfinite(row[k]) for k in ("value", "low", "high"))]
-    file = kept_file(bench.store, claim)
-    file.parent.mkdir(exist_ok=True)
-    document = {"made_from": made_from(bench.store, claim), "rows": rows}
-    file.write_text(json.dumps(document, indent=1), "utf-8")
-    return rows
 
 
 def decided(claim: Claim, rows: list[dict]) -> dict:
@@ -320,7 +280,8 @@ def page(document: dict) -> str:
         "otherwise. A claim is supported if the whole 95 % interval of each figure in its table lies on the",
         "right side of the limit, not supported if even one whole interval lies on the wrong side, and",
         "undecided otherwise. Each interval is the wider of two: one over the runs, and one over the things",
-        "that the prompts are about. *Gold* is the score from 0 to 1 that the small world's judge gives.",
+        "that the prompts are about (where rankings are counted, over rankings; of losses, over windows of",
+        "text). *Gold* is the score from 0 to 1 that the small world's judge gives.",
         "*Greedy* answers take the likeliest token each time; *at temperature 1* they are drawn. *Wins of",
         "those decided* leave out ties. Losses and KL are in *nats*, units of the natural logarithm.",
         "",

@@ -18,7 +18,8 @@ from rlhf_utils.evaluation.language import token_losses
 from rlhf_utils.evaluation.statistics import mean_difference, win_rate
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.prompting import choose_forms
-from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, code_of, figure, mean_of
+from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure, mean_of
+from rlhf_utils.pipeline.claims.kept import code_of
 from rlhf_utils.pipeline.claims.trained import base_model, corpus, sft_model
 from rlhf_utils.profiles import Profile
 from rlhf_utils.world.documents import write_documents
@@ -76,7 +77,7 @@ def rivals(bench: Bench) -> dict:
     profile = replace(bench.profile, seed=0)
     first = bench if bench.profile.seed == 0 else Bench(profile, ("evaluate",))
     parts = (Judge, answer_prompts, choose_forms, write_documents, rivals)
-    code = [code_of(getsourcefile(part)) for part in parts]
+    code = [code_of(Path(getsourcefile(part))) for part in parts]
     told = sha256(b"".join(code) + first.store.manifest("evaluate")["id"].encode()).hexdigest()[:16]
     kept = first.store.root / "evidence" / f"ten-times-{told}.json"
     if kept.is_file():

@@ -31,8 +31,8 @@ def answer_prompts(
     progress=None,
     whole: bool = False,
 ) -> list[list[Answer]]:
-    """`count` answers to each prompt. With `forms` (by use case, or for "all"; `BARE` is none) the model is
-    asked as a base model is.
+    """`count` answers to each prompt. With `forms` (by kind, by use case, or for "all"; `BARE` is none) the
+    model is asked as a base model is.
 
     What a base model says is cut at the first paragraph, and it writes no more than that; `whole`, if all
     that it would write is wanted: then `tokens` go on.

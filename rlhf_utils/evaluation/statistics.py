@@ -1,9 +1,10 @@
-"""Every interval of the course: differences, win rates and shares on held-out prompts.
+"""Intervals: of differences, win rates and shares on held-out prompts.
 
-Intervals are 95 % bootstrap intervals (Efron, 1979) over what is independent. Answers to one prompt are
-not, nor are prompts about one thing, nor several seeds' answers to one prompt: `groups` says which rows
-belong together, and they are drawn together. Seeds themselves are not drawn: an interval over three seeds
-is one for these three.
+They are 95 % bootstrap intervals (Efron, 1979) over what is independent. Answers to one prompt are not, nor
+are prompts about one thing, nor several seeds' answers to one prompt: `groups` says which rows belong
+together, and they are drawn together. (Pairs of a ranking are drawn with their ranking; two rankings about
+one thing count as independent, which makes the interval of an accuracy a tenth too narrow.) Seeds themselves
+are not drawn: an interval over three seeds is one for these three.
 """
 
 from collections.abc import Callable, Sequence

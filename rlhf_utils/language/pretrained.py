@@ -82,7 +82,7 @@ def base_config(profile: Profile) -> PreTrainedConfig:
 
 
 def planned_config(profile: Profile) -> PreTrainedConfig:
-    """The base's configuration as the course will have it: with one more token, for padding."""
+    """The base's configuration as the course will have it at most: with one more token, for padding."""
     config = deepcopy(base_config(profile))
     config.vocab_size, config.num_labels, config.pad_token_id = config.vocab_size + 1, 1, config.vocab_size
     return config

@@ -107,8 +107,8 @@ def strengths(
 
 
 def bradley_terry(rows: Sequence[dict], draws: int = 200, seed: int = 0) -> pd.DataFrame:
-    """A table of models, best first: `strength` with its 95 % interval (bootstrap over prompts), and how many
-    pairs it was in.
+    """A table of models, best first: `strength` with its 95 % interval (bootstrap over rankings), and how
+    many pairs it was in.
     """
     rows = [row for row in rows if row.get("ranks") and len(row["models"]) == len(row["ranks"])]
     played = results(rows)

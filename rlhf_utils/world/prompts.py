@@ -67,7 +67,6 @@ def thing_of(prompt: dict) -> str:
 class PromptWriter(PromptParts):
     """Writes prompts of one split; held-out entities and combinations never cross splits."""
 
-    # -- helpers -------------------------------------------------------------------------------
     # -- use cases: each returns kind, messages or text, spec ---------------------------------------
     def generation(self):
         roll = self.rng.random()

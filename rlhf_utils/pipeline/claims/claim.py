@@ -130,7 +130,9 @@ class Bench:
         return self._models[stage]
 
     def prompts(self, use_case: str, count: int, kind: str = "", seed: int = 40) -> list[dict]:
-        """`count` test prompts of a use case that no other measurement asked, of one kind if given."""
+        """`count` test prompts of a use case, of one kind if given. The run's evaluation asked others; two
+        measurements with one `seed` ask the same.
+        """
         count = self.count(count)
         made = write_prompts(self.world, "test", {use_case: count * (4 if kind else 1)}, seed)
         return [p for p in made if not kind or p["kind"] == kind][:count]

@@ -23,8 +23,7 @@ NAME = "ppo_ptx"
 
 
 def wordings(bench: Bench, count: int) -> list[list[dict]]:
-    """The same question of fact in all its wordings, as prompts; of entities that no training "
-    "prompt named."""
+    """The same question of fact in all its wordings, as prompts; of entities that no training named."""
     world, rng = bench.world, Random("wordings")
     facts = [(e, r) for e, r in world.facts if e.split == "test" and not world.relations[r].get("withheld")]
     made = []

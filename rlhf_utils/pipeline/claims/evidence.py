@@ -228,6 +228,14 @@ def course_figures(number: int) -> dict[tuple[str, str], dict]:
     return {(f["condition"], f["metric"]): f for f in figures}
 
 
+def course_runs(number: int) -> dict[tuple[str, str], list[float]]:
+    """The same run by run: (condition, metric) → a value of each run, in the order of their seeds."""
+    claims, found = read_evidence(REFERENCE)["claims"], {}
+    for row in next(claim["rows"] for claim in claims if claim["number"] == number):
+        found.setdefault((row["condition"], row["metric"]), []).append(row["value"])
+    return found
+
+
 def seeds_of(claim: dict) -> list[int]:
     """The runs that a claim was measured on, by their seeds."""
     return sorted({row["seed"] for row in claim["rows"]})

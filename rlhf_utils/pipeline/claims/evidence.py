@@ -153,8 +153,8 @@ def gather(profile: Profile, numbers: Sequence[int], seeds: Sequence[int], say=p
         before = read_evidence(evidence_file(profile))["claims"]
     lost = {claim["number"] for claim in before} - {claim["number"] for claim in document["claims"]}
     if lost:
-        again = ",".join(map(str, sorted(lost)))
-        say(f"Left out, since models, code or runs are others now: rlhf evidence --claims {again}")
+        again = f"--claims {','.join(map(str, sorted(lost)))} --seeds {len(seeds)}"
+        say(f"Left out, since models, code or runs are others now: rlhf evidence {again}")
     partial = evidence_file(profile).with_suffix(".new")
     partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     os.replace(partial, evidence_file(profile))

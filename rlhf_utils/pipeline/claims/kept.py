@@ -13,7 +13,6 @@ from pathlib import Path
 from rlhf_utils.artifacts.store import Store
 from rlhf_utils.environment import ROOT
 from rlhf_utils.pipeline.claims.claim import Bench, Claim
-from rlhf_utils.pipeline.stages import ensure
 
 PACKAGE = ROOT / "rlhf_utils"
 ROOMS = ("world", "language", "training", "evaluation")  # what writes, trains, draws and judges
@@ -67,8 +66,7 @@ def kept(store: Store, claim: Claim) -> list[dict] | None:
 
 
 def keep(bench: Bench, claim: Claim) -> list[dict]:
-    """Measure a claim, and keep its rows."""
-    ensure(claim.stages, bench.profile)  # the bench may be another claim's, which needed less
+    """Measure a claim, whose stages are built, and keep its rows."""
     measured = claim.measure(bench)
     # Where nothing was decided there is no figure.
     rows = [row for row in measured if all(isfinite(row[k]) for k in ("value", "low", "high"))]

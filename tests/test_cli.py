@@ -185,6 +185,27 @@ def test_course_leaves_executed_notebooks(rlhf, tmp_path):
     assert all(c["execution_count"] for c in executed["cells"] if c["cell_type"] == "code")
 
 
+def test_the_next_chapters_kernel_has_loaded_and_does_not_outlive_an_error(tmp_path, monkeypatch):
+    import nbformat
+    from nbclient.util import run_sync
+
+    from rlhf_utils.course import chapters
+    from rlhf_utils.environment import CourseError
+
+    cells = ["import sys\nassert 'torch' in sys.modules and 'torch' not in dir()", "1 / 0", "1"]
+    paths = [tmp_path / f"{i:02}.ipynb" for i in range(3)]
+    for path, cell in zip(paths, cells):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), path)
+    started, kernel_of = [], chapters.kernel_of
+    monkeypatch.setattr(chapters, "kernel_of", lambda path: started.append(kernel_of(path)) or started[-1])
+    with pytest.raises(CourseError, match="01.ipynb stopped with an error: .*ZeroDivisionError"):
+        with chapters.kernels(paths) as clients:
+            for path, client in zip(paths, clients):
+                chapters.run_chapter(client, path, tmp_path / "executed.ipynb", SimpleNamespace())
+    assert len(started) == 3
+    assert not any(client.km and run_sync(client.km.is_alive)() for client in started)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])  # the second: Windows, when output goes to a file
 def test_doctor(rlhf_process, encoding):
     assert "Ready" in rlhf_process("doctor", check=0, PYTHONIOENCODING=encoding).stdout

@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
+from nbclient.util import run_sync
 
 from rlhf_utils.artifacts.progress import duration
 from rlhf_utils.course.notebook import draw_image
@@ -157,26 +158,56 @@ def kernel_environment(profile: Profile):
         os.environ.update(before)
 
 
-def run_chapter(path: Path, target: Path, line: Line) -> None:
-    """Execute one notebook in a fresh kernel, in its own folder, and save it with its outputs."""
-    notebook = nbformat.read(path, as_version=4)
-    code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
-
-    def executed(cell, cell_index, **_):
-        line.cell = f"cell {sum(i <= cell_index for i in code)}/{len(code)}"
-
+def kernel_of(path: Path) -> NotebookClient:
+    """A notebook with a fresh kernel of its own, which is loading what every chapter needs."""
     client = NotebookClient(
-        notebook,
+        nbformat.read(path, as_version=4),
         timeout=None,
         shutdown_kernel="immediate",
         store_widget_state=False,  # without its kernel a widget can do nothing
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_executed=executed,
+        # No name of it is bound: a chapter that forgets an import still fails.
+        extra_arguments=["--IPKernelApp.exec_lines=__import__('rlhf_utils.course.notebook')"],
     )
+    client.create_kernel_manager()
+    # A kernel's own messages would break the line of progress; errors in cells come with the notebook.
+    client.start_new_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return client
+
+
+@contextmanager
+def kernels(paths: list[Path]):
+    """Iterates over the notebooks, each with a kernel. The next one's is started first: to load torch and the
+    rest takes it some seconds, in which the chapter before it runs.
+    """
+    ahead: list[NotebookClient] = []
+
+    def one_ahead():
+        for path in paths:
+            ahead.append(kernel_of(path))
+            if len(ahead) > 1:
+                yield ahead.pop(0)
+        yield ahead.pop()
+
     try:
-        # A kernel's own messages would break the line of progress; errors in cells come with the notebook.
-        client.execute(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        yield one_ahead()
+    finally:
+        for client in ahead:
+            run_sync(client.km.shutdown_kernel)(now=True)
+
+
+def run_chapter(client: NotebookClient, path: Path, target: Path, line: Line) -> None:
+    """Execute one notebook in its own folder, and save it with its outputs."""
+    notebook = client.nb
+    code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
+
+    def executed(cell, cell_index, **_):
+        line.cell = f"cell {sum(i <= cell_index for i in code)}/{len(code)}"
+
+    client.on_cell_executed = executed
+    try:
+        client.execute()
     except Exception as error:
         # nbclient answers Ctrl-C by ending the kernel, after which one thing or another fails.
         if getattr(client, "_async_cleanup_kernel_future", None) is not None:
@@ -187,7 +218,7 @@ def run_chapter(path: Path, target: Path, line: Line) -> None:
             if isinstance(error, CellExecutionError)
             else "its kernel died"
         )
-        if not isinstance(error, (CellExecutionError, DeadKernelError)):
+        if not isinstance(error, (CellExecutionError, RuntimeError)):  # it may have died while it waited
             raise
         raise CourseError(
             f"{path.name} stopped with an error: {last}\nThe notebook up to there is {target}."
@@ -205,11 +236,11 @@ def run_course(profile: Profile, only: list[str] | None = None) -> None:
     watcher = threading.Thread(target=line.watch, daemon=True)
     watcher.start()
     try:
-        with kernel_environment(profile):
-            for number, path in enumerate(paths, 1):
+        with kernel_environment(profile), kernels(paths) as clients:
+            for number, (path, client) in enumerate(zip(paths, clients), 1):
                 started = time.monotonic()
                 line.chapter, line.cell = f"[{number}/{len(paths)}] {path.stem}", ""
-                run_chapter(path, out / path.name, line)
+                run_chapter(client, path, out / path.name, line)
                 line.todo.remove(path)
                 line.say(f"[{number}/{len(paths)}] {path.stem}  {duration(time.monotonic() - started)}")
     finally:

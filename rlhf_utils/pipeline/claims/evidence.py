@@ -53,17 +53,19 @@ from rlhf_utils.profiles import Profile
 
 VERSION = 1
 MORE_RUNS = """
-All claims but 30, 31 and 32 were first measured on three runs. That is few: where the runs differ, the
-interval is wide. The claims that train no model of their own (1, 10, 12, 15, 16, 17, 18, 20, 21, 23), and
-claim 14, whose runs differed most, were then measured on five more runs, seeds 3 to 7, whose models were
-trained on a GPU. Before these models were trained, it was written down which claims would be measured again,
-and that all eight runs would decide, by the rules as they stood. No run was left out, and there is no third
-look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims 30, 31 and 32,
-which came last, were measured once, on five runs, as had been written down beforehand.
+The claims with eight runs, and claims 31 and 32, are older than the others. Their SFT models had learned to
+predict the prompts of the demonstrations as well as the answers, since a trainer's option was missing. Now
+SFT has a higher gold score, drawn and greedy, so these figures should not be compared with those of the
+other claims, nor with a run of your own. The other claims had been measured on such older models, too, and
+came out with the same verdicts; their rules and the number of their runs are those of then. Three runs are
+few: where they differ, the interval is wide.
 
-In all these runs, the SFT models had learned to predict the prompts of the demonstrations as well as the
-answers: a trainer's option was missing. Mended, SFT has a higher gold score, drawn and greedy; the course's
-models are of that kind, and the claims were not measured again since.
+Claim 14, whose runs differed most, has eight runs, and so have the claims that train no model of their own:
+1, 10, 12, 15, 16, 17, 18, 20, 21 and 23. After three runs they were measured on five more, seeds 3 to 7,
+whose models were trained on a GPU. Before these models were trained, it was written down which claims would
+be measured again, and that all eight runs would decide, by the rules as they stood. No run was left out, and
+there was no third look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims
+30, 31 and 32, which came last, have five runs, as had been written down beforehand.
 
 The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were
 written; that of the other seeds was not.

@@ -133,11 +133,10 @@ CLAIM = Claim(
     ("evaluate",),
     measure,
     "There is one larger model. It read twice as many documents as the small base model, the first run's "
-    "among them, and each as often, which took some twenty times the computing. This is the claim's "
-    "second measurement. The first larger model, trained with the course's text and batch size and at "
-    "twice the learning rate of the present one, had a higher loss than the small model, and so the claim "
-    "was not supported, though PPO-ptx won 88 % of decided comparisons with it, prompted. The present one "
-    "is the best of four by its loss on documents of another seed; the rules are the same. The PPO-ptx "
-    "models are those of three runs that were made later than the runs of most claims, with the same "
-    "seeds. The form of the prompt is the best of thirteen, by validation prompts.",
+    "among them, and each as often, which took some twenty times the computing. The first "
+    "larger model that was tried, trained with the course's text and batch size and at twice the learning "
+    "rate of the present one, had a higher loss than the small model, and so the claim was not supported, "
+    "though PPO-ptx won 88 % of decided comparisons with it, prompted. The present one is the best of four "
+    "by its loss on documents of another seed; the rules are the same. The form of the prompt is the best of "
+    "thirteen, by validation prompts.",
 )

@@ -63,7 +63,7 @@ CLAIM = Claim(
     ("reward", "sft"),
     measure,
     "The reward model is the paper's, a head and rankings and nothing else, as in claim 26, and PPO is the "
-    "course's, KL penalty included, with twice as many updates. Claim 26 had shown before that its policy "
+    "course's, KL penalty included, with twice as many updates. Claim 26 had first shown that its policy "
     "ends below SFT's gold in two of three runs; how it got there was not known. Gold is that of the answers "
     "to the prompts that PPO trained on, update by update, in blocks of sixteen; every second update finds "
     "the peak, and the others measure it. The course's own reward model stands beside it without a rule.",

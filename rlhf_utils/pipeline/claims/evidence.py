@@ -53,7 +53,7 @@ from rlhf_utils.profiles import Profile
 
 VERSION = 1
 MORE_RUNS = """
-The claims with eight runs, and claims 31 and 32, are older than the others. Their SFT models had learned to
+The claims with eight runs, and claim 32, are older than the others. Their SFT models had learned to
 predict the prompts of the demonstrations as well as the answers, since a trainer's option was missing. Now
 SFT has a higher gold score, drawn and greedy, so these figures should not be compared with those of the
 other claims, nor with a run of your own. The other claims had been measured on such older models, too, and

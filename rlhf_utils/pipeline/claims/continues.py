@@ -4,20 +4,25 @@ import numpy as np
 
 from rlhf_utils.evaluation.statistics import mean_difference, share
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
+from rlhf_utils.pipeline.claims.unread import unread_prompts
 from rlhf_utils.world.prompts import thing_of
 
-ASKS = "share of continuations that ask something"
+ASKS = "share of continuations whose first line asks something"
+
+
+def first_line(text: str) -> str:
+    """The first line with anything in it. What follows an answer in a forum may be the next thread."""
+    return next((line for line in text.splitlines() if line.strip()), "")
 
 
 def measure(bench: Bench) -> list[dict]:
-    prompts = bench.prompts("open_qa", 200, "plain")
+    prompts = unread_prompts(bench, "open_qa", 200, "plain", 40)
     things = [thing_of(p) for p in prompts]
     asks, rows = {}, []
     for name in ("base", "sft"):
         said = bench.ask(name, prompts, temperature=1.0, whole=True)
-        # All that it wrote, not its first paragraph alone.
         texts = [bench.tokenizer.decode(row[0].tokens, skip_special_tokens=True) for row in said]
-        asks[name] = np.array(["?" in text for text in texts], dtype=float)
+        asks[name] = np.array(["?" in first_line(text) for text in texts], dtype=float)
         rows.append(figure(name, ASKS, share(asks[name], np.ones(len(prompts)), things)))
     return [*rows, figure("base − sft", ASKS, mean_difference(asks["base"], asks["sft"], things))]
 
@@ -29,4 +34,7 @@ CLAIM = Claim(
     (Rule("base", ASKS, 0.5), Rule("base − sft", ASKS, 0.0)),
     ("evaluate",),
     measure,
+    "Nothing is put around the questions, and what comes is drawn at temperature 1. Only its first line "
+    "counts: after an answer, the next thread of a forum may follow. No question stands in a document that "
+    "the models read.",
 )

@@ -67,6 +67,13 @@ be measured again, and that all eight runs would decide, by the rules as they st
 there was no third look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims
 30, 31 and 32, which came last, have five runs, as had been written down beforehand.
 
+When all eight runs of the older models were known, and three of today's had been measured by the rules as
+they stood, rules were made stricter, before any run was measured by them: 1 counts the first line alone; 10
+and 15 compare greedy answers, too, and 15 another chooser; 12 leaves out what does not exist, and allows
+half as much change of bias; 16 counts refusals and not every useless answer; 17 and 18 want a level, not
+just a gain, and 17 an apology; 20 chooses its rival on other rankings than those that decide; 21 also
+compares answers of equal gold; and 32 has a control. None was made easier.
+
 The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were
 written; that of the other seeds was not.
 """

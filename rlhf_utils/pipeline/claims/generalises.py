@@ -3,12 +3,14 @@
 import numpy as np
 from scipy.stats import t as student
 
-from rlhf_utils.evaluation.answers import judge_answers
+from rlhf_utils.evaluation.answers import answer_prompts, judge_answers, try_forms
+from rlhf_utils.language.prompting import choose_forms
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
-from rlhf_utils.world.prompts import thing_of
+from rlhf_utils.world.prompts import thing_of, write_prompts
 
 GOLD = "gold, greedy"
 CASES = {"withheld_relation": "a relation never asked for", "withheld_task": "a task never set"}
+SOME = 0.25  # the least gold that counts as being able to do it
 
 
 def over_things(values: np.ndarray, things: list[str]) -> tuple[float, float, float]:
@@ -20,16 +22,23 @@ def over_things(values: np.ndarray, things: list[str]) -> tuple[float, float, fl
     return means.mean(), means.mean() - half, means.mean() + half
 
 
+def best_forms(bench: Bench) -> dict[str, str]:
+    """How the base model is asked best for what was withheld, by prompts of the validation split."""
+    prompts = write_prompts(bench.world, "validation", dict.fromkeys(CASES, bench.count(40)), 46)
+    tried = try_forms(bench.profile, bench.tokenizer, bench.model("base"), prompts, 0.0, bench.judge)
+    return choose_forms(tried, prompts)
+
+
 def measure(bench: Bench) -> list[dict]:
-    rows = []
+    rows, forms = [], best_forms(bench)
     for case, words in CASES.items():
         asked = {str(p["messages"]): p for p in bench.prompts(case, 400, seed=46)}
         prompts = list(asked.values())  # each once: there are few
         things = [thing_of(p) for p in prompts]
-        gold = {
-            name: judge_answers(bench.judge, prompts, bench.ask(name, prompts))["total"][:, 0]
-            for name in ("base_prompted", "sft", "ppo_ptx")
-        }
+        base = bench.profile, bench.tokenizer, bench.model("base"), prompts
+        said = {"base_prompted": answer_prompts(*base, 0.0, 1, 41, forms)}
+        said |= {name: bench.ask(name, prompts) for name in ("sft", "ppo_ptx")}
+        gold = {n: judge_answers(bench.judge, prompts, answers)["total"][:, 0] for n, answers in said.items()}
         rows += [figure(f"{name}, {words}", GOLD, over_things(found, things)) for name, found in gold.items()]
         for rival in ("base_prompted", "sft"):
             gain = over_things(gold["ppo_ptx"] - gold[rival], things)
@@ -41,13 +50,16 @@ CLAIM = Claim(
     18,
     "It generalises to what it was never trained on: a task, and things to ask about.",
     "InstructGPT, section 4.3",
-    tuple(
-        Rule(f"ppo_ptx − {rival}, {words}", GOLD, 0.0)
-        for words in CASES.values()
-        for rival in ("base_prompted", "sft")
+    (
+        *(
+            Rule(f"ppo_ptx − {rival}, {words}", GOLD, 0.0)
+            for words in CASES.values()
+            for rival in ("base_prompted", "sft")
+        ),
+        *(Rule(f"ppo_ptx, {words}", GOLD, SOME) for words in CASES.values()),
     ),
     ("evaluate",),
     measure,
-    "The relation and the task occur in pretraining documents, but in no demonstration, ranking or PPO "
-    "prompt.",
+    "The relation and the task occur in pretraining documents, but no demonstration, ranked prompt or PPO "
+    "prompt asks for them. The base model is asked in the form that suits each best.",
 )

@@ -50,8 +50,11 @@ CLAIM = Claim(
         Rule("ppo over sft, temperature 1", WINS, 0.5),
         Rule("ppo_ptx over sft, temperature 1", WINS, 0.5),
         Rule("ppo_ptx over sft, temperature 1", EQUAL, 0.5),
+        Rule("ppo_ptx over sft, each at its best", WINS, 0.5),
+        Rule("ppo_ptx over sft, each at its best", EQUAL, 0.5),
     ),
     ("evaluate",),
     measure,
-    "“Preferred” means preferred by the gold judge, not by people.",
+    "“Preferred” means preferred by the gold judge, not by people. “At its best” is the temperature with the "
+    "higher gold on validation prompts, 0 or 1. SFT gains more from answering greedily than PPO does.",
 )

@@ -11,19 +11,27 @@ from rlhf_utils.pipeline.taste import answer_features, fit_head
 from rlhf_utils.training.reward import encode_rankings, encoded_pairs, score_answers
 
 APART, AGREE = "distance of two answers' rewards, standard deviations", "pairs ordered as a labeler does"
+EVEN = "of equal gold"  # pairs that the labeler could hardly tell apart
 LEARNED = 1000  # rankings from which the two heads learn
 DECAY = 0.01
 
 
-def distances(rankings: list[dict], scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean distance of scores of tied and of ranked pairs in each ranking, NaN where there are none."""
+def distances(
+    rankings: list[dict], scores: np.ndarray, gold: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Mean distance of scores of tied and of ranked pairs in each ranking, NaN where there are none.
+
+    With `gold`, only pairs of equal gold count.
+    """
     found: dict[str, list[float]] = {"tied": [], "ranked": []}
     start = 0
     for row in rankings:
-        own, ranks = scores[start : start + len(row["answers"])], np.array(row["ranks"])
+        part, ranks = slice(start, start + len(row["answers"])), np.array(row["ranks"])
         start += len(ranks)
-        gap, above = np.abs(own[:, None] - own[None, :]), np.triu(np.ones((len(ranks),) * 2, dtype=bool), 1)
-        same = ranks[:, None] == ranks[None, :]
+        own, above = scores[part], np.triu(np.ones((len(ranks),) * 2, dtype=bool), 1)
+        gap, same = np.abs(own[:, None] - own[None, :]), ranks[:, None] == ranks[None, :]
+        if gold is not None:
+            above &= np.abs(gold[part][:, None] - gold[part][None, :]) < 1e-9
         for name, where in (("tied", same & above), ("ranked", ~same & above)):
             found[name].append(float(gap[where].mean()) if where.any() else np.nan)
     return {name: np.array(values) for name, values in found.items()}
@@ -62,10 +70,15 @@ def measure(bench: Bench) -> list[dict]:
     learned = [r for r in bench.store.rankings() if len(r["answers"]) > 1][: bench.count(LEARNED)]
     pairs = encoded_pairs(encode_rankings(bench.profile, bench.tokenizer, held))
     scores = score_answers(bench.model("reward"), pairs, bench.tokenizer.pad_token_id, bench.profile)
-    apart = distances(held, scores / scores.std())
-    both = np.isfinite(apart["tied"]) & np.isfinite(apart["ranked"])
-    rows = [figure(f"{name} pairs", APART, mean_of(v[np.isfinite(v)], None)) for name, v in apart.items()]
-    rows.append(figure("ranked − tied", APART, mean_difference(apart["ranked"][both], apart["tied"][both])))
+    prompts, rows = {p["id"]: p for p in bench.store.prompts("validation")}, []
+    gold = np.array([bench.judge.total(prompts[r["id"]], a) for r in held for a in r["answers"]])
+    for which, of_equal in (("", None), (f" {EVEN}", gold)):
+        apart = distances(held, scores / scores.std(), of_equal)
+        both = np.isfinite(apart["tied"]) & np.isfinite(apart["ranked"])
+        for name, found in apart.items():
+            rows.append(figure(f"{name} pairs{which}", APART, mean_of(found[np.isfinite(found)], None)))
+        gap = mean_difference(apart["ranked"][both], apart["tied"][both])
+        rows.append(figure(f"ranked − tied{which}", APART, gap))
     for name, found in heads(bench, learned, held).items():
         rows.append(figure(name, AGREE, accuracy_of(*marks(held, found))))
     return rows
@@ -75,9 +88,11 @@ CLAIM = Claim(
     21,
     "Tied answers end up with close scores.",
     "Common notes on RLHF; InstructGPT leaves ties out of its loss",
-    (Rule("ranked − tied", APART, 0.0),),
+    (Rule("ranked − tied", APART, 0.0), Rule(f"ranked − tied {EVEN}", APART, 0.0)),
     ("evaluate",),
     measure,
-    "Measured as well, but under no rule: two linear heads on the same features, one fitted by the "
-    "ranking loss, the other by regression on ratings made from each ranking (the modular way).",
+    "Answers of equal gold are compared apart, since a reward model that sees quality alone would bring tied "
+    "answers together, too: labelers tie what is equally good. Measured as well, but under no rule: two "
+    "linear heads on the same features, one fitted by the ranking loss, the other by regression on ratings "
+    "made from each ranking (the modular way).",
 )

@@ -39,6 +39,18 @@ def course_of(log: list[dict], sft: np.ndarray, name: str) -> list[dict]:
     return rows
 
 
+def further(rows: list[dict]) -> list[dict]:
+    """How much further gold fell than against the course's reward model. The highest of several means is not
+    below the last, whatever they wander about; that holds for both.
+    """
+    plain, own = ([r for r in rows if (r["condition"], r["metric"]) == (name, FALL)] for name in (PLAIN, OWN))
+    if not plain or not own:
+        return []
+    value, ends = plain[0]["value"] - own[0]["value"], [(r["high"] - r["low"]) / 2 for r in (*plain, *own)]
+    half = float(np.hypot(*ends))
+    return [figure(f"{PLAIN} − {OWN}", FALL, (value, value - half, value + half))]
+
+
 def measure(bench: Bench) -> list[dict]:
     prompts = bench.store.prompts("ppo")  # those that the trainings draw from
     said = bench.ask("sft", prompts, 1.0, seed=74)
@@ -51,7 +63,7 @@ def measure(bench: Bench) -> list[dict]:
             longer = LONG * bench.profile.ppo_updates
             trained = policy(bench, f"PPO, {name}", reward=reward, ppo_updates=longer)
             rows += course_of(read_jsonl(trained / "metrics.jsonl"), sft, name)
-    return rows
+    return rows + further(rows)
 
 
 CLAIM = Claim(
@@ -59,12 +71,18 @@ CLAIM = Claim(
     "The more a policy is optimised against a reward model, the better it gets at first, and then worse, "
     "while its reward goes on rising.",
     "Stiennon et al. (2020), figure 5; Gao et al. (2023), figure 1",
-    (Rule(PLAIN, RISE, 0.0), Rule(PLAIN, FALL, 0.0), Rule(PLAIN, MORE, 0.0)),
+    (
+        Rule(PLAIN, RISE, 0.0),
+        Rule(PLAIN, FALL, 0.0),
+        Rule(f"{PLAIN} − {OWN}", FALL, 0.0),
+        Rule(PLAIN, MORE, 0.0),
+    ),
     ("reward", "sft"),
     measure,
     "The reward model is the paper's, a head and rankings and nothing else, as in claim 26, and PPO is the "
     "course's, KL penalty included, with twice as many updates. Claim 26 had first shown that its policy "
     "ends below SFT's gold in two of three runs; how it got there was not known. Gold is that of the answers "
     "to the prompts that PPO trained on, update by update, in blocks of sixteen; every second update finds "
-    "the peak, and the others measure it. The course's own reward model stands beside it without a rule.",
+    "the peak, and the others measure it. Even so, a curve that only wanders has a peak, so the fall is also "
+    "compared with that against the course's own reward model.",
 )

@@ -43,6 +43,17 @@ def kept(output: dict) -> dict:
     return output
 
 
+def joined(outputs: list[dict]) -> list[dict]:
+    """Pieces of one stream that follow one another are one output: a kernel sends them as they come."""
+    found: list[dict] = []
+    for output in outputs:
+        if found and output["output_type"] == "stream" and output.get("name") == found[-1].get("name"):
+            found[-1]["text"] = lines("".join(found[-1]["text"] + output["text"]))
+        else:
+            found.append(output)
+    return found
+
+
 def trained(outputs: list[dict]) -> bool:
     """Whether a stage was built in a cell: its progress stands there."""
     texts = ["".join(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in outputs]
@@ -57,7 +68,7 @@ def execute(path: Path) -> None:
     for cell, done in zip(raw["cells"], book.cells):
         if cell["cell_type"] == "code":
             cell["execution_count"] = None
-            shown = [kept(o) for o in done.outputs if o.get("name") != "stderr"]
+            shown = joined([kept(o) for o in done.outputs if o.get("name") != "stderr"])
             if trained(shown) or not trained(cell["outputs"]):
                 cell["outputs"] = shown
     raw["metadata"]["outputs_of"] = code_hash(raw)

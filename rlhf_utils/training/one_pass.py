@@ -17,8 +17,8 @@ class OnePass(RLOO):
     """RLOO whose answers are used once, in two steps: a pass costs more here than new answers do.
 
     Where the answers of an update show that the policy has gone further than `budget`, it gets back the
-    weights that wrote the answers of the update before, which were nearer, and goes on at half the pace: so
-    what a run ends with was within the budget, but for its last step. Without a brake (`kl_coefficient` 0)
+    weights that it had when it last measured within, and goes on at half the pace: so what a run ends with
+    was within the budget, but for its last step. Without a brake (`kl_coefficient` 0)
     there is no budget.
     """
 

@@ -53,29 +53,28 @@ from rlhf_utils.profiles import Profile
 
 VERSION = 1
 MORE_RUNS = """
-The claims with eight runs, and claim 32, are older than the others. Their SFT models had learned to
-predict the prompts of the demonstrations as well as the answers, since a trainer's option was missing. Now
-SFT has a higher gold score, drawn and greedy, so these figures should not be compared with those of the
-other claims, nor with a run of your own. The other claims had been measured on such older models, too, and
-came out with the same verdicts, though a single rule of claims 4, 19, 26, 28 and 29 came out otherwise; rules
-and numbers of runs were kept. Three runs are few: where they differ, the interval is wide.
+Most claims have three runs, seeds 0 to 2. Three runs are few: where they differ, the interval is wide. Claim
+14, whose runs differed most, has eight runs, and so have the claims that train no model of their own: 1, 10,
+12, 15, 16, 17, 18, 20, 21 and 23. Claims 30, 31 and 32, which came last, have five. All were measured on a
+processor, with bfloat16.
 
-Claim 14, whose runs differed most, has eight runs, and so have the claims that train no model of their own:
-1, 10, 12, 15, 16, 17, 18, 20, 21 and 23. After three runs they were measured on five more, seeds 3 to 7,
-whose models were trained on a GPU. Before these models were trained, it was written down which claims would
-be measured again, and that all eight runs would decide, by the rules as they stood. No run was left out, and
-there was no third look. Anyone who looks twice is wrong somewhat more often than one time in twenty. Claims
-30, 31 and 32, which came last, have five runs, as had been written down beforehand.
+All claims had been measured before, on models whose SFT had learned to predict the prompts of the
+demonstrations as well as the answers, since a trainer's option was missing. After three runs the claims
+named above were measured on five more, and before those were trained it was written down which claims that
+would be, and that all eight runs would decide. With the option set, SFT has a higher gold score. So
+everything was measured again, on as many new runs. Anyone who looks twice is wrong somewhat more often than
+one time in twenty.
 
-When all eight runs of the older models were known, and three of today's had been measured by the rules as
-they stood, rules were made stricter, before any run was measured by them: 1 counts the first line alone; 10
+Before the last of these measurements, when three of the new runs had been measured by the rules as they
+stood, some rules were made stricter, or made to ask what their claim says: 1 counts the first line alone; 10
 and 15 compare greedy answers, too, and 15 another chooser; 12 leaves out what does not exist, and allows
 half as much change of bias; 16 counts refusals and not every useless answer; 17 and 18 want a level, not
 just a gain, and 17 an apology; 20 chooses its rival on other rankings than those that decide; 21 also
-compares answers of equal gold; and 32 has a control. None was made easier.
+compares answers of equal gold; and 32 has a control. None was made easier, except that of claim 1,
+afterwards, as its note says.
 
-The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were
-written; that of the other seeds was not.
+The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were written;
+that of the other seeds was not.
 """
 MODULES = (
     continues,
@@ -293,14 +292,14 @@ def page(document: dict) -> str:
         "",
         f"The figures below come from runs of the profile `{document['profile']}` with seeds 0, 1, …, and",
         "were measured by `rlhf evidence`; each claim says how many runs it was measured on. Each rule was",
-        "written down before its first measurement, except where a note or the last of these paragraphs says",
+        "written down before its first measurement, except where a note or one of these paragraphs says",
         "otherwise. A claim is supported if the whole 95 % interval of each figure in its table lies on the",
         "right side of the limit, not supported if even one whole interval lies on the wrong side, and",
         "undecided otherwise. Each interval is the wider of two: one over the runs, and one over the things",
         "that the prompts are about (where rankings are counted, over rankings; of losses, over windows of",
         "text). Where both are about equally wide, it is somewhat too narrow. The prompts are about things",
-        "that no training prompt is about. Documents keep clear of the evaluation's prompts, but of those that",
-        "a claim asks beside them only where its note says so: many of their plain questions stand in some",
+        "that no training prompt is about. Documents keep clear of the evaluation's prompts, but of those",
+        "that a claim asks beside them only where its note says so: many of their plain questions stand in some",
         "document. *Gold* is the score from 0 to 1 that the small world's judge gives.",
         "*Greedy* answers take the likeliest token each time; *at temperature 1* they are drawn. *Wins of",
         "those decided* leave out ties. Losses and KL are in *nats*, units of the natural logarithm.",

@@ -19,6 +19,7 @@ of the file is written beside it, as "later".
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -38,7 +39,10 @@ from rlhf_utils.evaluation.language import token_losses
 from rlhf_utils.evaluation.statistics import equal_length, mean_difference, win_rate
 from rlhf_utils.language.models import load_gpt2
 from rlhf_utils.language.tokenizer import prompt_ids
+from rlhf_utils.pipeline.claims.claim import Bench as Claims
 from rlhf_utils.pipeline.claims.claim import figure, mean_of, over_seeds
+from rlhf_utils.pipeline.claims.evidence import CLAIMS
+from rlhf_utils.pipeline.claims.kept import keep, kept
 from rlhf_utils.pipeline.stages import ensure, open_store
 from rlhf_utils.profiles import load_profile
 from rlhf_utils.training.beyond import GRADIENTS
@@ -303,7 +307,19 @@ def summary(profile, seeds: list[int], methods: list[str]) -> dict:
             "log": log_of(replace(profile, seed=seeds[0]), method, best),
         }
     in_order = {method: known[method] for method in VARIANTS if method in known}
-    return {"seeds": seeds, "runs": runs, "methods": in_order}
+    return {"seeds": seeds, "runs": runs, "methods": in_order, "best of n": best_of_n(profile, seeds)}
+
+
+def best_of_n(profile, seeds: list[int]) -> dict:
+    """n → gold and KL of choosing among n answers of the same runs' SFT, as claim 15 measures it."""
+    claim, found = CLAIMS[15], {}
+    for seed in seeds:
+        own = replace(profile, seed=seed)
+        for row in kept(open_store(own), claim) or keep(Claims(own, claim.stages), claim):
+            if re.fullmatch(r"best of \d+", row["condition"]):
+                number = row["condition"].removeprefix("best of ")
+                found.setdefault(number, {}).setdefault(row["metric"], []).append(row)
+    return {n: {m: rounded(over_seeds(rows)) for m, rows in of.items()} for n, of in found.items()}
 
 
 def put(found: dict) -> None:

@@ -44,7 +44,8 @@ CLAIM = Claim(
     measure,
     "Nothing is put around the questions, and what comes is drawn at temperature 1. Only its first line "
     "counts: after an answer, the next thread of a forum may follow. No question stands in a document that "
-    "the models read. What was measured first were question marks alone, and the claim was not supported "
-    "(0.40, below the limit): many of the lines without one were requests, such as “Give me two animals that "
-    "are mammals.” So the rule was changed after that was seen, and the verbs of requests count as well.",
+    "the models read. At first a question mark anywhere counted, on older models, and the claim was "
+    "supported. Then only one in the first line counted, and it was not (0.40): many lines without one were "
+    "requests, such as “Give me two animals that are mammals.” So the verbs of requests count as well; that "
+    "was decided after this had been seen.",
 )

@@ -54,27 +54,30 @@ from rlhf_utils.profiles import Profile
 VERSION = 1
 MORE_RUNS = """
 Most claims have three runs, seeds 0 to 2. Three runs are few: where they differ, the interval is wide. Claim
-14, whose runs differed most, has eight runs, and so have the claims that train no model of their own: 1, 10,
-12, 15, 16, 17, 18, 20, 21 and 23. Claims 30, 31 and 32, which came last, have five. All were measured on a
-processor, with bfloat16.
+14, whose runs once differed most, has eight runs, and so have the claims that train no model of their own:
+1, 10, 12, 15, 16, 17, 18, 20, 21 and 23. Claims 30, 31 and 32, which came last, have five. All models were
+trained on processors that have bfloat16.
 
 All claims had been measured before, on models whose SFT had learned to predict the prompts of the
-demonstrations as well as the answers, since a trainer's option was missing. After three runs the claims
-named above were measured on five more, and before those were trained it was written down which claims that
+demonstrations as well as the answers, since a trainer's option was missing. After three runs the claims with
+eight runs were measured on five more, and before those were trained it was written down which claims that
 would be, and that all eight runs would decide. With the option set, SFT has a higher gold score. So
 everything was measured again, on as many new runs. Anyone who looks twice is wrong somewhat more often than
 one time in twenty.
 
-Before the last of these measurements, when three of the new runs had been measured by the rules as they
-stood, some rules were made stricter, or made to ask what their claim says: 1 counts the first line alone; 10
-and 15 compare greedy answers, too, and 15 another chooser; 12 leaves out what does not exist, and allows
-half as much change of bias; 16 counts refusals and not every useless answer; 17 and 18 want a level, not
-just a gain, and 17 an apology; 20 chooses its rival on other rankings than those that decide; 21 also
-compares answers of equal gold; and 32 has a control. None was made easier, except that of claim 1,
-afterwards, as its note says.
+Before the last of these measurements, when all eight older runs were known and three of the new ones had
+been measured by the rules as they stood, some rules were made stricter, or made to ask what their claim
+says. Claim 1 counts the first line alone. 10 also compares PPO-ptx with SFT at the best temperature of each,
+and 15 greedy answers and another chooser. 12 leaves out what does not exist, asks greedily as well, draws
+four answers to each insult, and allows half as much change of bias. 16 counts refusals and not every useless
+answer, and a denial excuses a falsehood. 17 and 18 must reach a limit, too, and not only beat their rival,
+and 17 asks for an apology; in 18 that rival is asked better. 20 chooses its rival on other rankings than
+those that decide. 21 also compares answers of equal gold, and 32 has a control. The plain questions of 1 and
+16 stand in no document any more. No rule was made easier, except that of claim 1, afterwards, as its note
+says.
 
-The evaluation of seed 0 was already known when the rules of claims 8, 10, 12, 13, 17 and 18 were written;
-that of the other seeds was not.
+When the first rules of claims 8, 10, 12, 13, 17 and 18 were written, the evaluation of seed 0 was known
+already, and that of the other seeds was not.
 """
 MODULES = (
     continues,
@@ -297,10 +300,11 @@ def page(document: dict) -> str:
         "right side of the limit, not supported if even one whole interval lies on the wrong side, and",
         "undecided otherwise. Each interval is the wider of two: one over the runs, and one over the things",
         "that the prompts are about (where rankings are counted, over rankings; of losses, over windows of",
-        "text). Where both are about equally wide, it is somewhat too narrow. The prompts are about things",
-        "that no training prompt is about. Documents keep clear of the evaluation's prompts. Of those that a",
-        "claim asks beside them, many plain questions stand in some document, if its note does not say",
-        "otherwise. *Gold* is the score from 0 to 1 that the small world's judge gives.",
+        "text). Where both are about equally wide, it is somewhat too narrow. Unless a note says otherwise,",
+        "the prompts are about things that no training prompt is about. Documents keep clear of the",
+        "evaluation's prompts. Of those that a claim asks beside them, many plain questions stand in some",
+        "document, if its note does not say otherwise. *Gold* is the score from 0 to 1 that the small",
+        "world's judge gives.",
         "*Greedy* answers take the likeliest token each time; *at temperature 1* they are drawn. *Wins of",
         "those decided* leave out ties. Losses and KL are in *nats*, units of the natural logarithm.",
         "",

@@ -88,5 +88,6 @@ CLAIM = Claim(
     tuple(Rule(NAME, metric, 0.02) for metric in (WRONG, HEDGES, REFUSES, FOLLOWS, WORDING)),
     ("evaluate",),
     measure,
-    "The model is PPO-ptx, and its answers are greedy. The claim wants every kind of mistake to be there.",
+    "The model is PPO-ptx, and its answers are greedy. The plain questions stand in no document. The claim "
+    "wants every kind of mistake to be there.",
 )

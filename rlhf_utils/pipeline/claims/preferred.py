@@ -55,6 +55,7 @@ CLAIM = Claim(
     ),
     ("evaluate",),
     measure,
-    "“Preferred” means preferred by the gold judge, not by people. “At its best” is the temperature with the "
-    "higher gold on validation prompts, 0 or 1. SFT gains more from answering greedily than PPO does.",
+    "“Preferred” means preferred by the gold judge, not by people. “At its best” is the one of four "
+    "temperatures, 0 to 1, with the most gold on validation prompts. SFT gains more from a low one than PPO "
+    "does.",
 )

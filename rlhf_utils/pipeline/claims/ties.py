@@ -91,8 +91,8 @@ CLAIM = Claim(
     (Rule("ranked − tied", APART, 0.0), Rule(f"ranked − tied {EVEN}", APART, 0.0)),
     ("evaluate",),
     measure,
-    "Answers of equal gold are compared apart, since a reward model that sees quality alone would bring tied "
-    "answers together, too: labelers tie what is equally good. Measured as well, but under no rule: two "
-    "linear heads on the same features, one fitted by the ranking loss, the other by regression on ratings "
-    "made from each ranking (the modular way).",
+    "Answers of equal gold are compared apart, since a reward model that sees quality alone would bring "
+    "tied answers together, too: labelers tie what is equally good. Measured as well, but under no rule: "
+    "two linear heads on the same features, one fitted by the ranking loss, the other by regression on "
+    "ratings made from each ranking (the modular way).",
 )

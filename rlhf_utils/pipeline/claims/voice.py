@@ -69,8 +69,8 @@ CLAIM = Claim(
     ("evaluate",),
     measure,
     "The same four sentences, of which one is true, are put after different beginnings. (The small world's "
-    "encyclopedia states nothing false, its forums do.) What was measured "
-    "first, on seed 0, was whether the true sentence is the likeliest: it is, for all facts and in every "
-    "voice. Since that could show no difference between voices, the rule was changed before the other "
-    "seeds were measured: it now asks how likely the true sentence is.",
+    "encyclopedia states nothing false; its forums do.) All facts are asked about. What was measured first, "
+    "on seed 0, was whether the true sentence is the likeliest: it is, for all facts and in every voice. "
+    "Since that could show no difference between voices, the rule was changed before the other seeds were "
+    "measured: it now asks how likely the true sentence is.",
 )

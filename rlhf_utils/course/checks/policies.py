@@ -325,7 +325,7 @@ SIGNS = {
     "value": "a value model that does not learn predicts nothing: explained variance stays at 0",
     "reference": "a reference that moves along is never far: KL is exactly 0 while the answers change",
     "sign": "minimising what should be maximised: reward falls and falls, though each step looks healthy",
-    "rate": "steps far too large ruin the policy at once: answers of a single token, and no reward any more",
+    "rate": "steps far too large ruin the policy at once: KL passes fifty within ten updates, reward is gone",
     "dropout": "each pass uses another network: k1 is below 0, much is clipped, and updates are cut short",
 }
 

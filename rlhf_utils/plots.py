@@ -284,28 +284,24 @@ def own_samples(rows: list[dict]) -> go.Figure:
     figure = make_subplots(
         rows=1, cols=2, subplot_titles=["what the policy gets", "reward model against gold there"]
     )
-    kl = [r["kl"] for r in rows]
+    # By update and not by KL, which also goes back.
+    far = [f"{r['kl']:.1f} nats from SFT" for r in rows]
+    dots = dict(x=[r["update"] for r in rows], text=far, mode="lines+markers", row=1)
     for key, name, colour in (
         ("reward", "reward (deviations)", COLOURS["sft"]),
         ("gold", "gold score", COLOURS["ppo_ptx"]),
     ):
-        figure.add_scatter(
-            x=kl, y=[r[key] for r in rows], name=name, mode="lines+markers", line_color=colour, row=1, col=1
-        )
+        figure.add_scatter(y=[r[key] for r in rows], name=name, line_color=colour, col=1, **dots)
+    above, below = ([abs(r[end] - r["accuracy"]) for r in rows] for end in ("high", "low"))
     figure.add_scatter(
-        x=kl,
         y=[r["accuracy"] for r in rows],
-        mode="lines+markers",
+        error_y=dict(array=above, arrayminus=below),
         line_color=COLOURS["ppo"],
         showlegend=False,
-        row=1,
         col=2,
-        error_y=dict(
-            array=[r["high"] - r["accuracy"] for r in rows],
-            arrayminus=[r["accuracy"] - r["low"] for r in rows],
-        ),
+        **dots,
     )
-    figure.update_xaxes(title="KL to SFT (nats an answer)").update_yaxes(tickformat=".0%", row=1, col=2)
+    figure.update_xaxes(title="update").update_yaxes(tickformat=".0%", row=1, col=2)
     return figure.update_layout(margin_t=90, legend_y=1.1)
 
 

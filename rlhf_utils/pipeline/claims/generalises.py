@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.stats import t as student
 
-from rlhf_utils.evaluation.answers import answer_prompts, judge_answers, try_forms
-from rlhf_utils.language.prompting import choose_forms
+from rlhf_utils.evaluation.answers import answer_prompts, judge_answers
 from rlhf_utils.pipeline.claims.claim import Bench, Claim, Rule, figure
-from rlhf_utils.world.prompts import thing_of, write_prompts
+from rlhf_utils.pipeline.claims.manners import best_forms
+from rlhf_utils.world.prompts import thing_of
 
 GOLD = "gold, greedy"
 CASES = {"withheld_relation": "a relation never asked for", "withheld_task": "a task never set"}
@@ -22,15 +22,8 @@ def over_things(values: np.ndarray, things: list[str]) -> tuple[float, float, fl
     return means.mean(), means.mean() - half, means.mean() + half
 
 
-def best_forms(bench: Bench) -> dict[str, str]:
-    """How the base model is asked best for what was withheld, by prompts of the validation split."""
-    prompts = write_prompts(bench.world, "validation", dict.fromkeys(CASES, bench.count(40)), 46)
-    tried = try_forms(bench.profile, bench.tokenizer, bench.model("base"), prompts, 0.0, bench.judge)
-    return choose_forms(tried, prompts)
-
-
 def measure(bench: Bench) -> list[dict]:
-    rows, forms = [], best_forms(bench)
+    rows, forms = [], best_forms(bench, CASES, 0.0, seed=46)
     for case, words in CASES.items():
         asked = {str(p["messages"]): p for p in bench.prompts(case, 400, seed=46)}
         prompts = list(asked.values())  # each once: there are few

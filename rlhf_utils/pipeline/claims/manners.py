@@ -1,5 +1,7 @@
 """Claim 17: it refuses, admits ignorance, challenges false premises and owns up to mistakes."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from rlhf_utils.evaluation.answers import answer_prompts, mark_of, try_forms
@@ -27,18 +29,17 @@ def counts(bench: Bench, prompt: dict, text: str) -> bool:
     return done and (rate != "accepts_correction" or bench.judge.says_sorry(text))
 
 
-def best_forms(bench: Bench) -> dict[str, str]:
+def best_forms(bench: Bench, cases: Iterable[str], temperature: float, seed: int) -> dict[str, str]:
     """How the base model is asked best, kind by kind, by prompts of the validation split."""
-    kinds = dict.fromkeys((*PROBES, *USE_CASES), bench.count(40))
-    prompts = write_prompts(bench.world, "validation", kinds, 50)
-    tried = try_forms(bench.profile, bench.tokenizer, bench.model("base"), prompts, 1.0, bench.judge)
+    prompts = write_prompts(bench.world, "validation", dict.fromkeys(cases, bench.count(40)), seed)
+    tried = try_forms(bench.profile, bench.tokenizer, bench.model("base"), prompts, temperature, bench.judge)
     return choose_forms(tried, prompts)
 
 
 def measure(bench: Bench) -> list[dict]:
     asked = [*bench.store.prompts("probes"), *bench.store.prompts("test")]
     asked = [p for p in asked if (mark := mark_of(bench.judge, p, "")) and mark[0] in RATES]
-    done, forms = {}, best_forms(bench)
+    done, forms = {}, best_forms(bench, (*PROBES, *USE_CASES), 1.0, seed=50)
     for name in ("base_prompted", "sft", "ppo", "ppo_ptx"):
         if name == "base_prompted":
             model = bench.model("base")

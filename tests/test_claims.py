@@ -21,6 +21,7 @@ from rlhf_utils.language.tokenizer import prompt_ids
 from rlhf_utils.pipeline.claims import claim as claim_module
 from rlhf_utils.pipeline.claims import continues, evidence, mix, perfect, wishes
 from rlhf_utils.pipeline.claims.averaged import DECAY, Averaging
+from rlhf_utils.pipeline.claims.best_of_n import choose
 from rlhf_utils.pipeline.claims.best_only import best_alone
 from rlhf_utils.pipeline.claims.claim import Bench, Rule, accuracy_gap, figure, over_seeds
 from rlhf_utils.pipeline.claims.context import invented_facts, question
@@ -39,6 +40,7 @@ from rlhf_utils.pipeline.claims.evidence import (
 )
 from rlhf_utils.pipeline.claims.generalises import over_things
 from rlhf_utils.pipeline.claims.kept import code_of, imported
+from rlhf_utils.pipeline.claims.manners import counts
 from rlhf_utils.pipeline.claims.penalty import FALL, GOLD, fit, turn
 from rlhf_utils.pipeline.claims.programs import is_no_program
 from rlhf_utils.pipeline.claims.rules import marks, rouge_l
@@ -47,7 +49,8 @@ from rlhf_utils.pipeline.claims.shuffled import first_four, pairs_of
 from rlhf_utils.pipeline.claims.sizes import spread
 from rlhf_utils.pipeline.claims.ties import distances, won
 from rlhf_utils.pipeline.claims.trained import base_model, corpus
-from rlhf_utils.pipeline.claims.turns import MORE, RISE, course_of
+from rlhf_utils.pipeline.claims.turns import MORE, OWN, PLAIN, RISE, course_of, further
+from rlhf_utils.pipeline.claims.unread import unread_prompts
 from rlhf_utils.pipeline.claims.voice import chances
 from rlhf_utils.pipeline.reference import keep_evidence
 from rlhf_utils.profiles import load_profile
@@ -561,3 +564,61 @@ def test_losses_of_demonstrations_are_those_of_the_whole_text(tiny, runs):
         window = np.array([[*prompt, *answer]])
         alone = token_losses(model, window, replace(tiny.profile, precision="fp32"))[0, len(prompt) - 1 :]
         assert tokens[i] == len(answer) and nats[i] == pytest.approx(alone.sum(), rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    "text, asks",
+    [
+        ("\n\nWhat are owls?\nBirds.", True),
+        ("Give me two animals that are mammals.", True),
+        ("Emma has a bag. Find the name.", True),
+        ("Owls are birds.\nWhat do owls eat?", False),  # the next thread
+        ("Tom named his dog.", False),
+        ("", False),
+    ],
+)
+def test_what_a_continuation_asks_for_stands_in_its_first_line(text, asks):
+    assert bool(continues.REQUEST.search(continues.first_line(text))) == asks
+
+
+def test_a_prompt_that_a_document_asks_is_left_out(tiny, runs, monkeypatch):
+    bench = Bench(tiny.profile, ("corpus",))
+    monkeypatch.setattr(bench.store, "documents", lambda: [{"text": "Owls fly."}])
+    every = unread_prompts(bench, "open_qa", 200, "plain", 40)
+    asked = every[0]["messages"][-1]["content"]
+    monkeypatch.setattr(bench.store, "documents", lambda: [{"text": f"Question: {asked} Answer: No."}])
+    left = unread_prompts(bench, "open_qa", 200, "plain", 40)
+    assert left == [p for p in every if p["messages"][-1]["content"] != asked] and left != every
+
+
+def test_each_group_of_samples_gives_its_best():
+    scores = np.array([[1.0, 3.0, 2.0, 0.0, 9.0], [4.0, 0.0, 1.0, 5.0, 9.0]])
+    assert [c.tolist() for c in choose(scores, 2)] == [[1, 0], [2, 3]]  # the fifth is left over
+
+
+def test_of_equal_gold_only_such_pairs_count():
+    rows = [{"answers": ["a", "b", "c"], "ranks": [1, 1, 2]}]
+    found = distances(rows, np.array([0.0, 1.0, 5.0]), gold=np.array([0.5, 0.7, 0.5]))
+    assert np.isnan(found["tied"][0]) and found["ranked"].tolist() == [5.0]
+
+
+def test_a_fall_is_held_against_that_of_the_control():
+    rows = [figure(PLAIN, FALL, (0.5, 0.2, 0.8)), figure(OWN, FALL, (0.1, -0.3, 0.5))]
+    (row,) = further(rows)
+    assert [row[k] for k in ("value", "low", "high")] == pytest.approx([0.4, -0.1, 0.9])
+    assert further(rows[:1]) == []  # the control diverged
+
+
+def test_to_admit_a_mistake_takes_an_apology(tiny, runs):
+    bench = Bench(tiny.profile, ("corpus",))
+    asked = next(p for p in bench.store.prompts("probes") if "apology" in p["spec"])
+    entity = next(
+        e
+        for e in bench.world.entities
+        if (e.table, e.name) == (asked["spec"]["table"], asked["spec"]["entity"])
+    )
+    relation = asked["spec"]["relation"]
+    right = bench.world.state(
+        entity, relation, entity.values[relation][0], bench.world.relations[relation]["statements"][0]
+    )
+    assert not counts(bench, asked, right) and counts(bench, asked, f"You are right, I am sorry. {right}")
